@@ -1,0 +1,67 @@
+"""Fixtures that several tests share."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xaikit import paths
+
+NOTEBOOK = """# %% [markdown]
+# # A notebook in small
+
+# %% tags=["parameters"]
+profile = "mini"
+seed = 0
+extra = 1
+
+# %% [markdown]
+# ## Figure 1: a line
+# Some words about it.
+
+# %%
+import matplotlib.pyplot as plt
+
+from xaikit.record import Record
+
+with open("build/runs.txt", "a") as runs:
+    runs.write(f"{seed} {extra}\\n")
+record = Record("01_small", profile, seed)
+figure, axes = plt.subplots(figsize=(2, 2))
+axes.plot([0, 1])
+record.figure("fig1", figure)
+print("drew it")
+
+# %% [markdown]
+# ## The record
+
+# %%
+record.number("small.value", 0.5 + seed / 100, low=0.4, high=0.6, unit="fraction", item="t", protocol="exact")
+record.number("small.count", 3, unit="count", item="t", protocol="exact")
+record.claim(
+    "small.claim", item="t", text="c", rule="r", protocol="exact", verdict="holds", evidence=["small.value"]
+)
+record.save()
+record.claims()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test leaves anything in the checkout's cache, or finds anything there."""
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.delenv("XAIKIT_OUT", raising=False)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in small: this package, one notebook that runs in a second, and a profile for it."""
+    root = tmp_path / "checkout"
+    shutil.copytree(paths.ROOT / "xaikit", root / "xaikit", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("notebooks", "data", "build", "xaikit/profiles"):
+        (root / folder).mkdir(exist_ok=True)
+    (root / "notebooks" / "01_small.py").write_text(NOTEBOOK)
+    (root / "requirements.lock").write_text("numpy==2.0.0\n")
+    (root / "xaikit" / "profiles" / "mini.toml").write_text("[01_small]\nimages = 3\n")
+    (root / "xaikit" / "profiles" / "paper.toml").write_text("[01_small]\nimages = 300\n")
+    return root

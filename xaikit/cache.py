@@ -1,0 +1,161 @@
+"""Heavy results, kept by what they were made from.
+
+A result's key is the content of all that it depends on: the code that produces it, its inputs, torch's
+version and the kind of device. Nothing ever has to be deleted by hand: what is stale is no longer asked for.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xaikit import paths, sources
+from xaikit.files import replacing
+
+log = logging.getLogger(__name__)
+# The text that this process runs, or ran when it was first asked; what is on disk may have been edited since.
+_text_loaded = {file: file.read_bytes() for file in (paths.ROOT / sources.PACKAGE).rglob("*.py")}
+
+
+def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str, Any]:
+    """Return `producer(**inputs)`, read from disk where it is there already.
+
+    The result is a dictionary of tensors (they come back on the CPU), numpy arrays and values that json can
+    hold. Inputs may be those, and dataclasses, paths (the content of a file or folder counts), devices,
+    dtypes and modules. The same dictionary comes back whether it was read or computed; a damaged file is
+    computed anew, with a warning.
+    Raises TypeError for a producer that is not a function at the top of a module and for inputs or results of
+    other types; RuntimeError when code was edited after it was loaded; and what the producer raises.
+    """
+    name = _name(producer)
+    path = paths.CACHE / f"{name}-{_key(producer, inputs)}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # of two processes one computes, and the other reads
+        if path.exists():
+            try:
+                result = _read(path)
+                log.info("read %s", name)
+                return result
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=2)
+        start = time.monotonic()
+        result = producer(**inputs)
+        _write(path, name, result)
+        log.info("computed %s in %.1f s", name, time.monotonic() - start)
+        return _read(path)
+
+
+def _name(producer: Callable[..., Any]) -> str:
+    name = getattr(producer, "__name__", repr(producer))
+    module = sys.modules.get(getattr(producer, "__module__", None) or "")
+    if not (name.isidentifier() and name == producer.__qualname__ and hasattr(module, "__file__")):
+        raise TypeError(f"{name} cannot be cached: make it a function at the top of a module")
+    return name
+
+
+def _key(producer: Callable[..., Any], inputs: Mapping[str, Any]) -> str:
+    file = Path(sys.modules[producer.__module__].__file__ or "").resolve()
+    code = {file, *sources.modules_reached(file)}
+    for path in sorted(code):
+        text = path.read_bytes()
+        if _text_loaded.setdefault(path, text) != text:
+            raise RuntimeError(f"{path} was edited after it was loaded: restart Python to run the new code")
+    digest = hashlib.sha256()
+    made_by = (producer.__module__, producer.__qualname__, sources.code_hash(code), torch.__version__)
+    digest.update(" ".join(made_by).encode())
+    for argument, value in sorted(inputs.items()):
+        try:
+            _feed(digest, argument)
+            _feed(digest, value)
+        except TypeError as error:
+            raise TypeError(
+                f"{producer.__name__} cannot be cached: its argument {argument!r} holds {error}; pass "
+                "numbers, text, paths, arrays, tensors or modules"
+            ) from None
+    return digest.hexdigest()[:32]
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Add a value to the digest, so that no two different values add the same bytes."""
+    match value:
+        case None | bool() | int() | float() | str() | bytes() | torch.dtype() | torch.device():
+            digest.update(f"{type(value).__name__} {value!r};".encode())
+        case list() | tuple():
+            digest.update(f"sequence {len(value)};".encode())
+            for item in value:
+                _feed(digest, item)
+        case Mapping():
+            _feed(digest, [(key, value[key]) for key in sorted(value, key=repr)])
+        case Path():
+            files = [file for file in (value, *value.rglob("*")) if file.is_file()]
+            if not value.exists():
+                raise FileNotFoundError(f"{value} does not exist: it was to be an input of a cached result")
+            digest.update(f"path {sources.text_hash(files, value.parent)};".encode())
+        case Tensor():
+            digest.update(f"tensor {value.dtype} {tuple(value.shape)} {value.device.type};".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        case np.ndarray() if not value.dtype.hasobject:
+            digest.update(f"array {value.dtype.str} {value.shape};".encode())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        case nn.Module():
+            described = re.sub(r"0x[0-9a-f]+", "", repr(value))  # addresses differ in every process
+            _feed(digest, (type(value).__qualname__, described, value.training, value.state_dict()))
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            _feed(digest, (type(value).__qualname__, fields))
+        case _:
+            raise TypeError(f"an object of type {type(value).__name__}")
+
+
+def _write(path: Path, name: str, result: Mapping[str, Any]) -> None:
+    """One safetensors file: arrays as tensors, everything else and the sha256 of the whole in its header."""
+    arrays = [key for key, value in result.items() if isinstance(value, np.ndarray)]
+    tensors = {key: value for key, value in result.items() if isinstance(value, Tensor)}
+    values = {key: value for key, value in result.items() if key not in {*arrays, *tensors}}
+    key = ""
+    try:
+        for key in arrays:
+            tensors[key] = torch.from_numpy(np.array(result[key], order="C"))
+        for key in values:
+            json.dumps(values[key])
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} cannot be cached: its result {key!r} is no tensor, array or json: {error}"
+        ) from None
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    header = json.dumps({"order": list(result), "arrays": arrays, "values": values})
+    metadata = {"header": header, "sha256": _checksum(header, tensors)}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        # Copied, as they are maps of the file: were it cut short later, touching them would kill the process.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no dictionary)
+    if _checksum(metadata["header"], tensors) != metadata["sha256"]:
+        raise ValueError("its checksum does not agree")
+    header = json.loads(metadata["header"])
+    read = header["values"] | tensors | {key: tensors[key].numpy() for key in header["arrays"]}
+    return {key: read[key] for key in header["order"]}
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    _feed(digest, (header, tensors))
+    return digest.hexdigest()

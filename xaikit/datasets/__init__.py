@@ -1,0 +1,1 @@
+"""One module a real data set; each returns tensors and knows no profile."""

@@ -1,0 +1,167 @@
+"""One notebook, executed from its first cell to its last: read by jupytext, run by papermill."""
+
+import ast
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jupytext
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+_INJECTED = "injected-parameters"
+_METADATA = {
+    "jupytext": {"formats": "ipynb,py:percent"},
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def read(file: Path) -> NotebookNode:
+    """The notebook that the percent script `file` stands for."""
+    return jupytext.read(file)
+
+
+def write(notebook: NotebookNode, file: Path) -> None:
+    """Write a notebook as an .ipynb file, the same bytes for the same notebook."""
+    nbformat.write(notebook, file)
+
+
+def check_parameters(notebook: NotebookNode, name: str, given: Iterable[str]) -> None:
+    """Raise ValueError if the notebook's cell tagged `parameters` does not declare all the `given` ones."""
+    cells = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell = next(cells, NotebookNode(source=""))
+    declared = [
+        target.id
+        for statement in ast.parse(cell.source).body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
+        if isinstance(target, ast.Name)
+    ]
+    unknown = [parameter for parameter in given if parameter not in declared]
+    if unknown:
+        raise ValueError(
+            f"{name} declares no parameter {', '.join(map(repr, unknown))}: "
+            f"its cell tagged 'parameters' has {', '.join(declared) or 'none'}"
+        )
+
+
+def execute(
+    notebook: NotebookNode,
+    output: Path,
+    log: Path,
+    *,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str],
+    folder: Path,
+    timeout: int,
+    say: Callable[[str], None],
+) -> NotebookNode:
+    """Run a notebook in a kernel of this interpreter, in `folder`, and return it with its outputs, cleaned.
+
+    `output` follows the run cell by cell, `log` gets all that the cells print, and `say` each heading as it
+    is reached. No cell may take longer than `timeout` seconds.
+    Raises RuntimeError with a few lines that name the section, the cell and the error.
+    """
+    start = time.monotonic()
+    section, source = "the start", ""
+
+    with log.open("w", encoding="utf-8") as log_file:
+
+        def begin(cell: NotebookNode, **_: Any) -> None:
+            nonlocal section, source
+            source = cell.source
+            heading = re.search(r"^#+\s+(.+)$", source, re.MULTILINE)
+            if heading and cell.cell_type == "markdown":
+                section = heading[1].strip()
+                say(f"{time.monotonic() - start:6.0f} s  {section}")
+                log_file.write(f"\n== {section} ({time.monotonic() - start:.0f} s)\n")
+
+        def end(cell: NotebookNode, **_: Any) -> None:
+            for shown in cell.get("outputs", []):
+                log_file.write(shown.get("data", {}).get("text/plain", "") + "\n" if "data" in shown else "")
+            log_file.flush()
+
+        def failure(reason: str, trace: str = "") -> RuntimeError:
+            log_file.write(f"{trace}\n{reason}\n")
+            first_line = source.strip().partition("\n")[0]
+            where = f"failed in section '{section}', in the cell that begins\n    {first_line}"
+            return RuntimeError(f"{where}\n{reason}")
+
+        try:
+            executed = papermill.execute_notebook(
+                notebook,
+                output,
+                parameters=dict(parameters),
+                cwd=folder,
+                progress_bar=False,
+                stdout_file=log_file,
+                stderr_file=log_file,
+                execution_timeout=timeout,
+                coalesce_streams=True,  # where prints and progress alternate, chance cuts them into pieces
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=_kernel_manager(environment, log_file),
+                on_cell_start=begin,
+                on_cell_executed=end,
+            )
+        except PapermillExecutionError as error:
+            trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+            last_lines = [line for line in trace.splitlines() if line.strip()][-8:]
+            raise failure("\n".join(last_lines), trace) from None
+        except CellTimeoutError:
+            raise failure(f"the cell took longer than {timeout} s: give a longer --timeout") from None
+        except DeadKernelError:
+            raise failure("the kernel died: it was killed, perhaps for want of memory") from None
+    return _cleaned(executed)
+
+
+def _kernel_manager(environment: Mapping[str, str], log: TextIO) -> type[AsyncKernelManager]:
+    class ThisInterpreter(AsyncKernelManager):
+        """Whatever `python3` may mean among the user's kernels, here it is the Python that runs this."""
+
+        transport_encryption = "auto"  # its sockets are open to all users of the machine
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(**get_kernel_dict())
+
+        async def start_kernel(self, **options: Any) -> None:
+            given = {"env": {**os.environ, **environment}, "stdout": log, "stderr": log}
+            await super().start_kernel(**(options | given))
+
+    return ThisInterpreter
+
+
+def _cleaned(executed: NotebookNode) -> NotebookNode:
+    """The executed notebook as a page that repeats: no times, no progress bars, the cells of the script."""
+    cells = [cell for cell in executed.cells if _INJECTED not in cell.metadata.get("tags", [])]
+    count = 0
+    for index, cell in enumerate(cells):
+        cell.id = f"cell-{index}"
+        tags = cell.metadata.get("tags")
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if cell.cell_type == "code":
+            cell.outputs = [shown for shown in cell.outputs if not _is_progress(shown)]
+            count += cell.execution_count is not None
+            cell.execution_count = count if cell.execution_count is not None else None
+            for shown in cell.outputs:
+                if "execution_count" in shown:
+                    shown.execution_count = count
+    return NotebookNode(
+        {**executed, "cells": cells, "metadata": NotebookNode(_METADATA), "nbformat": 4, "nbformat_minor": 5}
+    )
+
+
+def _is_progress(shown: NotebookNode) -> bool:
+    on_stderr = shown.output_type == "stream" and shown.name == "stderr"
+    return on_stderr or "application/vnd.jupyter.widget-view+json" in shown.get("data", {})

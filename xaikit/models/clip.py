@@ -1,0 +1,75 @@
+"""CLIP through open_clip's own calls, whichever model a profile names."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from xaikit.models.preprocessing import Preprocessed
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
+
+    image_encoder: Preprocessed
+    model: nn.Module
+    tokenizer: open_clip.tokenizer.SimpleTokenizer | open_clip.tokenizer.HFTokenizer
+
+    @property
+    def logit_scale(self) -> float:
+        """What multiplies a cosine before the softmax."""
+        return self.model.logit_scale.exp().item()
+
+    def encode_texts(self, texts: list[str]) -> Float[Tensor, "texts features"]:
+        """Unit text embeddings, in the order of `texts`. Raises ValueError where there is none."""
+        if not texts:
+            raise ValueError("There is no caption to encode; give at least one.")
+        device = next(self.model.parameters()).device
+        with torch.no_grad():
+            return F.normalize(self.model.encode_text(self.tokenizer(texts).to(device)), dim=-1)
+
+
+def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> Clip:
+    """Load a CLIP by its open_clip name and weights ("RN50-quickgelu", "openai"), or from "local-dir:FOLDER".
+
+    Weights that open_clip does not have yet it downloads, checked. In float32, in evaluation mode, frozen. Raises
+    ValueError for a folder without a complete model or with damaged weights, and for weights whose activation
+    function is not the one in the configuration, of which open_clip only warns.
+    """
+    if name.startswith("local-dir:"):
+        _check_folder(Path(name.removeprefix("local-dir:")))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="QuickGELU mismatch")
+        try:
+            model = open_clip.create_model(name, pretrained, precision="fp32", device=device)
+        except UserWarning as warning:
+            raise ValueError(f"{name} does not fit the weights {pretrained!r}: {warning}; use the -quickgelu name.")
+    model.eval().requires_grad_(False)
+    vision = model.visual
+    size = vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size
+    preprocess = vision.preprocess_cfg
+    encoder = Preprocessed(vision, size, preprocess["mean"], preprocess["std"]).eval()
+    return Clip(encoder, model, open_clip.get_tokenizer(name))
+
+
+def _check_folder(folder: Path) -> None:
+    """Say in a sentence what open_clip would only log or trip over."""
+    from safetensors import SafetensorError, safe_open
+
+    config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
+    for path in (config, weights):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; run `make models` or restore the folder from the repository.")
+    try:
+        json.loads(config.read_text())
+        with safe_open(weights, "pt"):
+            pass
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"{folder} is damaged ({error}); restore it from the repository or run `make models`.")

@@ -1,0 +1,12 @@
+"""Where things lie in a checkout; methods never import this module."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+FIGURES = ROOT / "figures"
+DATA = ROOT / "data"
+NOTEBOOKS = ROOT / "notebooks"
+CACHE = Path(os.environ.get("XAIKIT_CACHE", BUILD / "cache"))
+DATASETS = Path(os.environ.get("XAIKIT_DATA", DATA / "downloads"))
