@@ -26,16 +26,12 @@ def t_quantile(probability: float, degrees: float) -> float:
         return (1 + t * t / degrees) ** (-(degrees + 1) / 2)
 
     total = integrate.quad(density, -math.inf, math.inf)[0]
-    return optimize.brentq(
-        lambda t: 0.5 + integrate.quad(density, 0, t)[0] / total - probability, 0, 100, xtol=1e-10
-    )
+    return optimize.brentq(lambda t: 0.5 + integrate.quad(density, 0, t)[0] / total - probability, 0, 100, xtol=1e-10)
 
 
 def test_bands_follow_the_formula() -> None:
     seen = {"a": [0.50, 0.52, 0.47, 0.51], "b": [0.8, 0.9, 0.7, 0.8], "c": [0.1, 0.1, 0.1, 0.2]}
-    made = accept.bands(
-        records(*({id: (each[i], "fraction") for id, each in seen.items()} for i in range(4)))
-    )
+    made = accept.bands(records(*({id: (each[i], "fraction") for id, each in seen.items()} for i in range(4))))
     squared = {id: np.var(each, ddof=1) for id, each in seen.items()}
     typical = np.median(list(squared.values()))
     for id, each in seen.items():
@@ -50,9 +46,7 @@ def test_bands_follow_the_formula() -> None:
 def test_bands_hold_all_seeds_even_a_lone_outlier() -> None:
     quiet = {f"quiet{i}": [0.5 + 1e-6 * i, 0.5] for i in range(9)}
     seen = {**quiet, "wild": [0.0, 1.0]}
-    made = accept.bands(
-        records(*({id: (each[i], "fraction") for id, each in seen.items()} for i in range(2)))
-    )
+    made = accept.bands(records(*({id: (each[i], "fraction") for id, each in seen.items()} for i in range(2))))
     for id, each in seen.items():
         assert made[id]["low"] <= min(each) and max(each) <= made[id]["high"]
 
@@ -68,9 +62,7 @@ def test_bands_hold_a_new_seed_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     spread = rng.uniform(0.5, 2.0, size=2000)
     drawn = rng.normal(size=(5, 2000)) * spread
-    made = accept.bands(
-        [a_record({f"n{i}": (float(v), "score") for i, v in enumerate(row)}) for row in drawn[:4]]
-    )
+    made = accept.bands([a_record({f"n{i}": (float(v), "score") for i, v in enumerate(row)}) for row in drawn[:4]])
     inside = np.mean([made[f"n{i}"]["low"] <= v <= made[f"n{i}"]["high"] for i, v in enumerate(drawn[4])])
     assert inside > 0.99
     widths = np.array([made[f"n{i}"]["high"] - made[f"n{i}"]["low"] for i in range(2000)])
@@ -124,8 +116,6 @@ def test_accept_then_drift(root: Path) -> None:
 
 def test_the_ordinary_seed_is_one_of_them(root: Path) -> None:
     for seeds in ([1, 2], [0, 0]):
-        with pytest.raises(
-            ValueError, match="the seeds must be different, and 0, the ordinary run, among them"
-        ):
+        with pytest.raises(ValueError, match="the seeds must be different, and 0, the ordinary run, among them"):
             accept.accept("mini", seeds, root=root)
     assert not (root / "data").exists()

@@ -181,17 +181,13 @@ def test_errors_leave_nothing() -> None:
     with pytest.raises(RuntimeError, match="no luck"):
         cache.fetch(fail, n=1)
     for what in ("object", "text"):
-        with pytest.raises(
-            TypeError, match="odd cannot be cached: its result 'odd' is no tensor, array or json"
-        ):
+        with pytest.raises(TypeError, match="odd cannot be cached: its result 'odd' is no tensor, array or json"):
             cache.fetch(odd, what=what)
     assert [file for file in paths.CACHE.iterdir() if file.suffix != ".lock"] == []
 
 
 def test_what_cannot_be_a_key_is_named() -> None:
-    with pytest.raises(
-        TypeError, match=r"produce cannot be cached: its argument 'x' holds an object of type object"
-    ):
+    with pytest.raises(TypeError, match=r"produce cannot be cached: its argument 'x' holds an object of type object"):
         cache.fetch(produce, x=[1, object()])
     with pytest.raises(TypeError, match="top of a module"):
         cache.fetch(lambda: {"a": 1})

@@ -25,9 +25,7 @@ RUNTIME = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["depen
 TEST = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["optional-dependencies"]["test"])}
 DECLARED = RUNTIME | TEST
 LOCK_LINES = [
-    line
-    for line in (ROOT / "requirements.lock").read_text().splitlines()
-    if line.strip() and not line.startswith("#")
+    line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.strip() and not line.startswith("#")
 ]
 LOCK = {canonicalize_name(r.name): r for r in map(Requirement, LOCK_LINES)}
 # The system that `make lock` ran on, which its marks and its completeness are relative to.

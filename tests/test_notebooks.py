@@ -39,9 +39,7 @@ def test_the_page_shows_the_script(folder: Path) -> None:
         (cell.cell_type, cell.source) for cell in script.cells
     ]
     for cell in page.cells:
-        assert cell.cell_type != "code" or not cell.source or cell.execution_count, (
-            "not executed: make notebooks"
-        )
+        assert cell.cell_type != "code" or not cell.source or cell.execution_count, "not executed: make notebooks"
 
 
 def test_every_artefact_is_there_and_opens(folder: Path, record: dict[str, Any]) -> None:

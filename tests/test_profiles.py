@@ -46,9 +46,7 @@ def test_mistakes_are_named(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"profile 'mini' has no section '03_z': it has 01_x, 02_y"):
         profiles.load("mini", "03_z", 0, folder)
     cfg = profiles.load("mini", "01_x", 0, folder)
-    with pytest.raises(
-        AttributeError, match=r"section '01_x'.standalone has no setting 'epoch': it has epochs"
-    ):
+    with pytest.raises(AttributeError, match=r"section '01_x'.standalone has no setting 'epoch': it has epochs"):
         cfg.standalone.epoch  # noqa: B018
 
 

@@ -87,9 +87,7 @@ def test_second_run_adds_to_100(stage: str) -> None:
 def test_dominant_concept_is_the_sum_of_its_row(figure: str, table: str, split: str, model: str) -> None:
     row = {
         cue: sum(
-            VALUE[f"koller.{table}.{split}.{model}.influence.{part}"]
-            for part in PARTS[model]
-            if part.endswith(cue)
+            VALUE[f"koller.{table}.{split}.{model}.influence.{part}"] for part in PARTS[model] if part.endswith(cue)
         )
         for cue in ("colour", "shape")
     }
@@ -134,9 +132,7 @@ def test_learning_curves_are_there(split: str) -> None:
 def test_koller_data_sizes() -> None:
     for split in SPLITS:
         assert VALUE[f"koller.data.{split}"] == 2 * VALUE[f"koller.data.{split}.per-class"]
-    assert (
-        VALUE["koller.data.fold.train"] + VALUE["koller.data.fold.validation"] == VALUE["koller.data.train"]
-    )
+    assert VALUE["koller.data.fold.train"] + VALUE["koller.data.fold.validation"] == VALUE["koller.data.train"]
     fold_batches = math.ceil(VALUE["koller.data.fold.train"] / VALUE["koller.training.batch"])
     assert fold_batches == VALUE["koller.training.biased.final-loss.batches"]
     assert VALUE["koller.training.biased.steps"] == fold_batches * VALUE["koller.training.biased.epochs"]
@@ -223,9 +219,7 @@ def test_gandelsman_tables(model: str) -> None:
     assert VALUE[f"gandelsman.head-rank.{model}"] == VALUE[f"gandelsman.head-width.{model}"] + 3
 
 
-@pytest.mark.parametrize(
-    ("model", "distinct", "layers"), [(VITS[0], 7, 12), (VITS[1], 15, 24), (VITS[2], 9, 32)]
-)
+@pytest.mark.parametrize(("model", "distinct", "layers"), [(VITS[0], 7, 12), (VITS[1], 15, 24), (VITS[2], 9, 32)])
 def test_gandelsman_ablated_heads(model: str, distinct: int, layers: int) -> None:
     prefix = f"gandelsman.waterbirds.{model}.ablated."
     heads = [

@@ -39,9 +39,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data" / "published.toml").write_text(PUBLISHED)
     monkeypatch.setenv("XAIKIT_OUT", str(tmp_path / "out"))
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
-    monkeypatch.setattr(
-        sources, "notebook_source", lambda *names: "source of " + "/".join(map(str, names[:2]))
-    )
+    monkeypatch.setattr(sources, "notebook_source", lambda *names: "source of " + "/".join(map(str, names[:2])))
     return tmp_path / "out"
 
 
@@ -81,9 +79,7 @@ def test_a_record_is_complete_and_repeats(out: Path) -> None:
         "seed": 3,
         "source": "source of 01_x/mini",
     }
-    assert {"python", "torch", "torchvision", "open_clip_torch", "transformers", "numpy"} == set(
-        numbers["versions"]
-    )
+    assert {"python", "torch", "torchvision", "open_clip_torch", "transformers", "numpy"} == set(numbers["versions"])
     assert numbers["numbers"] == [
         {"id": "a.first", "value": 22720.0, "low": None, "high": None, "n": None, "unit": "count",
          "item": "text", "protocol": "exact", "published": None},
@@ -180,9 +176,7 @@ def test_published_numbers_convert(out: Path) -> None:
     assert record.published("p.half", "percent") == 50.0
 
 
-def test_a_live_session_may_run_a_cell_again(
-    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_live_session_may_run_a_cell_again(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XAIKIT_OUT")
     monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
     kept = Record("01_x", "mini", 0)

@@ -158,9 +158,7 @@ def test_a_notebook_must_save_its_record_under_its_own_name(checkout: Path) -> N
     with pytest.raises(RuntimeError, match="its record has seed 4: pass on the parameter, 0"):
         run.run_notebook(NAME, root=checkout)
     edit(checkout, "record.save()", "")
-    with pytest.raises(
-        RuntimeError, match=r"it wrote no numbers\.json: end the notebook with the record's save"
-    ):
+    with pytest.raises(RuntimeError, match=r"it wrote no numbers\.json: end the notebook with the record's save"):
         run.run_notebook(NAME, root=checkout)
 
 
@@ -181,9 +179,7 @@ def test_bad_requests_are_named_and_write_nothing(checkout: Path) -> None:
         run.run_notebook(NAME, "huge", root=checkout)
     with pytest.raises(ValueError, match=r"^unknown notebook '02_none': choose one of 01_small$"):
         run.run_notebook("02_none", root=checkout)
-    declared = (
-        r"^01_small declares no parameter 'sede': its cell tagged 'parameters' has profile, seed, extra$"
-    )
+    declared = r"^01_small declares no parameter 'sede': its cell tagged 'parameters' has profile, seed, extra$"
     with pytest.raises(ValueError, match=declared):
         run.run_notebook(NAME, root=checkout, parameters={"sede": 3})
     edit(checkout, "\nseed = 0", "")
@@ -234,11 +230,7 @@ def test_the_command_reports_failures(checkout: Path) -> None:
     failed = start(checkout)
     said = failed.communicate(timeout=120)[0]
     assert failed.returncode == 1
-    assert (
-        "ZeroDivisionError" in said
-        and "no run" in said
-        and "Traceback (most recent call last):\n  File" not in said
-    )
+    assert "ZeroDivisionError" in said and "no run" in said and "Traceback (most recent call last):\n  File" not in said
     refused = start(checkout, "--profile", "huge")
     assert refused.communicate(timeout=60)[0] == "unknown profile 'huge': choose one of mini, paper\n"
     assert refused.returncode == 1

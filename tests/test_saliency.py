@@ -86,9 +86,7 @@ def test_grad_cam_equals_the_slow_reference(net, images, layer) -> None:
 def test_grad_cam_explains_the_highest_logit_by_default(net, images) -> None:
     chosen = net(images).argmax(1)
     torch.testing.assert_close(grad_cam(net, net.conv2, images), grad_cam(net, net.conv2, images, chosen))
-    assert not torch.allclose(
-        grad_cam(net, net.conv2, images), grad_cam(net, net.conv2, images, (chosen + 1) % 4)
-    )
+    assert not torch.allclose(grad_cam(net, net.conv2, images), grad_cam(net, net.conv2, images, (chosen + 1) % 4))
 
 
 def test_grad_cam_without_upsampling_has_the_size_of_the_layer(net, images) -> None:
@@ -117,9 +115,7 @@ def test_grad_cam_equals_the_grad_cam_package(resnet, images, layer) -> None:
     np.testing.assert_allclose(resized.numpy(), scaled, atol=2e-3)
 
 
-def test_grad_cam_is_cam_over_the_number_of_places_where_a_linear_head_follows_pooling(
-    resnet, images
-) -> None:
+def test_grad_cam_is_cam_over_the_number_of_places_where_a_linear_head_follows_pooling(resnet, images) -> None:
     features: list[Tensor] = []
     with resnet.layer4.register_forward_hook(lambda module, inputs, output: features.append(output)):
         images = F.interpolate(images, (96, 96))
@@ -169,9 +165,7 @@ def test_grad_cam_leaves_the_model_as_it_was(net, images) -> None:
     before = state(net)
     maps = grad_cam(net, net.conv2, images)
     assert state(net) == before and not maps.requires_grad
-    torch.testing.assert_close(
-        maps, grad_cam(net.eval(), net.conv2, images)
-    )  # no dropout, no batch statistics
+    torch.testing.assert_close(maps, grad_cam(net.eval(), net.conv2, images))  # no dropout, no batch statistics
 
     net.train()
     before = state(net)

@@ -108,13 +108,8 @@ def test_code_hash_sees_every_change_of_meaning(tmp_path: Path, old: str, new: s
 
 def test_code_hash_is_the_same_on_every_python(tmp_path: Path) -> None:
     """The value is written down, so that another Python version that gave another one would fail here."""
-    text = (
-        textwrap.dedent(BASE)
-        + "x: int = -1\nlabel = f'{x=}' 'b' u'c'\nd = b'd'\nmatch x:\n  case None: pass\n"
-    )
-    assert (
-        _code(tmp_path / "m.py", text) == "6389a3da65fd6c12547e16cf1e2132e0cfdc2b9aa5104920890bd6633c3e3b9d"
-    )
+    text = textwrap.dedent(BASE) + "x: int = -1\nlabel = f'{x=}' 'b' u'c'\nd = b'd'\nmatch x:\n  case None: pass\n"
+    assert _code(tmp_path / "m.py", text) == "6389a3da65fd6c12547e16cf1e2132e0cfdc2b9aa5104920890bd6633c3e3b9d"
 
 
 def test_code_hash_knows_which_file_is_which(tmp_path: Path) -> None:

@@ -82,9 +82,7 @@ def test_proportion_covers_about_95_percent(p) -> None:
 
 
 def test_bootstrap_mean_covers_about_95_percent(rng) -> None:
-    hits = [
-        covers(bootstrap_mean(rng.exponential(size=100), seed, resamples=500), 1.0) for seed in range(400)
-    ]
+    hits = [covers(bootstrap_mean(rng.exponential(size=100), seed, resamples=500), 1.0) for seed in range(400)]
     assert 0.90 < np.mean(hits) < 0.98
 
 
@@ -164,9 +162,7 @@ def test_cluster_bootstrap_covers_about_95_percent(rng, crossed, models, images,
         image = rng.normal(size=(1, images)) if crossed else 0.0
         return spread * rng.normal(size=(models, 1)) + image + rng.normal(size=(models, images))
 
-    hits = [
-        covers(cluster_bootstrap(sample(), seed=i, crossed=crossed, resamples=150), 0.0) for i in range(250)
-    ]
+    hits = [covers(cluster_bootstrap(sample(), seed=i, crossed=crossed, resamples=150), 0.0) for i in range(250)]
     assert 0.89 < np.mean(hits) < 0.995
 
 

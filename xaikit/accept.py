@@ -29,9 +29,7 @@ class Drift:
 
 def drift(record: Mapping[str, Any], profile: str, root: Path = ROOT) -> Drift:
     """Compare a run's record (the content of its numbers.json) with the accepted values of the profile."""
-    accepted = {
-        id: band for id, band in read(profile, root).items() if band["notebook"] == record["notebook"]
-    }
+    accepted = {id: band for id, band in read(profile, root).items() if band["notebook"] == record["notebook"]}
     values = {number["id"]: number["value"] for number in record["numbers"]}
     placed = [(id, values[id], accepted[id]["low"], accepted[id]["high"]) for id in values if id in accepted]
     return Drift(

@@ -4,8 +4,7 @@
 of maps (Eq. 3). Nothing here knows CLIP or digits: any two convolutional networks that take the same images will do.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -14,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from xaikit.hooks import evaluating, listening
 
 Batches = Iterable[Tensor]  # of images, Float[Tensor, "batch channels height width"], all of one size
 
@@ -84,9 +85,7 @@ class ActivationStatistics:
     def span(self) -> dict[str, slice]:
         """Where the maps of each layer stand among all maps."""
         ends = list(accumulate(self.channels.values()))
-        return {
-            name: slice(end - count, end) for (name, count), end in zip(self.channels.items(), ends, strict=True)
-        }
+        return {name: slice(end - count, end) for (name, count), end in zip(self.channels.items(), ends, strict=True)}
 
     def standardise(
         self, layer: str, activation: Float[Tensor, "batch channels height width"]
@@ -94,6 +93,18 @@ class ActivationStatistics:
         """N = (A − μ) / σ (Eq. 2), with σ at least `SMALLEST_STD`."""
         mean, std = (values[self.span[layer]].to(activation)[:, None, None] for values in (self.mean, self.std))
         return (activation - mean) / std.clamp_min(SMALLEST_STD)
+
+
+def map_shapes(maps: Maps, images: Float[Tensor, "batch channels height width"]) -> dict[str, tuple[int, int, int]]:
+    """Channels, height and width of each layer's maps for such images; works on the meta device too."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+    with (
+        listening(maps.layers, lambda name, activation: shapes.update({name: tuple(activation.shape[1:])})),
+        evaluating(maps.model),
+        torch.no_grad(),
+    ):
+        maps.model(images)
+    return shapes
 
 
 class _Moments:
@@ -140,7 +151,11 @@ def activation_statistics(maps: Maps, batches: Batches, *, as_published: bool = 
     Raises ValueError for no image, images of two sizes, NaN pixels, and maps that become NaN.
     """
     moments = {name: (_PublishedMoments if as_published else _Moments)() for name in maps.layers}
-    with listening(maps, lambda name, activation: moments[name].add(activation)), evaluating(maps.model):
+    with (
+        listening(maps.layers, lambda name, activation: moments[name].add(activation)),
+        evaluating(maps.model),
+        torch.no_grad(),
+    ):
         for images in checked(batches):
             maps.model(images)
     results = {name: moment.result() for name, moment in moments.items()}
@@ -188,16 +203,14 @@ def match_activations(
             block.addmm_(sizes[common], target_sizes[common].T, alpha=1 / positions)
 
     count = 0
-    with (
-        listening(target, keep_target),
-        listening(source, score_source),
-        evaluating(target.model),
-        evaluating(source.model),
-    ):
+    with evaluating(target.model), evaluating(source.model), torch.no_grad():
         for images in checked(batches):
             scores = scores.to(images.device)
-            target.model(images)
-            source.model(images)
+            # One after the other: where both are the same network, each pass is heard only once.
+            with listening(target.layers, keep_target):
+                target.model(images)
+            with listening(source.layers, score_source):
+                source.model(images)
             count += len(images)
     scores /= count
     if not scores.isfinite().all():
@@ -235,45 +248,6 @@ def upsampling_adjoint(
 def _interpolation(small: int, large: int) -> Float[Tensor, "large small"]:
     """The matrix of linear interpolation from `small` to `large` points, in float64."""
     return F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=large, mode="linear")[0].T.contiguous()
-
-
-@contextmanager
-def listening(maps: Maps, receive: Callable[[str, Tensor], object]) -> Iterator[None]:
-    """Call `receive(name, activation)` at each layer of each forward pass; the hooks go whatever happens.
-
-    The activation is handed over as it is made, before an in-place ReLU behind it can overwrite it.
-    Raises ValueError where a layer's output is not [batch, channels, height, width].
-    """
-    handles = []
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-            if not isinstance(output, Tensor) or output.ndim != 4:
-                raise ValueError(f"The output of {name} is not made of activation maps; choose convolutional layers.")
-            receive(name, output)
-
-        return hook
-
-    try:
-        for name, layer in maps.layers.items():
-            handles.append(layer.register_forward_hook(hook_for(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; every module is put back into its own mode afterwards."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def checked(batches: Batches) -> Iterator[Float[Tensor, "batch channels height width"]]:

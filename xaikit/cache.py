@@ -133,9 +133,7 @@ def _write(path: Path, name: str, result: Mapping[str, Any]) -> None:
         for key in values:
             json.dumps(values[key])
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} cannot be cached: its result {key!r} is no tensor, array or json: {error}"
-        ) from None
+        raise TypeError(f"{name} cannot be cached: its result {key!r} is no tensor, array or json: {error}") from None
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     header = json.dumps({"order": list(result), "arrays": arrays, "values": values})
     metadata = {"header": header, "sha256": _checksum(header, tensors)}

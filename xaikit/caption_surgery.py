@@ -1,8 +1,8 @@
 """Network surgery into CLIP, and what captions say about the result (Koller et al., sections 2.4 and 3).
 
 `choose_maps` reads the matching scores, `network_surgery` swaps the chosen maps into CLIP's image tower (Eq. 4),
-`similarities` reads the captions (Eq. 1), and two protocols score them: `published_influence` does what the public
-notebook does, `cue_contrast` asks each image the question that the paper asks.
+`similarities` reads the captions (Eq. 1), and two protocols score them: `published_values` and `dominant_captions` do
+what the public notebook does, `cue_contrast` asks each image the question that the paper asks.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,9 +21,8 @@ from xaikit.activation_matching import (
     Batches,
     Maps,
     checked,
-    evaluating,
-    listening,
 )
+from xaikit.hooks import evaluating, listening
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +75,7 @@ def choose_maps(
 def shuffled(choice: Choice, statistics: ActivationStatistics, generator: torch.Generator) -> Choice:
     """The same source maps for each stage, dealt to its maps at random: a control that keeps all but the matching."""
     order = torch.cat(
-        [
-            torch.randperm(span.stop - span.start, generator=generator) + span.start
-            for span in statistics.span.values()
-        ]
+        [torch.randperm(span.stop - span.start, generator=generator) + span.start for span in statistics.span.values()]
     )
     return Choice(choice.source[order], choice.score[order], choice.swapped)
 
@@ -152,7 +148,7 @@ def network_surgery(
     with ExitStack() as stack:
         stack.enter_context(evaluating(source.model))
         if wanted:
-            stack.enter_context(listening(Maps(source.model, wanted), current.__setitem__))
+            stack.enter_context(listening(wanted, current.__setitem__))
         for handle in (
             target.model.register_forward_pre_hook(run_source),
             *(target.layers[name].register_forward_hook(swap_in(name)) for name in stages),
@@ -227,7 +223,7 @@ def similarities(
     similarity is NaN.
     """
     text_features = F.normalize(text_features, dim=-1)
-    with evaluating(encoder):
+    with evaluating(encoder), torch.no_grad():
         parts = [
             (F.normalize(encoder(images), dim=-1) @ text_features.to(images).T).cpu() for images in checked(batches)
         ]
@@ -241,7 +237,10 @@ def similarities(
 
 
 def cue_contrast(
-    similarity: Float[Tensor, "images captions"], captions: Captions, cue: str, label: Int64[Tensor, " images"]
+    similarity: Float[Tensor, "images captions"],
+    captions: Captions,
+    cue: str,
+    label: Int64[Tensor, " images"],
 ) -> Float[Tensor, " images"]:
     """Similarity to the right caption of `cue` minus that to the best wrong one, for each image.
 
@@ -293,31 +292,25 @@ def cue_share(shares: dict[str, float], cue: str) -> float:
     return sum(share for key, share in shares.items() if key.split(" ", 1)[1] == cue)
 
 
-def published_influence(
-    fresh: Float[Tensor, "settings images captions"],
-    captions: Captions,
-    labels: dict[str, Int64[Tensor, " images"]],
-    batch: int = 25,
-) -> dict[str, dict[str, float]]:
-    """The public notebook's tables: zero layers swapped, all swapped, and the "influence" of the swap.
+def published_values(
+    fresh: Float[Tensor, "settings images captions"], batch: int = 25
+) -> dict[str, Float[Tensor, "images captions"]]:
+    """What the public notebook scores: similarities "zero" layers swapped, all "swapped", and their "influence".
 
-    `fresh[s]` are the true similarities with the first s of the stages swapped. From them this makes what the
-    notebook scores, with its two defects: edits of the batch before are still in place (`stale_edits`), and the
-    columns taken for "before" and "after" belong to other images and stages (`published_columns`).
+    `fresh[s]` are the true similarities with the first s of the stages swapped. From them this makes the notebook's
+    columns, with its two defects: edits of the batch before are still in place (`stale_edits`), and the columns
+    taken for "before" and "after" belong to other images and stages (`published_columns`). Row n is scored with the
+    labels of image n all the same.
 
     Raises ValueError where the images do not fill whole batches.
     """
-    settings, images, _ = fresh.shape
+    images = fresh.shape[1]
     if images % batch:
         raise ValueError(f"{images} images do not fill batches of {batch}; leave out the last {images % batch}.")
     per_batch = fresh.unflatten(1, (images // batch, batch)).transpose(0, 1)
     columns = [published_columns(similarity) for similarity in stale_edits(per_batch)]
     before, after = (torch.cat(parts) for parts in zip(*columns, strict=True))
-    return {
-        "zero": dominant_captions(before, captions, labels),
-        "swapped": dominant_captions(after, captions, labels),
-        "influence": dominant_captions(after - before, captions, labels),
-    }
+    return {"zero": before, "swapped": after, "influence": after - before}
 
 
 def stale_edits(

@@ -67,9 +67,7 @@ def read_manifest(path: Path = MANIFEST) -> list[Entry]:
     """The entries of a manifest. Raises ValueError where one has a field too many or too few."""
     tables = tomllib.loads(path.read_text(encoding="utf-8"))["entry"]
     try:
-        return [
-            Entry(**{**table, "files": [File(**file) for file in table.get("files", ())]}) for table in tables
-        ]
+        return [Entry(**{**table, "files": [File(**file) for file in table.get("files", ())]}) for table in tables]
     except TypeError as error:
         raise ValueError(f"{path} has an entry that is not of the manifest's form: {error}.") from error
 
@@ -223,9 +221,7 @@ def _extract(archive: Path, scratch: Path) -> None:
             with zipfile.ZipFile(archive) as stream:
                 names = [PurePosixPath(name.replace("\\", "/")) for name in stream.namelist()]
                 if strays := [name for name in names if name.is_absolute() or ".." in name.parts]:
-                    raise ValueError(
-                        f"{archive.name} would write outside its folder ({strays[0]}); delete it."
-                    )
+                    raise ValueError(f"{archive.name} would write outside its folder ({strays[0]}); delete it.")
                 stream.extractall(scratch)
         else:
             with tarfile.open(archive) as stream:

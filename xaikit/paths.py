@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 FIGURES = ROOT / "figures"
 DATA = ROOT / "data"
+WEIGHTS = DATA / "weights"
 NOTEBOOKS = ROOT / "notebooks"
 CACHE = Path(os.environ.get("XAIKIT_CACHE", BUILD / "cache"))
 DATASETS = Path(os.environ.get("XAIKIT_DATA", DATA / "downloads"))

@@ -155,9 +155,7 @@ def similarity_matrix(
     Raises ValueError if the captions are not one a row, or image values lie outside 0..1.
     """
     if len(captions) != len(values):
-        raise ValueError(
-            f"There are {len(captions)} captions for {len(values)} rows of values: give one each."
-        )
+        raise ValueError(f"There are {len(captions)} captions for {len(values)} rows of values: give one each.")
     pictures = _pictures(images)
     table = values.detach().cpu().numpy()
     heat = ax.imshow(table, cmap="viridis")
@@ -165,9 +163,7 @@ def similarity_matrix(
     for column, picture in enumerate(pictures):
         ax.imshow(picture, extent=(column - 0.47, column + 0.47, -0.6, -0.6 - height))
         winner = int(table[:, column].argmax())
-        ax.add_patch(
-            Rectangle((column - 0.46, winner - 0.46), 0.92, 0.92, fill=False, color=VERMILLION, lw=2)
-        )
+        ax.add_patch(Rectangle((column - 0.46, winner - 0.46), 0.92, 0.92, fill=False, color=VERMILLION, lw=2))
         for row, value in enumerate(table[:, column]):
             light = heat.norm(value) > 0.6  # where viridis turns from dark to light
             ax.text(

@@ -45,10 +45,7 @@ class Settings(Mapping[str, Any]):
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain nested dictionaries."""
-        return {
-            key: value.as_dict() if isinstance(value, Settings) else value
-            for key, value in self._values.items()
-        }
+        return {key: value.as_dict() if isinstance(value, Settings) else value for key, value in self._values.items()}
 
 
 def names(folder: Path = FOLDER) -> list[str]:

@@ -35,8 +35,7 @@ def report(chosen: Sequence[Job]) -> None:
         counts = (len(artefacts), *map(reached.count, verdicts), len(drift.within), len(drift.outside))
         table.add_row(job.name, f"{record['seconds']:.0f}", *map(str, counts))
         notes += [
-            f"outside: {id} = {value:.6g}, accepted {low:.6g} to {high:.6g}"
-            for id, value, low, high in drift.outside
+            f"outside: {id} = {value:.6g}, accepted {low:.6g} to {high:.6g}" for id, value, low, high in drift.outside
         ]
         notes += [f"not recorded, though accepted: {id}" for id in drift.missing]
         if drift.unknown:

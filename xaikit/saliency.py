@@ -1,12 +1,11 @@
 """Where a classifier looks: CAM (Zhou et al. 2016) and Grad-CAM (Selvaraju et al. 2017)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from xaikit.hooks import evaluating
 
 
 def cam(
@@ -52,7 +51,7 @@ def grad_cam(
         outputs.append(output.detach().requires_grad_())
         return outputs[-1].clone()
 
-    with _evaluating(model), layer.register_forward_hook(start_graph_here), torch.enable_grad():
+    with evaluating(model), layer.register_forward_hook(start_graph_here), torch.enable_grad():
         logits = model(images)
         if len(outputs) != 1:
             raise ValueError(f"The {name} is used {len(outputs)} times an image: pick one that is used once.")
@@ -76,15 +75,3 @@ def normalise(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch
     """Stretch each map to 0..1 for display; a constant map has nothing to show and becomes zero."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Run in eval mode, then give every module its own flag back: they need not all be the same."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

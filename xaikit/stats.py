@@ -132,10 +132,7 @@ def cluster_bootstrap(
     table = join(arrays)
     n = table.shape[1] if crossed else len(table)
     value = float(statistic(table))
-    draws = [
-        statistic(join([arrays[group] for group in rng.integers(count, size=count)]))
-        for _ in range(resamples)
-    ]
+    draws = [statistic(join([arrays[group] for group in rng.integers(count, size=count)])) for _ in range(resamples)]
     between = np.var(draws) * count / (count - 1)
     within = 0.0
     if crossed:

