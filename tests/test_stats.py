@@ -289,3 +289,15 @@ def test_spearman_knows_perfect_orders_and_leaves_out_resamples_of_one_point() -
 def test_spearman_refuses_bad_input(x, y, message) -> None:
     with pytest.raises(ValueError, match=message):
         spearman(x, y, seed=0)
+
+
+def test_crossed_mean_in_closed_form_equals_many_resamples() -> None:
+    table = np.random.default_rng(5).normal(size=(4, 1)) + np.random.default_rng(6).normal(size=(4, 60))
+    closed = cluster_bootstrap(table, seed=0, crossed=True)
+    drawn = cluster_bootstrap(table, lambda values: float(np.mean(values)), seed=0, crossed=True, resamples=20_000)
+    np.testing.assert_allclose([closed.low, closed.high], [drawn.low, drawn.high], rtol=0.03)
+
+
+def test_within_cuts_an_interval_to_what_is_possible() -> None:
+    assert Interval(0.9, 0.7, 1.1, 5).within(0.0, 1.0) == Interval(0.9, 0.7, 1.0, 5)
+    assert Interval(0.1, -0.2, 0.4, 5).within(0.0, 1.0) == Interval(0.1, 0.0, 0.4, 5)

@@ -213,7 +213,7 @@ def match_activations(
                 source.model(images)
             count += len(images)
     scores /= count
-    if not scores.isfinite().all():
+    if not scores.sum().isfinite():  # isfinite of all scores would need more memory than they do
         raise ValueError("Some matching scores are not finite; compute the statistics with the same models and images.")
     return scores
 

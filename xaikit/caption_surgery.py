@@ -148,7 +148,8 @@ def network_surgery(
     with ExitStack() as stack:
         stack.enter_context(evaluating(source.model))
         if wanted:
-            stack.enter_context(listening(wanted, current.__setitem__))
+            # Copies, because an in-place ReLU right behind a convolution overwrites what it gave.
+            stack.enter_context(listening(wanted, lambda name, maps: current.update({name: maps.clone()})))
         for handle in (
             target.model.register_forward_pre_hook(run_source),
             *(target.layers[name].register_forward_hook(swap_in(name)) for name in stages),
@@ -269,7 +270,7 @@ def dominant_captions(
 
     A cue whose labels are all negative has no right caption (grey digits): its shares are summed up as "any". Keys
     are "correct shape", "wrong shape", "any colour" and so on; the shares add up to one. Raises ValueError where
-    captions and labels do not name the same cues.
+    captions and labels do not name the same cues, and where some labels of a cue have a caption and others none.
     """
     if set(labels) != set(captions.cues):
         raise ValueError(f"There are labels for {sorted(labels)} but captions for {sorted(captions.cues)}; give both.")
@@ -280,6 +281,8 @@ def dominant_captions(
         named = (top >= columns.start) & (top < columns.stop)
         if (label < 0).all():
             shares[f"any {cue}"] = named.double().mean().item()
+        elif label.min() < 0 or label.max() >= len(captions.cues[cue]):
+            raise ValueError(f"Some images have no right caption for the cue {cue!r}; score such images on their own.")
         else:
             correct = top == label + columns.start
             shares[f"correct {cue}"] = correct.double().mean().item()
@@ -293,38 +296,38 @@ def cue_share(shares: dict[str, float], cue: str) -> float:
 
 
 def published_values(
-    fresh: Float[Tensor, "settings images captions"], batch: int = 25
+    first: Float[Tensor, "settings batch captions"], swapped: Float[Tensor, "images captions"]
 ) -> dict[str, Float[Tensor, "images captions"]]:
     """What the public notebook scores: similarities "zero" layers swapped, all "swapped", and their "influence".
 
-    `fresh[s]` are the true similarities with the first s of the stages swapped. From them this makes the notebook's
-    columns, with its two defects: edits of the batch before are still in place (`stale_edits`), and the columns
-    taken for "before" and "after" belong to other images and stages (`published_columns`). Row n is scored with the
-    labels of image n all the same.
+    `first[s]` are the true similarities of the first batch with the first s of the stages swapped, `swapped` those of
+    all images with all stages swapped; no more of the truth reaches the notebook's columns. They have two defects:
+    edits of the batch before are still in place (`stale_edits`), and the columns taken for "before" and "after" belong
+    to other images and stages (`published_columns`). Row n is scored with the labels of image n all the same.
 
     Raises ValueError where the images do not fill whole batches.
     """
-    images = fresh.shape[1]
-    if images % batch:
-        raise ValueError(f"{images} images do not fill batches of {batch}; leave out the last {images % batch}.")
-    per_batch = fresh.unflatten(1, (images // batch, batch)).transpose(0, 1)
-    columns = [published_columns(similarity) for similarity in stale_edits(per_batch)]
+    columns = [published_columns(similarity) for similarity in stale_edits(first, swapped)]
     before, after = (torch.cat(parts) for parts in zip(*columns, strict=True))
     return {"zero": before, "swapped": after, "influence": after - before}
 
 
 def stale_edits(
-    fresh: Float[Tensor, "batches settings images captions"],
-) -> Float[Tensor, "batches settings images captions"]:
+    first: Float[Tensor, "settings batch captions"], swapped: Float[Tensor, "images captions"]
+) -> Float[Tensor, "batches settings batch captions"]:
     """What is seen when the edits of one batch stay in place during the next, as in the public notebook.
 
     CLIP is restored once, before the first batch. Later, as long as the last stage has not been edited anew, its
     output is still that of the batch before, and nothing upstream of it reaches the embedding: every setting but
     the last shows the fully swapped similarities of the previous batch.
     """
-    seen = fresh.clone()
-    seen[1:, :-1] = fresh[:-1, -1:]
-    return seen
+    settings, batch, _ = first.shape
+    if len(swapped) % batch:
+        raise ValueError(f"{len(swapped)} images do not fill batches of {batch}; leave out the last few.")
+    now = swapped.unflatten(0, (-1, batch))[1:]
+    previous = swapped.unflatten(0, (-1, batch))[:-1]
+    later = torch.cat([previous[:, None].expand(-1, settings - 1, -1, -1), now[:, None]], dim=1)
+    return torch.cat([first[None], later])
 
 
 def published_columns(

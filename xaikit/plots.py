@@ -141,6 +141,33 @@ def interval_bars(
         (ax.axvline if horizontal else ax.axhline)(chance, color=GREY, linestyle="--", linewidth=1, zorder=0)
 
 
+def grouped_intervals(
+    ax: Axes,
+    rows: pd.DataFrame,
+    *,
+    place: str,
+    group: str,
+    places: Sequence[str],
+    colours: Mapping[str, str],
+    chance: float | None = None,
+) -> None:
+    """Draw estimates with their 95 % intervals from the columns value, low and high, read from the top.
+
+    Each value of the column `place` has a line of its own, in the order of `places`; on it stand the values of the
+    column `group`, each with its colour and marker. A missing combination is left empty.
+    """
+    for index, (name, colour) in enumerate(colours.items()):
+        shift = (index - (len(colours) - 1) / 2) * 0.26
+        mine = rows[(rows[group] == name) & rows[place].isin(places)]
+        heights = [list(places).index(where) + shift for where in mine[place]]
+        ax.hlines(heights, mine["low"], mine["high"], color=colour, linewidth=2.5)
+        ax.plot(mine["value"], heights, "os^D"[index % 4], color=colour, label=name)
+    ax.set_yticks(range(len(places)), places)
+    ax.set_ylim(len(places) - 0.5, -0.5)
+    if chance is not None:
+        ax.axvline(chance, color=GREY, linestyle="--", linewidth=1, zorder=0)
+
+
 def similarity_matrix(
     ax: Axes,
     values: Float[Tensor, "captions images"],

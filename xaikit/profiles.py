@@ -92,6 +92,7 @@ def prepare(seed: int) -> None:
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time in every layer
 
 
 def _frozen(value: Any, where: str) -> Any:

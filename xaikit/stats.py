@@ -26,6 +26,10 @@ class Interval:
     high: float
     n: int
 
+    def within(self, low: float, high: float) -> "Interval":
+        """The part of the interval that is possible, for a statistic that lies in [low, high]."""
+        return Interval(self.value, max(self.low, low), min(self.high, high), self.n)
+
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
@@ -132,11 +136,17 @@ def cluster_bootstrap(
     table = join(arrays)
     n = table.shape[1] if crossed else len(table)
     value = float(statistic(table))
-    draws = [statistic(join([arrays[group] for group in rng.integers(count, size=count)])) for _ in range(resamples)]
-    between = np.var(draws) * count / (count - 1)
-    within = 0.0
-    if crossed:
-        within = np.var([statistic(table[:, rng.integers(n, size=n)]) for _ in range(resamples)])
+    if statistic is np.mean and crossed:  # what infinitely many resamples would give
+        between = np.var(table.mean(axis=1)) / (count - 1)
+        within = np.var(table.mean(axis=0)) / n
+    else:
+        draws = [
+            statistic(join([arrays[group] for group in rng.integers(count, size=count)])) for _ in range(resamples)
+        ]
+        between = np.var(draws) * count / (count - 1)
+        within = 0.0
+        if crossed:
+            within = np.var([statistic(table[:, rng.integers(n, size=n)]) for _ in range(resamples)])
     variance = between + within
     freedom = variance**2 / (between**2 / (count - 1) + within**2 / max(n - 1, 1)) if variance else np.inf
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))

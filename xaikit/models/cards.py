@@ -28,6 +28,7 @@ def recipe_hashes(module_file: str, config: dict) -> dict[str, str]:
 def save_clip(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: dict) -> None:
     """Write a CLIP, in half precision, as a folder that open_clip loads with "local-dir:"."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "card.json").unlink(missing_ok=True)  # it is of the weights that are about to go
     tokenizer.save_pretrained(folder)
     write_text(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
     # Counters of batches are whole numbers and stay as they are.

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
+from xaikit import cache
 from xaikit.hooks import evaluating
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
@@ -30,6 +31,7 @@ class Recipe:
     pretrained: str | None = None  # torchvision's name of the weights to start from; None is from scratch
     schedule: str = "constant"  # or "one-cycle"
     weight_decay: float = 0.0
+    grey: bool = False  # behind a colour-to-grey preprocessor, which is then a part of the model
     batch_norm_momentum: float = 0.1  # higher where few steps must do for the running averages
 
 
@@ -56,7 +58,7 @@ def build(recipe: Recipe, classes: int = 2, *, pretrained: bool = True) -> Prepr
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = recipe.batch_norm_momentum
-    return Preprocessed(model, recipe.pixels, MEAN, STD)
+    return Preprocessed(model, recipe.pixels, MEAN, STD, grey=recipe.grey)
 
 
 def train(
@@ -116,6 +118,32 @@ def train(
                 curves.append({**now, "set": name, "accuracy": right})
             seen = correct = 0
     return Trained(trained.eval(), curves)
+
+
+def train_once(
+    recipe: Recipe,
+    images: Float[Tensor, "n 3 height width"],
+    labels: Int64[Tensor, " n"],
+    watched: Mapping[str, tuple[Tensor, Tensor]],
+    seed: int,
+    device: str = "cpu",
+) -> Trained:
+    """`train`, or what it gave before for the same recipe, data and seed; the model's weights are frozen."""
+    result = cache.fetch(
+        _trained, recipe=recipe, images=images, labels=labels, watched=watched, seed=seed, device=device
+    )
+    curves = result.pop("curves")
+    with torch.device("meta"):  # no time is spent on weights that are replaced at once
+        model = build(recipe, pretrained=False)
+    model.load_state_dict(result, assign=True)
+    return Trained(model.to(device).eval().requires_grad_(False), curves)
+
+
+def _trained(
+    recipe: Recipe, images: Tensor, labels: Tensor, watched: dict[str, tuple[Tensor, Tensor]], seed: int, device: str
+) -> dict:
+    trained = train(recipe, images, labels, watched, seed, device)
+    return {**trained.model.state_dict(), "curves": trained.curves}
 
 
 def predict(model: nn.Module, images: Float[Tensor, "n 3 height width"], batch: int = 200) -> Int64[Tensor, " n"]:

@@ -1,5 +1,6 @@
 """CLIP through open_clip's own calls, whichever model a profile names."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from xaikit.models.cards import CLIP_WEIGHTS
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import WEIGHTS
 
@@ -72,7 +74,7 @@ def load_from(settings: Mapping[str, str], device: str = "cpu") -> Clip:
 
 def _check_folder(folder: Path) -> None:
     """Say in a sentence what open_clip would only log or trip over."""
-    config, weights = folder / "open_clip_config.json", folder / "open_clip_model.safetensors"
+    config, weights, card = (folder / name for name in ("open_clip_config.json", CLIP_WEIGHTS, "card.json"))
     for path in (config, weights):
         if not path.is_file():
             raise ValueError(f"{path} is missing; run `make models` or restore the folder from the repository.")
@@ -80,6 +82,9 @@ def _check_folder(folder: Path) -> None:
         json.loads(config.read_text())
         with safe_open(weights, "pt"):
             pass
-    except (json.JSONDecodeError, SafetensorError) as error:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if card.is_file() and json.loads(card.read_text())["sha256"] != digest:
+            raise ValueError("its weights are not those of its card")
+    except (ValueError, SafetensorError) as error:
         message = f"{folder} is damaged ({error}); restore it from the repository or run `make models`."
         raise ValueError(message) from error

@@ -12,24 +12,35 @@ class Preprocessed(nn.Module):
     """`model` behind CLIP's preprocessing, so that all models take the same images in [0, 1], of any size.
 
     Bicubic resize of the shorter side to `size`, centre crop, normalisation with `mean` and `std` of each channel.
+    With `grey`, each pixel first gets its largest channel in all three: a red or green stroke (v, 0, 0) becomes
+    (v, v, v), so that no trace of the colour is left, as brightness of one luminance or another.
     """
 
-    def __init__(self, model: nn.Module, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, model: nn.Module, size: int, mean: Sequence[float], std: Sequence[float], *, grey: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.size, self.mean, self.std = model, size, list(mean), list(std)
+        self.model, self.size, self.mean, self.std, self.grey = model, size, list(mean), list(std), grey
 
     def prepare(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """What the model sees. Raises ValueError for pixels outside [0, 1], NaN among them."""
         if not ((images >= 0) & (images <= 1)).all():
             raise ValueError("Some pixels are NaN or outside [0, 1]; give images in [0, 1], not normalised.")
+        if self.grey:
+            images = images.amax(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         if images.shape[-2:] != (self.size, self.size):
-            # Bicubic interpolation overshoots; libraries that resize 8-bit pictures clip it to black and white.
-            images = resize(images, self.size, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-            images = center_crop(images, self.size)
+            height, width = images.shape[-2:]
+            scale = self.size / min(height, width)
+            wide, high = (height, int(width * scale)), (int(height * scale), int(width * scale))
+            # Bicubic interpolation overshoots. PIL, which made the pictures that CLIP learned from, clips to black and
+            # white after each of its two passes, the horizontal one first.
+            for size in (wide, high):
+                images = resize(images, list(size), InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+            images = center_crop(images, [self.size])
         return normalize(images, self.mean, self.std)
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, mean={self.mean}, std={self.std}"
+        return f"size={self.size}, mean={self.mean}, std={self.std}, grey={self.grey}"
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
         return self.model(self.prepare(images))

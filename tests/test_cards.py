@@ -1,0 +1,166 @@
+"""The weights that ship are those that their cards describe, made by the code as it is now."""
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+
+from xaikit.datasets.digits import COLOURS
+from xaikit.models import cards, clip_resnet_mini
+from xaikit.models.clip_resnet_mini import (
+    CONTEXT,
+    END,
+    SPECIAL,
+    TEMPLATES,
+    _all_tokens,
+    _is_true,
+    caption,
+    contrastive_loss,
+    tokenizer,
+)
+from xaikit.paths import WEIGHTS
+from xaikit.sources import modules_reached
+
+# The module that trains each folder of data/weights.
+TRAINED_BY = {module.NAME: module for module in (clip_resnet_mini,)}
+shipped = pytest.mark.parametrize(("name", "module"), TRAINED_BY.items(), ids=list(TRAINED_BY))
+CAPTIONS = [caption(template, value, colour) for template in TEMPLATES for value in range(10) for colour in COLOURS]
+
+
+def read_card(name: str) -> dict:
+    return json.loads((WEIGHTS / name / "card.json").read_text())
+
+
+# --- what ships -------------------------------------------------------------------------------------------------
+
+
+def test_each_folder_of_weights_has_a_module_that_trains_it() -> None:
+    assert {path.name for path in WEIGHTS.iterdir()} == set(TRAINED_BY)
+
+
+def test_all_weights_together_are_small() -> None:
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 24_000_000
+
+
+@shipped
+def test_the_card_names_the_code_and_data_as_they_are_now(name: str, module: ModuleType) -> None:
+    now = cards.recipe_hashes(module.__file__, module.config())
+    assert read_card(name)["recipe"] == now, f"{name} was trained by other code: run `make models`"
+    assert json.loads((WEIGHTS / name / "open_clip_config.json").read_text()) == module.config()
+
+
+@shipped
+def test_the_card_describes_the_weights_beside_it(name: str, module: ModuleType) -> None:
+    card, weights = read_card(name), WEIGHTS / name / cards.CLIP_WEIGHTS
+    assert card["name"] == name and card["purpose"] and card["data"] and card["licence"]
+    assert card["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    with safe_open(weights, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is not a mapping)
+    learned = {key: value for key, value in tensors.items() if "running_" not in key and "num_batches" not in key}
+    assert card["parameters"] == sum(value.numel() for value in learned.values())
+    assert all(value.isfinite().all() for value in tensors.values())
+    assert {value.dtype for value in learned.values()} == {torch.float16}
+
+
+# --- what a card records ----------------------------------------------------------------------------------------
+
+
+def test_recipe_hashes_change_with_what_the_code_does_and_not_with_its_comments(tmp_path: Path) -> None:
+    copy = Path(shutil.copy(clip_resnet_mini.__file__, tmp_path))
+    text, config = copy.read_text(), clip_resnet_mini.config()
+    before = cards.recipe_hashes(str(copy), config)
+    copy.write_text('"""Other words."""\n# a comment\n' + text.split('"""', 2)[2] + "\n# another\n")
+    assert cards.recipe_hashes(str(copy), config) == before
+    copy.write_text(text.replace("weight_decay=0.05", "weight_decay=0.06"))
+    after = cards.recipe_hashes(str(copy), config)
+    assert after["config"] == before["config"] and after["code_and_data"] != before["code_and_data"]
+    copy.write_text(text)
+    config["model_cfg"]["embed_dim"] += 1
+    other = cards.recipe_hashes(str(copy), config)
+    assert other["config"] != before["config"] and other["code_and_data"] == before["code_and_data"]
+
+
+def test_the_recipe_covers_the_data_and_the_preprocessing() -> None:
+    reached = {path.name for path in modules_reached(Path(clip_resnet_mini.__file__))}
+    assert {"clip_resnet_mini.py", "digits.py", "preprocessing.py", "seeding.py"} <= reached
+
+
+def test_a_card_is_written_from_the_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / cards.CLIP_WEIGHTS).write_bytes(b"weights")
+    recipe = {"config": "a", "code_and_data": "b"}
+    cards.write_card(tmp_path, torch.nn.Linear(3, 2), recipe, purpose="a test")
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card.pop("torch") == torch.__version__.split("+")[0]
+    assert card == {
+        "name": tmp_path.name,
+        "purpose": "a test",
+        "parameters": 8,
+        "sha256": hashlib.sha256(b"weights").hexdigest(),
+        "recipe": recipe,
+    }
+
+
+# --- how the mini CLIP-ResNet learns ----------------------------------------------------------------------------
+
+
+def test_the_loss_shares_each_target_among_the_pairs_that_are_true() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 5, generator=draw, dtype=torch.float64)
+    true = torch.eye(5, dtype=torch.bool) | (torch.rand(5, 5, generator=draw) < 0.4)
+    assert 5 < true.sum() < 25 and not torch.equal(true, true.T)
+    total = 0.0
+    for table, pairs in ((logits, true), (logits.T, true.T)):
+        for row, flags in zip(table.tolist(), pairs.tolist(), strict=True):
+            normaliser = math.log(sum(map(math.exp, row)))
+            losses = [normaliser - value for value, flag in zip(row, flags, strict=True) if flag]
+            total += sum(losses) / len(losses) / 5 / 2
+    assert contrastive_loss(logits, true).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_the_loss_is_clips_where_each_image_has_one_caption() -> None:
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(6)
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(contrastive_loss(logits, torch.eye(6, dtype=torch.bool)), expected)
+
+
+def test_a_caption_is_true_of_a_digit_that_would_be_described_in_the_same_words() -> None:
+    draw = torch.Generator().manual_seed(0)
+    template = torch.randint(len(TEMPLATES), (80,), generator=draw)
+    value, colour = torch.randint(3, (80,), generator=draw), torch.randint(2, (80,), generator=draw)
+    true = _is_true(template, value, colour)
+    names = list(COLOURS)
+    for i in range(80):
+        for j in range(80):
+            words = TEMPLATES[template[j]]
+            of_i, of_j = (caption(words, value[n].item(), names[colour[n]]) for n in (i, j))
+            assert true[i, j].item() == (of_i == of_j)
+    assert true.diagonal().all() and not true.all()
+
+
+def test_every_caption_fits_the_context_and_ends_in_the_highest_token() -> None:
+    encode = tokenizer()
+    vocabulary = encode.get_vocab()
+    assert vocabulary[END] == len(vocabulary) - 1 == len(encode) - 1
+    assert [vocabulary[token] for token in SPECIAL] == [0, 1, 2]
+    tokens = _all_tokens().flatten(0, -2)
+    assert tokens.shape == (len(CAPTIONS), CONTEXT)
+    for text, row in zip(CAPTIONS, tokens.tolist(), strict=True):
+        ids = encode(text).input_ids
+        assert len(ids) <= CONTEXT and ids[0] == vocabulary["<start>"] and ids[-1] == vocabulary[END]
+        assert vocabulary["<unk>"] not in ids and ids.index(max(ids)) == len(ids) - 1
+        assert row == ids + [0] * (CONTEXT - len(ids))
+    assert len({tuple(row) for row in tokens.tolist()}) == len(set(CAPTIONS))
+
+
+def test_words_are_lower_cased_and_unknown_ones_marked() -> None:
+    encode = tokenizer()
+    assert encode("A Red FIVE.").input_ids == encode("a red five.").input_ids
+    assert encode.convert_ids_to_tokens(encode("a red zebra.").input_ids) == ["<start>", "a", "red", "<unk>", ".", END]

@@ -1,0 +1,187 @@
+"""What the README says is so: its commands, paths, artefacts and papers are there, and its example runs."""
+
+import ast
+import re
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from xaikit.paths import DATA, NOTEBOOKS, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON = [code for language, code in BLOCK.findall(README) if language == "python"]
+SPANS = re.findall(r"`([^`\n]+)`", BLOCK.sub("", README))
+SHELL = "\n".join(code for language, code in BLOCK.findall(README) if not language)
+COMMANDS = [re.sub(r"\s+#.*", "", line).split() for line in [*SPANS, *SHELL.splitlines()]]
+BUILT = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+
+WORKS = "works in mini; paper profile written, not run"
+NOT_YET = "not yet"
+
+
+class Row(NamedTuple):
+    """A row of the table of artefacts."""
+
+    notebook: str
+    artefacts: list[str]
+    state: str
+
+
+ROWS = [
+    Row(notebook, re.findall(r"`(\w+)`", artefacts), state)
+    for notebook, artefacts, state in re.findall(
+        r"^\| `(\d\d_\w+)` \| ([^|]+) \| [^|]+ \| ([^|]+) \|$", README, re.MULTILINE
+    )
+]
+
+
+# ---- commands ----
+
+
+def targets_named() -> set[str]:
+    words = [word for command in COMMANDS if command[:1] == ["make"] for word in command[1:]]
+    return {word for word in words if "=" not in word and not word.startswith("-")}
+
+
+def targets_documented() -> set[str]:
+    return set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_every_make_target_named_exists():
+    assert targets_named() - targets_documented() - set(BUILT) == set()
+
+
+def test_every_make_target_is_named():
+    assert targets_documented() | set(BUILT) <= targets_named()
+
+
+def test_every_module_run_exists_and_has_the_options():
+    run = [command[command.index("-m") + 1 :] for command in COMMANDS if "-m" in command]
+    assert run
+    for module, *arguments in run:
+        found = find_spec(module)
+        assert found is not None, module
+        source = Path(found.origin).read_text(encoding="utf-8")
+        for option in arguments:
+            assert not option.startswith("--") or f'"{option}"' in source, f"{module} has no {option}"
+
+
+# ---- paths ----
+
+
+def is_made_by_a_run(path: str) -> bool:
+    folders = ("build/", "figures/", "data/downloads/", "data/accepted/", ".venv")
+    return path.startswith(folders) or path.endswith(".ipynb") or path == "numbers.json"
+
+
+def paths_named() -> list[str]:
+    suffixes = (".py", ".toml", ".md", ".yml", ".cff", ".lock", ".json", ".ipynb")
+    spans = [span for span in SPANS if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", span)]
+    return [span for span in spans if "/" in span or span.endswith(suffixes)]
+
+
+def links() -> list[str]:
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", README) if not link.startswith(("https:", "#"))]
+
+
+def test_every_path_named_exists():
+    assert paths_named() and links()
+    for path in [*paths_named(), *links()]:
+        assert is_made_by_a_run(path) or list(ROOT.glob(path.rstrip("/"))), path
+
+
+def test_every_link_within_the_page_has_its_heading():
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", README), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+
+
+def test_every_picture_and_page_is_of_a_notebook_that_is_here():
+    pictures = re.findall(r"!\[[^]]*\]\(figures/mini/(\w+)/(\w+)\.png\)", README)
+    assert pictures and README.count("![") == len(pictures)
+    for notebook, name in pictures:
+        assert name in recorded_artefacts(NOTEBOOKS / f"{notebook}.py"), name
+    for page in re.findall(r"notebooks/(\w+)\.ipynb", README):
+        assert page in BUILT
+
+
+# ---- artefacts ----
+
+
+def recorded_artefacts(script: Path) -> set[str]:
+    """Names that a notebook hands to `record.figure` and `record.table`, itself or through its own functions."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    calls = {node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    direct = {call for call in calls if ast.unparse(call.func) in ("record.figure", "record.table")}
+    helpers, inside = {}, set()
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        parameters = [argument.arg for argument in function.args.args]
+        for call in direct & set(ast.walk(function)):
+            if isinstance(call.args[0], ast.Name) and call.args[0].id in parameters:
+                helpers[function.name] = parameters.index(call.args[0].id)
+                inside.add(call)
+    names = [call.args[0] for call in direct - inside]
+    names += [call.args[helpers[ast.unparse(call.func)]] for call in calls if ast.unparse(call.func) in helpers]
+    claims = {"claims"} if any(ast.unparse(call.func) == "record.claim" for call in calls) else set()
+    return {ast.literal_eval(name) for name in names} | claims
+
+
+def test_artefacts_are_found_in_a_script(tmp_path: Path):
+    script = tmp_path / "01_small.py"
+    script.write_text(
+        "record.figure('fig1', figure)\n"
+        "def panels(rows, name):\n    record.figure(name, rows)\n"
+        "panels(rows, 'layers')\n"
+        "record.table('table1', rows)\n"
+    )
+    assert recorded_artefacts(script) == {"fig1", "layers", "table1"}
+    script.write_text("record.claim('a', text='b')\n")
+    assert recorded_artefacts(script) == {"claims"}
+
+
+@pytest.mark.parametrize("notebook", BUILT)
+def test_the_table_names_what_a_notebook_records(notebook: str):
+    named = [name for row in ROWS if row.notebook == notebook for name in row.artefacts]
+    assert sorted(named) == sorted(recorded_artefacts(NOTEBOOKS / f"{notebook}.py"))
+
+
+def test_the_table_has_the_state_of_each_notebook():
+    assert {row.notebook[:2] for row in ROWS} == {"01", "02", "03", "04"}
+    for row in ROWS:
+        assert row.state == (WORKS if row.notebook in BUILT else NOT_YET), row
+
+
+# ---- the rest ----
+
+
+def test_the_papers_are_cited_by_title_and_authors():
+    text = " ".join(README.split())
+    papers = tomllib.loads((DATA / "published.toml").read_text(encoding="utf-8"))["papers"].values()
+    for paper in papers:
+        assert f"{', '.join(paper['authors'])}: *{paper['title']}.*" in text
+        assert paper.get("url", "") in text
+
+
+def test_the_example_explains_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (example,) = PYTHON
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(example, "README.md", "exec"), names)
+    before, after = names["before"], names["after"]
+    images, captions = sum(map(len, names["batches"])), names["captions"]
+    for similarity in (before, after):
+        assert similarity.shape == (images, len(captions))
+        assert similarity.isfinite().all() and similarity.abs().max() <= 1 + 1e-6
+    assert (after - before).abs().amax(dim=0).min() > 1e-4, "the surgery changed nothing for some caption"
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == captions
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README
