@@ -11,7 +11,10 @@ from xaikit import accept, run
 
 
 def a_record(values: dict[str, tuple[float, str]], seed: int = 0, notebook: str = "01_x") -> dict[str, Any]:
-    numbers = [{"id": id, "value": value, "unit": unit} for id, (value, unit) in values.items()]
+    numbers = [
+        {"id": id, "value": value, "unit": unit, "protocol": "exact" if "identity" in id else "corrected"}
+        for id, (value, unit) in values.items()
+    ]
     return {"notebook": notebook, "seed": seed, "numbers": numbers}
 
 
@@ -52,10 +55,20 @@ def test_bands_hold_all_seeds_even_a_lone_outlier() -> None:
 
 
 def test_numbers_that_no_seed_changes() -> None:
-    same = {"count": (1234567.0, "count"), "share": (0.169014, "fraction"), "moves": (0.1, "fraction")}
+    same = {
+        "count": (1234567.0, "count"),
+        "identity": (0.169014, "fraction"),
+        "saturated": (1.0, "fraction"),
+        "alone": (2.0, "score"),
+        "moves": (0.1, "fraction"),
+    }
     made = accept.bands(records(same, {**same, "moves": (0.3, "fraction")}))
-    assert made["count"]["low"] == made["count"]["high"] == made["count"]["value"] == 1234567.0
-    assert made["share"]["high"] - made["share"]["low"] == pytest.approx(2e-4 * 0.169014, rel=0.1)
+    width = {id: band["high"] - band["low"] for id, band in made.items()}
+    assert made["count"]["value"] == 1234567.0 and width["count"] == 0
+    assert width["identity"] == pytest.approx(2e-4 * 0.169014, rel=0.1)
+    assert width["alone"] == pytest.approx(2e-4 * 2.0, rel=0.1)  # nothing says how such a number moves
+    # A saturated accuracy borrows the spread of its peers: s^2 = 4 s_0^2 / (1 + 4).
+    assert width["saturated"] == pytest.approx(width["moves"] * (4 / 5) ** 0.5, rel=1e-3)
 
 
 def test_bands_hold_a_new_seed_as_often_as_they_say() -> None:

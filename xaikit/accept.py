@@ -52,8 +52,8 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     A band is the 99.9 % prediction interval for one more seed,
     mean +- t(0.9995, d + d0) s sqrt(1 + 1/n), s^2 = (d s_i^2 + d0 s_0^2) / (d + d0), d = n - 1,
     with s_0^2 the median of the variances s_i^2 > 0 over the notebook's numbers in the same unit, and wide
-    enough to hold all seeds' values. A number that no seed changes keeps a relative tolerance of 1e-4, a
-    count none.
+    enough to hold all seeds' values. An exact identity that no seed changes keeps a relative tolerance of 1e-4,
+    a count none; a saturated accuracy may move like its peers, since other machines train other models.
     Raises ValueError for fewer than two records, and where they do not hold the same numbers.
     """
     import numpy as np
@@ -77,14 +77,15 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         unit: float(np.median([variance for id, variance in variances.items() if units[id] == unit]))
         for unit in {units[id] for id in variances}
     }
+    exact = {number["id"] for number in records[0]["numbers"] if number["protocol"] == "exact"}
     n, degrees = len(records), len(records) - 1
     reach = float(stats.t.ppf((1 + COVERAGE) / 2, degrees + PRIOR_DEGREES)) * (1 + 1 / n) ** 0.5
 
     def half_width(id: str) -> float:
-        if id in variances:
-            moderated = degrees * variances[id] + PRIOR_DEGREES * typical[units[id]]
-            return reach * (moderated / (degrees + PRIOR_DEGREES)) ** 0.5
-        return 0.0 if units[id] == "count" else EXACT_TOLERANCE * abs(float(values[id][0]))
+        if id not in variances and (id in exact or units[id] == "count" or units[id] not in typical):
+            return 0.0 if units[id] == "count" else EXACT_TOLERANCE * abs(float(values[id][0]))
+        moderated = degrees * variances.get(id, 0.0) + PRIOR_DEGREES * typical[units[id]]
+        return reach * (moderated / (degrees + PRIOR_DEGREES)) ** 0.5
 
     accepted = {}
     for id, seen in values.items():

@@ -59,6 +59,13 @@ def check(name: str, folder: Path = FOLDER) -> None:
         raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(names(folder))}")
 
 
+def cell_timeout(name: str, folder: Path = FOLDER) -> int:
+    """Seconds that one cell of a notebook may take under a profile; an hour where its TOML says nothing."""
+    check(name, folder)
+    tables = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    return int(tables.get("common", {}).get("cell_timeout", 3_600))
+
+
 def load(name: str, section: str, seed: int, folder: Path = FOLDER) -> Settings:
     """The settings of one notebook (`section`) under a profile.
 

@@ -27,7 +27,6 @@ from xaikit.files import replacing, write_text
 from xaikit.paths import ROOT
 
 DEFAULT_SEED = 0
-DEFAULT_TIMEOUT = 3600
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,20 @@ def run_notebook(
     *,
     seed: int = DEFAULT_SEED,
     force: bool = False,
-    timeout: int = DEFAULT_TIMEOUT,
+    timeout: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     root: Path = ROOT,
 ) -> Path:
     """Run one notebook unless its results are up to date, and return the folder that holds them.
 
     `parameters` are for the notebook's cell tagged so, beside `profile` and `seed`; no cell may take longer
-    than `timeout` seconds. Another process that runs the same notebook is waited for.
+    than `timeout` seconds (by default what the profile says). Another process that runs the same notebook is
+    waited for.
     Raises ValueError for an unknown name, profile or parameter, and RuntimeError, saying what failed and
     where the log is, when the notebook fails; an earlier run's results then stay, but count as stale.
     """
     (job,) = jobs([name], profile, seed, root)
+    timeout = timeout or profiles.cell_timeout(profile, root / "xaikit" / "profiles")
     made_from = {"source": sources.notebook_source(name, profile, root), "parameters": dict(parameters or {})}
     with _exclusive(job):
         if not force and _is_fresh(job, made_from):
@@ -235,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--force", action="store_true", help="run even what is up to date")
-    parser.add_argument("--timeout", type=int, default=DEFAULT_TIMEOUT, help="seconds that a cell may take")
+    parser.add_argument("--timeout", type=int, help="seconds that a cell may take (default: the profile's)")
     parser.add_argument("--parameter", type=_assignment, action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--report", action="store_true", help="only show what the last runs left")
     parser.add_argument("--notebooks", action="store_true", help="write the executed notebooks/*.ipynb")

@@ -69,7 +69,8 @@ IRRELEVANT = Captions(
         "colour": ("a photo of a blue digit.", "a photo of a yellow digit."),
     }
 )
-BATCH, PUBLISHED_BATCH = 200, 25
+PUBLISHED_BATCH = 25
+BATCH_PIXELS = 200 * 64 * 64  # of images at once in CLIP: 200 of the mini profile's, 25 (the least) of the paper's
 
 
 def load_splits(digits: str, folder: str | None, seed: int) -> Splits:
@@ -147,7 +148,7 @@ class Matched:
         target, source = stages(self.clip.image_encoder), _Remembering(convolutions(self.model)).maps
         features = self.clip.encode_texts(captions.texts)
         parts: dict[str, list[Tensor]] = {name: [] for name in surgeries}
-        for images in _batches(data, BATCH, features.device):
+        for images in _batches(data, self.clip):
             for name, options in surgeries.items():
                 options = {"choice": self.choice, **options}
                 with network_surgery(target, self.target_statistics, source, self.source_statistics, **options):
@@ -184,8 +185,7 @@ def without_preprocessor(matched: Matched) -> Matched:
 
 def clip_similarities(clip: Clip, data: ColouredDigits, captions: Captions = CAPTIONS) -> Tensor:
     """Similarities of the digits to the captions, by CLIP as it stands."""
-    device = next(clip.model.parameters()).device
-    return similarities(clip.image_encoder, clip.encode_texts(captions.texts), _batches(data, BATCH, device))
+    return similarities(clip.image_encoder, clip.encode_texts(captions.texts), _batches(data, clip))
 
 
 def match(
@@ -220,7 +220,7 @@ def match(
 def _match(
     model: Preprocessed, encoder: Preprocessed, images: Tensor, rules: tuple[str, ...], as_published: bool
 ) -> dict:
-    batch = PUBLISHED_BATCH if as_published else BATCH  # the variance that is left out depends on the batches
+    batch = PUBLISHED_BATCH if as_published else _batch(encoder)  # the variance that is left out depends on the batches
     device = next(model.parameters()).device
     source, target = convolutions(model), stages(encoder)
 
@@ -292,8 +292,7 @@ def argmax_share(values: Float[Tensor, "images captions"], cue: str, seed: int) 
 def self_swap(clip: Clip, data: ColouredDigits) -> float:
     """The largest change of a similarity when every stage of CLIP is swapped for its own maps: it must be zero."""
     target, source = stages(clip.image_encoder), stages(copy.deepcopy(clip.image_encoder))
-    device = next(clip.model.parameters()).device
-    statistics = activation_statistics(target, _batches(data, BATCH, device))
+    statistics = activation_statistics(target, _batches(data, clip))
     count = len(statistics.mean)
     same = Choice(torch.arange(count), torch.ones(count), torch.ones(count, dtype=torch.bool))
     with network_surgery(target, statistics, source, statistics, same):
@@ -407,8 +406,13 @@ def recipe(settings: Settings) -> Recipe:
     return Recipe(**settings.as_dict())
 
 
-def _batches(data: ColouredDigits, size: int, device: torch.device) -> Iterator[Tensor]:
-    return (part.to(device) for part in data.image.split(size))
+def _batch(encoder: Preprocessed) -> int:
+    return max(PUBLISHED_BATCH, BATCH_PIXELS // encoder.size**2)
+
+
+def _batches(data: ColouredDigits, clip: Clip) -> Iterator[Tensor]:
+    device = next(clip.model.parameters()).device
+    return (part.to(device) for part in data.image.split(_batch(clip.image_encoder)))
 
 
 def _names_cue(values: Float[Tensor, "images captions"], cue: str) -> Float[Tensor, " images"]:
