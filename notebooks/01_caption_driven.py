@@ -39,8 +39,6 @@ profile = "mini"
 seed = 0
 
 # %%
-from dataclasses import replace
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -60,7 +58,7 @@ from xaikit.saliency import grad_cam, normalise
 from xaikit.seeding import generator
 from xaikit.stats import bootstrap_mean, proportion, spearman, verdict
 from xaikit.studies import caption_driven as study
-from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES
+from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan
 
 cfg = profiles.load(profile, "01_caption_driven", seed)
 profiles.prepare(seed)
@@ -114,16 +112,19 @@ plt.show(figure)
 # ## Figure 1: a model that looks perfect
 #
 # The standalone model is torchvision's ResNet-50 with two outputs. In the paper it starts from ImageNet weights and
-# moves very little (learning rate 10⁻⁷); the mini profile trains it from scratch at 32 pixels, in three folds. The
+# moves very little (learning rate 10⁻⁷); the mini profile trains it from scratch at 28 pixels, in three folds. The
 # *unbiased* model, which comes later in the story, is the same network behind a colour-to-grey preprocessor.
 
 # %%
 clip = load_from(cfg.clip, cfg.device)
-folds = {"of": cfg.folds, "run": cfg.folds, "watch": cfg.watch, "seed": seed, "device": cfg.device}
-trained, training = {}, {}
-for name, scheme in (("biased", "correlated"), ("unbiased", "grey")):
-    trained[name], training[name] = study.train_folds(splits, scheme, study.recipe(cfg[name]), **folds)
-standalone = {name: [each.model for each in folds] for name, folds in trained.items()}
+plans = {
+    "biased": Plan("correlated", study.recipe(cfg.biased), cfg.folds),
+    "unbiased": Plan("grey", study.recipe(cfg.unbiased), cfg.folds),
+    # For the section "dose and response": colour agrees with the digit in a fraction p of the training images.
+    **{p: Plan("correlated", study.recipe(cfg.dose), 1, correlation=p) for p in cfg.correlations},
+}
+trained, training = study.train_models(splits, plans, of=cfg.folds, watch=cfg.watch, seed=seed, device=cfg.device)
+standalone = {name: [each.model for each in models] for name, models in trained.items()}
 
 
 # %%
@@ -225,11 +226,11 @@ display(pd.Series(counts, name="maps").to_frame())
 # CLIP map $j$ then receives the standalone map $\arg\max_i Z_{ij}$.
 
 # %%
-rules = ("best", "one-to-one")  # the second is used further down
 matched = {
     name: [
-        study.match(model, clip, data, most=cfg.match_on, rules=rules)
-        for model, data in zip(standalone[name], training[name], strict=True)
+        # The first fold is also matched one-to-one, for the section on stages.
+        study.match(model, clip, data, most=cfg.match_on, rules=("best",) if fold else ("best", "one-to-one"))
+        for fold, (model, data) in enumerate(zip(standalone[name], training[name], strict=True))
     ]
     for name in MODELS
 }
@@ -643,21 +644,21 @@ plt.show(figure)
 #
 # Now the bias comes in doses: the colour agrees with the digit in a fraction $p$ of the training images, from one half
 # (no shortcut) to one. How much a model *really* depends on colour is known by intervention: paint the digit in the
-# other colour, and count how often the answer flips. A good explanation grows with that.
+# other colour, and count how often the answer flips. A good explanation grows with that. The unbiased models, for which
+# colour does not exist, stand at zero.
 
 # %%
 dosed = [
-    (1.0, f"1.fold-{fold}", case, similarity)
-    for fold, (case, similarity) in enumerate(zip(matched["biased"], after["biased"], strict=True), start=1)
+    (label, f"{name}.fold-{fold}", case, similarity)
+    for name, label in (("biased", "1"), ("unbiased", "grey"))
+    for fold, (case, similarity) in enumerate(zip(matched[name], after[name], strict=True), start=1)
 ]
-dose_recipe = replace(study.recipe(cfg.biased), measurements=1)
 for p in cfg.correlations:
-    one, data = study.train_folds(splits, "correlated", dose_recipe, **(folds | {"run": 1}), correlation=p)
-    case = study.match(one[0].model, clip, data[0], most=cfg.match_on)
-    dosed.append((p, f"{p:g}", case, case.similarities(real_world)))
+    case = study.match(standalone[p][0], clip, training[p][0], most=cfg.match_on)
+    dosed.append((f"{p:g}", f"{p:g}", case, case.similarities(real_world)))
 
 doses = []
-for p, label, case, similarity in dosed:
+for p, id, case, similarity in dosed:
     flipped = study.flips(case.model, real_world)
     influence_values = study.published_run(case, real_world)["influence"]
     measures = {
@@ -665,9 +666,9 @@ for p, label, case, similarity in dosed:
         "corrected": (study.dominance([similarity], real_world, seed), "corrected"),
         "as-published": (study.published_share(influence_values, real_world, "colour", seed), "as-published"),
     }
-    doses.append({"correlation": p})
+    doses.append({"training": p})
     for measure, (interval, protocol) in measures.items():
-        note(f"dose.{label}.{measure}", interval, "Dose and response", protocol)
+        note(f"dose.{id}.{measure}", interval, "Dose and response", protocol)
         doses[-1][measure] = interval
 ranked = {
     protocol: note(
@@ -684,20 +685,24 @@ for ax, (measure, label) in zip(axes, labels.items(), strict=True):
     x, y = ([row[key] for row in doses] for key in ("flip-rate", measure))
     ax.hlines([v.value for v in y], [v.low for v in x], [v.high for v in x], color=plots.GREY)
     ax.vlines([v.value for v in x], [v.low for v in y], [v.high for v in y], color=plots.GREY)
-    dots = ax.scatter(
-        [v.value for v in x], [v.value for v in y], c=[row["correlation"] for row in doses],
-        cmap="cividis", vmin=0.5, vmax=1, s=45, zorder=3, edgecolors="white",
-    )  # fmt: skip
+    for label in dict.fromkeys(row["training"] for row in doses):
+        mine = [i for i, row in enumerate(doses) if row["training"] == label]
+        tone = plots.MODEL["unbiased"] if label == "grey" else plt.get_cmap("cividis")(2 * float(label) - 1)
+        name = "grey digits" if label == "grey" else f"$p$ = {label}"
+        ax.plot([x[i].value for i in mine], [y[i].value for i in mine], "s" if label == "grey" else "o",
+            color=tone, markeredgecolor="white", markersize=8, label=name)  # fmt: skip
     ax.set(xlabel="answers that flip when the digit is repainted", ylabel=label, xlim=(-0.05, 1.05))
     ax.set_title(f"rank correlation {ranked[measure]}")
-figure.colorbar(dots, ax=axes, label="correlation of colour and digit\nin training, $p$")
+handles, names = axes[0].get_legend_handles_labels()
+order = sorted(range(len(names)), key=lambda i: names[i])
+figure.legend([handles[i] for i in order], [names[i] for i in order], title="trained on", loc="outside right center")
 record.figure("dose_response", figure)
 plt.show(figure)
-columns = {"correlation": [row["correlation"] for row in doses]}
+columns = {"correlation in training": [row["training"] for row in doses]}
 for measure in measures:
     for end in ("value", "low", "high"):
         columns[f"{measure} {end}"] = [getattr(row[measure], end) for row in doses]
-record.table("dose_response", pd.DataFrame(columns).sort_values("correlation"))
+record.table("dose_response", pd.DataFrame(columns))
 
 # %% [markdown]
 # ## What a saliency map can and cannot tell apart here

