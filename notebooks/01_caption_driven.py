@@ -121,7 +121,7 @@ plans = {
     "biased": Plan("correlated", study.recipe(cfg.biased), cfg.folds),
     "unbiased": Plan("grey", study.recipe(cfg.unbiased), cfg.folds),
     # For the section "dose and response": colour agrees with the digit in a fraction p of the training images.
-    **{p: Plan("correlated", study.recipe(cfg.dose), 1, correlation=p) for p in cfg.correlations},
+    **{f"{p:g}": Plan("correlated", study.recipe(cfg.dose), 1, correlation=p) for p in cfg.correlations},
 }
 trained, training = study.train_models(splits, plans, of=cfg.folds, watch=cfg.watch, seed=seed, device=cfg.device)
 standalone = {name: [each.model for each in models] for name, models in trained.items()}
@@ -654,7 +654,7 @@ dosed = [
     for fold, (case, similarity) in enumerate(zip(matched[name], after[name], strict=True), start=1)
 ]
 for p in cfg.correlations:
-    case = study.match(standalone[p][0], clip, training[p][0], most=cfg.match_on)
+    case = study.match(standalone[f"{p:g}"][0], clip, training[f"{p:g}"][0], most=cfg.match_on)
     dosed.append((f"{p:g}", f"{p:g}", case, case.similarities(real_world)))
 
 doses = []

@@ -59,11 +59,6 @@ def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str
         return _read(path)
 
 
-def has(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> bool:
-    """Whether `fetch` would find the result on disk (which it will still verify). Raises TypeError as `fetch`."""
-    return _path(producer, inputs).exists()
-
-
 def _path(producer: Callable[..., dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
     return paths.CACHE / f"{_name(producer)}-{_key(producer, inputs)}.safetensors"
 

