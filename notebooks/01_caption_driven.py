@@ -552,6 +552,11 @@ def cue_panels(name, rows, place):
 cue_panels("controls", controls, "control")
 
 # %% [markdown]
+# **Notice.** Captions that are true of no picture may still lean one way: which of *blue* and *yellow* a red digit is
+# nearer to is decided by CLIP, and a model that separates colours carries that over. Only the right and the wrong
+# caption of a real cue have an answer to be right about.
+
+# %% [markdown]
 # ## Which stages, and how many maps?
 #
 # Swapping all maps of the last stage overwrites everything that reaches the attention pooling: nothing upstream of it
@@ -680,8 +685,8 @@ ranked = {
 }  # fmt: skip
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
-labels = {"corrected": "colour minus shape accuracy, corrected", "as-published": "colour share, as published"}
-for ax, (measure, label) in zip(axes, labels.items(), strict=True):
+titles = {"corrected": "colour minus shape accuracy, corrected", "as-published": "colour share, as published"}
+for ax, (measure, title) in zip(axes, titles.items(), strict=True):
     x, y = ([row[key] for row in doses] for key in ("flip-rate", measure))
     ax.hlines([v.value for v in y], [v.low for v in x], [v.high for v in x], color=plots.GREY)
     ax.vlines([v.value for v in x], [v.low for v in y], [v.high for v in y], color=plots.GREY)
@@ -691,7 +696,7 @@ for ax, (measure, label) in zip(axes, labels.items(), strict=True):
         name = "grey digits" if label == "grey" else f"$p$ = {label}"
         ax.plot([x[i].value for i in mine], [y[i].value for i in mine], "s" if label == "grey" else "o",
             color=tone, markeredgecolor="white", markersize=8, label=name)  # fmt: skip
-    ax.set(xlabel="answers that flip when the digit is repainted", ylabel=label, xlim=(-0.05, 1.05))
+    ax.set(xlabel="answers that flip when the digit is repainted", ylabel=title, xlim=(-0.05, 1.05))
     ax.set_title(f"rank correlation {ranked[measure]}")
 handles, names = axes[0].get_legend_handles_labels()
 order = sorted(range(len(names)), key=lambda i: names[i])
