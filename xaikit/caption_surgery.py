@@ -319,7 +319,8 @@ def stale_edits(
 
     CLIP is restored once, before the first batch. Later, as long as the last stage has not been edited anew, its
     output is still that of the batch before, and nothing upstream of it reaches the embedding: every setting but
-    the last shows the fully swapped similarities of the previous batch.
+    the last shows the fully swapped similarities of the previous batch. Raises ValueError where the images do not
+    fill whole batches.
     """
     settings, batch, _ = first.shape
     if len(swapped) % batch:
