@@ -1,7 +1,9 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags,-all
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -326,7 +328,8 @@ for cue, interval in no_surgery.items():
 
 # %% [markdown]
 # **Notice.** Before the surgery CLIP ranks the right digit above the wrong one and the right colour above the wrong
-# one, whatever the combination. Compare *within* a cue: the absolute values of different captions say little.
+# one, whatever the combination. A frame marks the caption that is highest for its picture. Compare *within* a cue:
+# the absolute values of different captions say little.
 #
 # ## Table "influence": the protocol as published
 #

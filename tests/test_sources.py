@@ -137,7 +137,7 @@ def test_code_hash_knows_which_file_is_which(tmp_path: Path) -> None:
 def test_notebook_source_changes_with_each_input(root: Path, file: str) -> None:
     before = sources.notebook_source("01_x", "mini", root)
     with (root / file).open("a") as text:
-        text.write("\nxyz = 1\n")
+        text.write("\nxyz = 1\n")  # in a profile: a setting of the notebook's own table
     assert sources.notebook_source("01_x", "mini", root) != before
 
 
@@ -145,6 +145,15 @@ def test_notebook_source_ignores_what_the_notebook_does_not_use(root: Path) -> N
     before = sources.notebook_source("01_x", "mini", root)
     (root / "xaikit" / "unused.py").write_text("x = 2\n")
     (root / "xaikit" / "b.py").write_text("import math  # a comment\n")
+    with (root / "xaikit" / "profiles" / "mini.toml").open("a") as text:
+        text.write("# a comment\n[02_y]\nclip = { weights = 'other' }\n")
     (root / "data" / "weights" / "other").mkdir()
     (root / "data" / "weights" / "other" / "model.safetensors").write_text("")
     assert sources.notebook_source("01_x", "mini", root) == before
+
+
+def test_notebook_source_changes_with_the_common_settings(root: Path) -> None:
+    before = sources.notebook_source("01_x", "mini", root)
+    with (root / "xaikit" / "profiles" / "mini.toml").open("a") as text:
+        text.write("[common]\nxyz = 1\n")
+    assert sources.notebook_source("01_x", "mini", root) != before

@@ -53,10 +53,9 @@ def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=2)
         start = time.monotonic()
-        result = producer(**inputs)
-        _write(path, name, result)
+        result = _write(path, name, producer(**inputs))
         log.info("computed %s in %.1f s", name, time.monotonic() - start)
-        return _read(path)
+        return result
 
 
 def _path(producer: Callable[..., dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
@@ -78,7 +77,7 @@ def _key(producer: Callable[..., Any], inputs: Mapping[str, Any]) -> str:
         text = path.read_bytes()
         if _text_loaded.setdefault(path, text) != text:
             raise RuntimeError(f"{path} was edited after it was loaded: restart Python to run the new code")
-    digest = hashlib.sha256()
+    digest = hashlib.blake2b(digest_size=32)
     made_by = (producer.__module__, producer.__qualname__, sources.code_hash(code), torch.__version__)
     digest.update(" ".join(made_by).encode())
     for argument, value in sorted(inputs.items()):
@@ -125,8 +124,11 @@ def _feed(digest: Any, value: Any) -> None:
             raise TypeError(f"an object of type {type(value).__name__}")
 
 
-def _write(path: Path, name: str, result: Mapping[str, Any]) -> None:
-    """One safetensors file: arrays as tensors, everything else and the sha256 of the whole in its header."""
+def _write(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """One safetensors file: arrays as tensors, everything else and a checksum of the whole in its header.
+
+    Returns what reading it will give.
+    """
     arrays = [key for key, value in result.items() if isinstance(value, np.ndarray)]
     tensors = {key: value for key, value in result.items() if isinstance(value, Tensor)}
     values = {key: value for key, value in result.items() if key not in {*arrays, *tensors}}
@@ -140,9 +142,10 @@ def _write(path: Path, name: str, result: Mapping[str, Any]) -> None:
         raise TypeError(f"{name} cannot be cached: its result {key!r} is no tensor, array or json: {error}") from None
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     header = json.dumps({"order": list(result), "arrays": arrays, "values": values})
-    metadata = {"header": header, "sha256": _checksum(header, tensors)}
+    metadata = {"header": header, "blake2b": _checksum(header, tensors)}
     with replacing(path) as part:
         save_file(tensors, part, metadata)
+    return _assemble(header, tensors)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -150,14 +153,18 @@ def _read(path: Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
         # Copied, as they are maps of the file: were it cut short later, touching them would kill the process.
         tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (no dictionary)
-    if _checksum(metadata["header"], tensors) != metadata["sha256"]:
+    if _checksum(metadata["header"], tensors) != metadata["blake2b"]:
         raise ValueError("its checksum does not agree")
-    header = json.loads(metadata["header"])
+    return _assemble(metadata["header"], tensors)
+
+
+def _assemble(description: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    header = json.loads(description)
     read = header["values"] | tensors | {key: tensors[key].numpy() for key in header["arrays"]}
     return {key: read[key] for key in header["order"]}
 
 
 def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.blake2b(digest_size=32)
     _feed(digest, (header, tensors))
     return digest.hexdigest()

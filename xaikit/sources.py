@@ -1,7 +1,9 @@
 """What a result was made from, as hashes: the code that it reaches, its profile, weights and lock."""
 
 import ast
+import functools
 import hashlib
+import json
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ def modules_reached(path: Path, root: Path = ROOT) -> list[Path]:
         current = pending.pop()
         found = {
             file
-            for name in _imported(_parse(current), _package_of(current, root))
+            for name in _imported_by(current, current.read_text(encoding="utf-8"), _package_of(current, root))
             for prefix in _with_parents(name)
             if (file := _module_file(prefix, root))
         }
@@ -38,7 +40,7 @@ def modules_reached(path: Path, root: Path = ROOT) -> list[Path]:
 
 def code_hash(paths: Iterable[Path], root: Path = ROOT) -> str:
     """sha256 of what the Python files do: comments, docstrings and formatting leave it as it is."""
-    return _hash((_relative(path, root), _canonical(_parse(path)).encode()) for path in paths)
+    return _hash((_relative(path, root), _meaning(path, path.read_text(encoding="utf-8"))) for path in paths)
 
 
 def text_hash(paths: Iterable[Path], root: Path = ROOT) -> str:
@@ -49,18 +51,20 @@ def text_hash(paths: Iterable[Path], root: Path = ROOT) -> str:
 def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     """sha256 of everything that the result of a notebook comes from, save its seed.
 
-    That is the notebook's text, the code of the xaikit modules that it reaches, the profile, the shipped
-    weights that the profile names (its keys `weights`), and `requirements.lock`.
+    That is the notebook's text, the code of the xaikit modules that it reaches, its own and the common settings of
+    the profile, the shipped weights that these name (their keys `weights`), and `requirements.lock`.
     Raises FileNotFoundError when one of them is missing.
     """
     notebook = root / "notebooks" / f"{name}.py"
-    settings = root / PACKAGE / "profiles" / f"{profile}.toml"
-    inputs = [notebook, settings, root / "requirements.lock"]
-    for weights in sorted(_weights_named(tomllib.loads(settings.read_text(encoding="utf-8")))):
+    tables = tomllib.loads((root / PACKAGE / "profiles" / f"{profile}.toml").read_text(encoding="utf-8"))
+    settings = {section: tables.get(section, {}) for section in ("common", name)}
+    inputs = [notebook, root / "requirements.lock"]
+    for weights in sorted(_weights_named(settings)):
         folder = root / "data" / "weights" / weights
         inputs += [file for file in folder.rglob("*") if file.is_file()]
     code = code_hash(modules_reached(notebook, root), root)
-    return hashlib.sha256(f"{text_hash(inputs, root)} {code}".encode()).hexdigest()
+    parts = (profile, json.dumps(settings, sort_keys=True, default=str), text_hash(inputs, root), code)
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _hash(parts: Iterable[tuple[str, bytes]]) -> str:
@@ -75,10 +79,20 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _parse(path: Path) -> ast.Module:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    text = "\n".join("" if line.startswith(("%", "!")) else line for line in lines)
-    return ast.parse(text, filename=str(path))
+def _parse(path: Path, text: str) -> ast.Module:
+    python = "\n".join("" if line.startswith(("%", "!")) else line for line in text.split("\n"))
+    return ast.parse(python, filename=str(path))
+
+
+@functools.cache  # a process asks for the hash of the same modules at every step of its way
+def _meaning(path: Path, text: str) -> bytes:
+    return _canonical(_parse(path, text)).encode()
+
+
+@functools.cache
+def _imported_by(path: Path, text: str, package: str) -> tuple[str, ...]:
+    """The dotted names that may be modules of xaikit, among those that the import statements name."""
+    return tuple(_imported(_parse(path, text), package))
 
 
 def _canonical(node: object) -> str:
@@ -100,7 +114,6 @@ def _canonical(node: object) -> str:
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    """The dotted names that may be modules of xaikit, among those that the import statements name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
