@@ -32,7 +32,8 @@ def grey_levels(difference: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size"), [(28, 28, 64), (28, 28, 224), (40, 61, 24), (61, 40, 24), (23, 57, 32), (90, 70, 32)]
+    ("height", "width", "size"),
+    [(28, 28, 64), (28, 28, 224), (40, 61, 24), (61, 40, 24), (23, 57, 32), (90, 70, 32), (374, 500, 224)],
 )
 def test_prepared_images_are_pils_up_to_its_rounding(height, width, size) -> None:
     """PIL rounds to whole grey levels twice, once an axis. Of middling contrast nothing is clipped."""
@@ -90,3 +91,10 @@ def test_pixels_that_are_none_are_refused(bad, side) -> None:
     images[1, 2, 3, 4] = bad
     with pytest.raises(ValueError, match=r"Some pixels are NaN or outside \[0, 1\]"):
         Preprocessed(nn.Identity(), 32, MEAN, STD).prepare(images)
+
+
+@pytest.mark.parametrize("side", range(225, 400))
+def test_no_image_gets_a_black_row_at_its_edge(side: int) -> None:
+    """Of a side whose quotient with the size is rounded down, a row would be missing, and the crop would pad it."""
+    white = torch.ones(1, 3, side, side + 3)
+    assert Preprocessed(nn.Identity(), 224, (0.0,) * 3, (1.0,) * 3).prepare(white).amin() > 0.999

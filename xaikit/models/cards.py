@@ -13,16 +13,16 @@ from xaikit.files import replacing, write_text
 from xaikit.sources import code_hash, modules_reached
 
 CLIP_WEIGHTS = "open_clip_model.safetensors"
+# Modules that only keep what others make, so that the weights do not depend on them.
+_ONLY_KEEP = {"cache.py", "files.py", "paths.py", "sources.py"}
 
 
 def recipe_hashes(module_file: str, config: dict) -> dict[str, str]:
     """The hashes that a card records: of the configuration, and of the training code with the data it draws on."""
     text = json.dumps(config, sort_keys=True)
     code = Path(module_file)
-    return {
-        "config": hashlib.sha256(text.encode()).hexdigest(),
-        "code_and_data": code_hash([code, *modules_reached(code)]),
-    }
+    made_by = [module for module in (code, *modules_reached(code)) if module.name not in _ONLY_KEEP]
+    return {"config": hashlib.sha256(text.encode()).hexdigest(), "code_and_data": code_hash(made_by)}
 
 
 def save_clip(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: dict) -> None:

