@@ -54,8 +54,8 @@ class Cars(Scene):
     def _paint(self, brush: Brush) -> None:
         PLACES[self.background](brush, self.stream(f"background {self.background}"))
         pose = self.stream("pose")
-        x, y, scale = pose.uniform(0.46, 0.54), pose.uniform(0.6, 0.72), pose.uniform(0.78, 0.9)
-        turn, flip = pose.uniform(-0.05, 0.05), pose.random() < 0.5
+        x, y, scale = pose.uniform(0.44, 0.56), pose.uniform(0.54, 0.76), pose.uniform(0.74, 0.88)
+        turn, flip = pose.uniform(-0.08, 0.08), pose.random() < 0.5
         car = brush.at(x, y, scale, turn, flip)
         colour = varied(COLOURS[self.colour], self.stream("paint"), 12)
         glass = varied((150, 190, 212), self.stream("glass"), 10)

@@ -99,10 +99,9 @@ class People(Scene):
         cues = self.factors
         PLACES[str(cues["place"])](brush, self.stream(f"background {cues['place']}"))
         pose, looks = self.stream("pose"), self.stream("looks")
-        b = brush.at(
-            pose.uniform(0.43, 0.54), pose.uniform(0.32, 0.4), pose.uniform(0.84, 1.0), pose.uniform(-0.05, 0.05),
-            pose.random() < 0.5,
-        )  # fmt: skip
+        flip, x, y = pose.random() < 0.5, pose.uniform(0.26, 0.54), pose.uniform(0.3, 0.5)
+        # Away from the side of the hand, so that the tool is in the picture.
+        b = brush.at(1 - x if flip else x, y, pose.uniform(0.64, 0.98), pose.uniform(-0.1, 0.1), flip)
         raised = pose.uniform(-0.05, 0.05)
         skin, hair = varied(looks.choice(_SKIN), looks, 6), varied(looks.choice(_HAIR), looks, 8)
         body, clothing = b.labelled(_BODY), b.labelled(_CLOTHING)

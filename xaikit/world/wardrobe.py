@@ -10,7 +10,7 @@ from random import Random
 from xaikit.world.canvas import Brush, Colour, darker, lighter, outline, varied
 
 _TORSO = outline(
-    (-0.08, 0.18), (0.08, 0.18), (0.24, 0.25), (0.29, 0.4), (0.3, 0.8), (-0.3, 0.8), (-0.29, 0.4), (-0.24, 0.25)
+    (-0.08, 0.18), (0.08, 0.18), (0.24, 0.25), (0.29, 0.4), (0.3, 1.3), (-0.3, 1.3), (-0.29, 0.4), (-0.24, 0.25)
 )
 _GOLD: Colour = (232, 190, 70)
 _WHITE: Colour = (240, 241, 243)
@@ -18,11 +18,11 @@ _WHITE: Colour = (240, 241, 243)
 
 def _torso(b: Brush, r: Random, raised: float, colour: Colour, sleeves: Colour | None = None) -> Colour:
     """The trunk with one arm down and one that holds the tool; returns the colour as it was varied."""
-    colour = varied(colour, r, 8)
-    sleeve = varied(sleeves, r, 8) if sleeves else darker(colour, 0.1)
+    colour = varied(colour, r, 18)
+    sleeve = varied(sleeves, r, 18) if sleeves else darker(colour, 0.1)
     b.polygon(((0.17, 0.27), (0.28, 0.28), (0.4, 0.6), (0.3, 0.66)), sleeve, darker(sleeve, 0.5))
     b.polygon(_TORSO, colour, darker(colour, 0.5))
-    b.polygon(((-0.24, 0.26), (-0.3, 0.34), (-0.34, 0.8), (-0.24, 0.8), (-0.2, 0.4)), sleeve, darker(sleeve, 0.5))
+    b.polygon(((-0.24, 0.26), (-0.3, 0.34), (-0.34, 1.3), (-0.24, 1.3), (-0.2, 0.4)), sleeve, darker(sleeve, 0.5))
     hand = 0.36 + raised
     b.polygon(((0.3, 0.64), (0.41, 0.62), (0.395, hand + 0.02), (0.305, hand + 0.02)), sleeve, darker(sleeve, 0.5))
     return colour
@@ -40,14 +40,14 @@ def _buttons(b: Brush, x: float, ys: tuple[float, ...], colour: Colour) -> None:
 def _chef(b: Brush, r: Random, raised: float) -> None:
     _torso(b, r, raised, _WHITE)
     b.polygon(((-0.1, 0.18), (0.1, 0.18), (0.03, 0.27), (-0.06, 0.27)), (206, 50, 50))
-    b.line(((0.0, 0.26), (0.0, 0.8)), 0.01, (170, 170, 176))
+    b.line(((0.0, 0.26), (0.0, 1.3)), 0.01, (170, 170, 176))
     for x in (-0.07, 0.07):
         _buttons(b, x, (0.36, 0.46, 0.56), (50, 50, 54))
 
 
 def _doctor(b: Brush, r: Random, raised: float) -> None:
     _torso(b, r, raised, _WHITE)
-    b.polygon(((-0.08, 0.17), (0.08, 0.17), (0.06, 0.8), (-0.06, 0.8)), (70, 160, 150))
+    b.polygon(((-0.08, 0.17), (0.08, 0.17), (0.06, 1.3), (-0.06, 1.3)), (70, 160, 150))
     for side in (-1, 1):
         b.polygon(((side * 0.08, 0.17), (side * 0.15, 0.3), (side * 0.06, 0.42)), (214, 218, 224))
     b.line(((-0.09, 0.19), (-0.1, 0.36), (0.0, 0.44), (0.1, 0.36), (0.09, 0.19)), 0.018, (50, 54, 66))
@@ -58,19 +58,19 @@ def _engineer(b: Brush, r: Random, raised: float) -> None:
     orange = _torso(b, r, raised, (244, 122, 36), (96, 116, 150))
     _collar(b, (96, 116, 150))
     for side in (-1, 1):
-        b.polygon(((side * 0.11, 0.21), (side * 0.16, 0.22), (side * 0.16, 0.8), (side * 0.11, 0.8)), (238, 240, 170))
+        b.polygon(((side * 0.11, 0.21), (side * 0.16, 0.22), (side * 0.16, 1.3), (side * 0.11, 1.3)), (238, 240, 170))
     b.box(-0.21, 0.46, 0.24, 0.52, (238, 240, 170))
-    b.line(((0.0, 0.34), (0.0, 0.8)), 0.01, darker(orange))
+    b.line(((0.0, 0.34), (0.0, 1.3)), 0.01, darker(orange))
 
 
 def _farmer(b: Brush, r: Random, raised: float) -> None:
     red = _torso(b, r, raised, (186, 62, 56))
     for k in range(5):
-        b.box(-0.2 + 0.1 * k, 0.22, -0.18 + 0.1 * k, 0.8, lighter(red, 0.35))
+        b.box(-0.2 + 0.1 * k, 0.22, -0.18 + 0.1 * k, 1.3, lighter(red, 0.35))
     for k in range(3):
         b.box(-0.22, 0.28 + 0.1 * k, 0.25, 0.295 + 0.1 * k, darker(red, 0.4))
     denim: Colour = (70, 98, 156)
-    b.box(-0.16, 0.4, 0.16, 0.8, denim, darker(denim))
+    b.box(-0.16, 0.4, 0.16, 1.3, denim, darker(denim))
     for side in (-1, 1):
         b.polygon(((side * 0.16, 0.2), (side * 0.1, 0.2), (side * 0.09, 0.42), (side * 0.15, 0.42)), denim)
         b.ellipse(side * 0.12, 0.43, 0.02, 0.02, _GOLD)
@@ -78,7 +78,7 @@ def _farmer(b: Brush, r: Random, raised: float) -> None:
 
 def _firefighter(b: Brush, r: Random, raised: float) -> None:
     _torso(b, r, raised, (62, 60, 66))
-    b.line(((0.0, 0.2), (0.0, 0.8)), 0.014, (30, 30, 32))
+    b.line(((0.0, 0.2), (0.0, 1.3)), 0.014, (30, 30, 32))
     b.box(-0.23, 0.4, 0.25, 0.47, (226, 232, 60))
     b.box(-0.24, 0.58, 0.26, 0.65, (226, 232, 60))
     b.box(0.31, 0.5, 0.4, 0.56, (226, 232, 60))
@@ -89,7 +89,7 @@ def _judge(b: Brush, r: Random, raised: float) -> None:
     black = _torso(b, r, raised, (38, 36, 42))
     for side in (-1, 1):
         b.polygon(
-            ((side * 0.07, 0.19), (side * 0.16, 0.22), (side * 0.1, 0.8), (side * 0.03, 0.8)), lighter(black, 0.18)
+            ((side * 0.07, 0.19), (side * 0.16, 0.22), (side * 0.1, 1.3), (side * 0.03, 1.3)), lighter(black, 0.18)
         )
         b.polygon(
             ((side * 0.005, 0.22), (side * 0.05, 0.22), (side * 0.07, 0.42), (side * 0.01, 0.42)), (246, 246, 246)
@@ -99,7 +99,7 @@ def _judge(b: Brush, r: Random, raised: float) -> None:
 
 def _mechanic(b: Brush, r: Random, raised: float) -> None:
     grey = _torso(b, r, raised, (128, 134, 142))
-    b.line(((0.0, 0.2), (0.0, 0.8)), 0.016, (70, 74, 80))
+    b.line(((0.0, 0.2), (0.0, 1.3)), 0.016, (70, 74, 80))
     _collar(b, (200, 60, 50), 0.27)
     b.box(0.06, 0.36, 0.17, 0.46, darker(grey, 0.2), darker(grey, 0.5))
     b.box(-0.17, 0.36, -0.05, 0.41, (236, 236, 230), darker(grey, 0.5))
