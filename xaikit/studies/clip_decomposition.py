@@ -1,0 +1,310 @@
+"""The experiments of paper 4: which parts of CLIP are taken out, and what its answers then are (Gandelsman et al.)."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from tqdm import tqdm
+
+from xaikit.decomposed_dataset import DecomposedDataset
+from xaikit.decomposition import Contributions, Readout
+from xaikit.head_analysis import ablate, ablate_attention_cumulatively, replace_heads
+from xaikit.metrics import SegmentationScores
+from xaikit.models.clip import Clip
+from xaikit.stats import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
+from xaikit.textspan import ContributionMoments, TextSpan, textspan
+
+Head = tuple[int, int]  # layer and head, both counted from 0
+
+
+def name_of(head: Head) -> str:
+    """ "L4.H2", counted from 0 as in the paper."""
+    return f"L{head[0]}.H{head[1]}"
+
+
+# --- contributions ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposed:
+    """The contributions of every head to the embeddings of a data set, rebuilt shard by shard as they are asked for."""
+
+    shards: DecomposedDataset
+    readout: Readout
+    what: str
+
+    @classmethod
+    def of(cls, clip: Clip, images: object, what: str, *, shard_size: int = 512, batch_size: int = 64) -> "Decomposed":
+        """Decompose `images`, [i] -> [3, height, width] in [0, 1], with the image tower of a CLIP."""
+        shards = DecomposedDataset(clip.image_encoder, images, shard_size=shard_size, batch_size=batch_size)
+        return cls(shards, Readout.of(clip.image_encoder), what)
+
+    def __iter__(self) -> Iterator[Contributions]:
+        """The contributions of level "head", a shard at a time."""
+        for shard in self._loaded():
+            yield shard.contributions(self.readout, "head")
+
+    def moments(self, heads: Sequence[Head]) -> ContributionMoments:
+        """Mean and covariance of some heads' contributions over all images."""
+        rows, columns = torch.tensor(heads).T
+        moments = ContributionMoments(self.readout.heads[rows, columns])
+        for shard in self._loaded():
+            moments.add(shard.coordinates()[:, rows, columns])
+        return moments
+
+    def of_heads(self, heads: Sequence[Head]) -> Float[Tensor, "images heads features"]:
+        """The contributions of some heads to all images, in memory."""
+        rows, columns = torch.tensor(heads).T
+        return torch.cat([part.attention[:, rows, columns] for part in self])
+
+    def _loaded(self) -> Iterator:
+        numbers = range(len(self.shards))
+        return (self.shards[number] for number in tqdm(numbers, desc=f"decomposing {self.what}", leave=False))
+
+
+def last_heads(readout: Readout, layers: int) -> list[Head]:
+    """The heads of the last so many layers."""
+    total, heads = readout.heads.shape[:2]
+    return [(layer, head) for layer in range(total - layers, total) for head in range(heads)]
+
+
+def class_embeddings(clip: Clip, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "classes features"]:
+    """One unit vector a class: the mean of the unit embeddings of its prompts, normalised again."""
+    return F.normalize(torch.stack([clip.encode_texts(list(texts)).mean(0) for texts in prompts]), dim=-1)
+
+
+# --- ablations ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is replaced by its mean: z0 and the MLPs, the attention of whole layers, single heads."""
+
+    mlps: bool = False
+    layers: tuple[int, ...] = ()
+    heads: tuple[Head, ...] = ()
+
+
+def predictions(
+    data: Iterable[Contributions],
+    classes: Float[Tensor, "classes features"],
+    means: Contributions,
+    ablations: Mapping[str, Ablation],
+) -> dict[str, Int64[Tensor, " images"]]:
+    """The zero-shot answer to every image under each ablation, in one pass over the data."""
+    answers: dict[str, list[Tensor]] = {name: [] for name in ablations}
+    for part in data:
+        for name, ablation in ablations.items():
+            answers[name].append((ablate(part, means, **vars(ablation)) @ classes.T).argmax(1))
+    return {name: torch.cat(parts) for name, parts in answers.items()}
+
+
+def cumulative_predictions(
+    data: Iterable[Contributions], classes: Float[Tensor, "classes features"], means: Contributions
+) -> Int64[Tensor, "replaced images"]:
+    """The answers as the attention of the first 0, 1, …, L layers is replaced by its mean."""
+    parts = [(ablate_attention_cumulatively(part, means) @ classes.T).argmax(2) for part in data]
+    return torch.cat(parts, 1)
+
+
+def reconstructed_predictions(
+    data: Iterable[Contributions],
+    classes: Float[Tensor, "classes features"],
+    means: Contributions,
+    heads: Sequence[Head],
+    spans: Mapping[str, TextSpan],
+    sizes: Sequence[int],
+) -> dict[tuple[str, int], Int64[Tensor, " images"]]:
+    """The answers with each of `heads` projected onto the first m texts of its basis, for each basis and size m.
+
+    Attention of all other layers is replaced by its mean, the MLPs stay (as in the paper's Figure on pools). The nested
+    bases make one pass enough.
+    """
+    kept = {layer for layer, _ in heads}
+    others = tuple(layer for layer in range(means.attention.shape[1]) if layer not in kept)
+    answers: dict[tuple[str, int], list[Tensor]] = {(name, m): [] for name in spans for m in sizes}
+    rows, columns = torch.tensor(heads).T
+    for part in data:
+        rest = dataclasses.replace(part, embedding=ablate(part, means, layers=others))
+        contributions = part.attention[:, rows, columns]
+        for name, m in answers:
+            replaced = replace_heads(rest, heads, spans[name].reconstruct(contributions, m))
+            answers[name, m].append((replaced @ classes.T).argmax(1))
+    return {key: torch.cat(parts) for key, parts in answers.items()}
+
+
+def accuracy(answers: Int64[Tensor, " images"], labels: Int64[Tensor, " images"], seed: int) -> Interval:
+    """The share of right answers, with its interval over images."""
+    return bootstrap_mean((answers == labels).double().numpy(), seed).within(0.0, 1.0)
+
+
+def accuracy_change(
+    answers: Int64[Tensor, " images"], before: Int64[Tensor, " images"], labels: Int64[Tensor, " images"], seed: int
+) -> Interval:
+    """How much more of the answers are right than `before`: the same images twice, with an interval over images."""
+    gain = (answers == labels).double() - (before == labels).double()
+    return bootstrap_mean(gain.numpy(), seed)
+
+
+# --- texts and roles ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Candidate directions for TextSpan; random directions have no texts."""
+
+    embeddings: Float[Tensor, "texts features"]
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, clip: Clip, texts: Iterable[str]) -> "Pool":
+        """The unit embeddings of the different texts, each once."""
+        different = tuple(dict.fromkeys(texts))
+        return cls(clip.encode_texts(list(different)), different)
+
+    @classmethod
+    def random(cls, count: int, features: int, draw: torch.Generator) -> "Pool":
+        """Unit vectors in random directions."""
+        return cls(F.normalize(torch.randn(count, features, generator=draw), dim=1))
+
+    def span(self, moments: ContributionMoments, m: int) -> TextSpan:
+        """TextSpan over this pool, of at most m texts."""
+        return textspan(moments, self.embeddings, min(m, len(self.embeddings)), texts=self.texts or None)
+
+
+def textspan_of(contributions: Float[Tensor, "images heads features"], pool: Pool, m: int) -> TextSpan:
+    """TextSpan of contributions in memory."""
+    return textspan(contributions, pool.embeddings, m, texts=pool.texts or None)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a head's first texts are about: the share of each topic in the variance that they explain."""
+
+    head: Head
+    texts: tuple[str, ...]
+    explained: float  # by these texts, of the head's variance
+    shares: dict[str, float]
+    topic: str | None  # None is no clear role
+
+
+def topics_of(text: str, topics: Mapping[str, Sequence[str]]) -> list[str]:
+    """The topics whose words occur in a text, as whole words, singular or plural."""
+    words = set(text.lower().replace(",", " ").replace(".", " ").split())
+    words |= {word.removesuffix("s") for word in words}
+    return [topic for topic, known in topics.items() if words & set(known)]
+
+
+def roles(
+    span: TextSpan, heads: Sequence[Head], pool: Pool, topics: Mapping[str, Sequence[str]], *, first: int, least: float
+) -> list[Role]:
+    """The role of each head, by a rule that no one has to read the texts for.
+
+    The variance that each of its `first` texts adds is credited to the topics that the text names, in equal parts. The
+    topic with the most is the head's role if it has at least the share `least` of what these texts explain.
+    """
+    found = []
+    for row, head in enumerate(heads):
+        picks = [int(pick) for pick in span.picks[row, :first] if pick >= 0]
+        gains = np.diff(span.explained[row, : len(picks)].numpy(), prepend=0.0)
+        credit = dict.fromkeys(topics, 0.0)
+        for pick, gain in zip(picks, gains, strict=True):
+            named = topics_of(pool.texts[pick], topics)
+            for topic in named:
+                credit[topic] += gain / len(named)
+        total = float(gains.sum())
+        shares = {topic: value / total for topic, value in credit.items()}
+        best = max(shares, key=lambda topic: shares[topic])
+        texts = tuple(pool.texts[pick] for pick in picks)
+        found.append(Role(head, texts, total, shares, best if shares[best] >= least else None))
+    return found
+
+
+def with_role(found: Iterable[Role], topic: str) -> tuple[Head, ...]:
+    """The heads with one role."""
+    return tuple(role.head for role in found if role.topic == topic)
+
+
+# --- what heads truly carry ---------------------------------------------------------------------------------------
+
+
+def variance_explained(
+    contributions: Float[Tensor, "images heads features"], labels: Int64[Tensor, " images"]
+) -> Float[Tensor, " heads"]:
+    """The share of each head's variance that lies between the values of a factor (η², the one-way R²), in float64."""
+    x = contributions.double()
+    x = x - x.mean(0)
+    within = torch.zeros(x.shape[1], dtype=torch.float64)
+    for value in labels.unique():
+        group = x[labels == value]
+        within += (group - group.mean(0)).square().sum((0, 2))
+    return 1 - within / x.square().sum((0, 2))
+
+
+def chance_of_variance_explained(values: int, images: int) -> float:
+    """What a factor that a head knows nothing about explains on average: (values − 1) / (images − 1)."""
+    return (values - 1) / (images - 1)
+
+
+# --- worst groups -------------------------------------------------------------------------------------------------
+
+
+def worst_group(correct: np.ndarray, groups: np.ndarray) -> float:
+    """The accuracy of the group with the lowest: `correct` [images] is 0 or 1, `groups` [images] numbers the groups."""
+    groups = groups.astype(int)
+    right, sizes = np.bincount(groups, correct), np.bincount(groups)
+    return float((right[sizes > 0] / sizes[sizes > 0]).min())
+
+
+def worst_group_interval(correct: Bool[Tensor, " images"], groups: Int64[Tensor, " images"], seed: int) -> Interval:
+    """The worst group's accuracy; the interval is over images, and the group may change from resample to resample."""
+    return bootstrap(worst_group, correct.numpy(), groups.numpy(), seed=seed)
+
+
+def worst_group_gain(
+    correct: Bool[Tensor, " images"],
+    others: Sequence[Bool[Tensor, " images"]],
+    groups: Int64[Tensor, " images"],
+    seed: int,
+) -> Interval:
+    """How much better the worst group is than those of the `others` (draws) are on average.
+
+    The interval is over images, the same for all, and over the draws where there are several.
+    """
+
+    def gain(tables: np.ndarray) -> float:
+        members = tables[0, :, 2]
+        return worst_group(tables[0, :, 0], members) - float(np.mean([worst_group(t[:, 1], members) for t in tables]))
+
+    tables = [np.stack([correct.numpy(), other.numpy(), groups.numpy()], 1) for other in others]
+    if len(tables) == 1:
+        return bootstrap(lambda table: gain(table[None]), tables[0], seed=seed)
+    return cluster_bootstrap(tables, gain, seed=seed, crossed=True)
+
+
+def mean_worst_group(draws: Sequence[Bool[Tensor, " images"]], groups: Int64[Tensor, " images"], seed: int) -> Interval:
+    """The mean over draws of the worst group's accuracy, with an interval over draws and images."""
+    tables = [np.stack([draw.numpy(), groups.numpy()], 1) for draw in draws]
+
+    def mean(drawn: np.ndarray) -> float:
+        return float(np.mean([worst_group(table[:, 0], drawn[0, :, 1]) for table in drawn]))
+
+    return cluster_bootstrap(tables, mean, seed=seed, crossed=True)
+
+
+# --- segmentation -------------------------------------------------------------------------------------------------
+
+
+def segmentation_lead(scores: Mapping[str, SegmentationScores], ours: str, seed: int) -> dict[str, Interval]:
+    """For each measure, how far `ours` lies above the best of the others, with an interval over images."""
+    lead = {}
+    for measure in SegmentationScores.MEASURES:
+        others = {name: score.interval(measure, seed).value for name, score in scores.items() if name != ours}
+        best = max(others, key=lambda name: others[name])
+        lead[measure] = scores[ours].minus(scores[best], measure, seed)
+    return lead

@@ -1,0 +1,267 @@
+"""The pictures and texts of paper 4: drawn scenes under the mini profile, the paper's data sets under its own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+
+from xaikit import world
+from xaikit.datasets import imagenet
+from xaikit.datasets import waterbirds as real_waterbirds
+from xaikit.datasets.imagenet_segmentation import read_segmentation
+from xaikit.models.clip import Clip
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.paths import DATASETS
+from xaikit.profiles import Settings
+from xaikit.record import published
+from xaikit.seeding import generator, rng
+from xaikit.studies.clip_decomposition import Head, Pool
+from xaikit.world import SceneSet
+from xaikit.world.language import article
+from xaikit.world.scene_birds import Birds
+
+WORLD = "world"  # the value of a profile's `data` that asks for drawn scenes
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Images in [0, 1] by position, the class of each, and what else is known of them.
+
+    `prompts` holds the sentences of each class. `factors` gives for each topic the value's number, -1 where an image
+    has no such factor. `groups` numbers the groups of `group_names`, where there are any.
+    """
+
+    images: Any
+    labels: Int64[Tensor, " images"]
+    names: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    factors: dict[str, Int64[Tensor, " images"]]
+    groups: Int64[Tensor, " images"] | None = None
+    group_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def class_name(self, index: int) -> str:
+        """The name of the class of an image."""
+        return self.names[int(self.labels[index])]
+
+
+class Prepared(Dataset):
+    """Photographs of any size as the model sees them, but in [0, 1]: resized and cropped one by one."""
+
+    def __init__(self, photographs: Sequence[Any], size: int) -> None:
+        self.photographs = photographs
+        self.crop = Preprocessed(torch.nn.Identity(), size, (0.0,) * 3, (1.0,) * 3).prepare
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "3 size size"]:
+        return self.crop(self.photographs[index].image[None] / 255)[0]
+
+
+# --- what is classified -------------------------------------------------------------------------------------------
+
+
+def classification(cfg: Settings, seed: int, split: str = "test") -> Labelled:
+    """The images of the zero-shot classification: all classes of the drawn world, or ImageNet.
+
+    Of the drawn scenes nothing goes together: each class is anywhere. ImageNet's validation images are test images, as
+    in the paper; as its "validation" part serve every tenth of them, which then are no test images.
+    """
+    if cfg.data == WORLD:
+        return _scenes(cfg.per_class, seed, split)
+    everything = imagenet.read_validation(DATASETS / cfg.imagenet)
+    held_out = [index % 10 == 0 for index in range(len(everything))]
+    chosen = everything.select([i for i, out in enumerate(held_out) if out == (split == "validation")])
+    prompts = tuple(tuple(imagenet.prompts(name)) for name in imagenet.CLASS_NAMES)
+    return Labelled(Prepared(chosen, cfg.size), chosen.labels, imagenet.CLASS_NAMES, prompts, {"object": chosen.labels})
+
+
+def _scenes(per_class: int, seed: int, split: str) -> Labelled:
+    """Scenes of all families, `per_class` of each of the 8 species, 9 categories, 10 professions and 16 cars."""
+    sets = {
+        "birds": world.birds(8 * per_class, seed=seed, split=split, alignment=0.5),
+        "nine": world.nine(9 * per_class, seed=seed, split=split, alignment=1 / 9),
+        "people": world.people(10 * per_class, seed=seed, split=split, alignment=0.5, workplace=0.1),
+        "cars": world.cars(16 * per_class, seed=seed, split=split, written=0.5, alignment=1.0),
+    }
+    names: list[str] = []
+    labels = []
+    for family, scenes in sets.items():
+        own, label = _classes(family, scenes)
+        labels.append(label + len(names))
+        names += own
+    label = torch.cat(labels)
+    # The names of the same factor in different families; -1 where a family has none.
+    topics = {
+        "object": None,
+        "colour": {"birds": "colour", "nine": "colour", "cars": "colour"},
+        "count": {"birds": "count"},
+        "place": {"birds": "place", "nine": "place", "people": "place", "cars": "background"},
+        "pattern": {"nine": "pattern"},
+        "looks": {"people": "presentation"},
+        "text": {"cars": "text"},
+    }
+    factors = {topic: label if columns is None else _joined(sets, columns) for topic, columns in topics.items()}
+    prompts = tuple((f"a photo of {article(name)}",) for name in names)
+    images = ConcatDataset([scenes.images() for scenes in sets.values()])
+    return Labelled(images, label, tuple(names), prompts, factors)
+
+
+def _classes(family: str, scenes: SceneSet) -> tuple[list[str], Int64[Tensor, " n"]]:
+    """The class names of a family and the class of each scene; a car's class is its make and model."""
+    if family != "cars":
+        own = scenes.family.CLASS
+        return [str(value) for value in scenes.values(own)], scenes.labels(own)
+    makes, models = scenes.values("make"), scenes.values("model")
+    names = [f"{make} {model}" for make in makes for model in models]
+    return names, scenes.labels("make") * len(models) + scenes.labels("model")
+
+
+def _joined(sets: dict[str, SceneSet], columns: dict[str, str]) -> Int64[Tensor, " images"]:
+    """One factor over all families, its values numbered by their names."""
+    numbers: dict[Any, int] = {}
+    parts = []
+    for family, scenes in sets.items():
+        if family in columns:
+            values = [numbers.setdefault(value, len(numbers)) for value in scenes.values(columns[family])]
+            parts.append(torch.tensor(values)[scenes.labels(columns[family])])
+        else:
+            parts.append(torch.full((len(scenes),), -1))
+    return torch.cat(parts)
+
+
+def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
+    """Waterbirds and landbirds, each as often on water as on land, with the four groups."""
+    if cfg.data == WORLD:
+        scenes = world.birds(cfg.birds[split], seed=seed, split=split, alignment=0.5)
+        names = ("landbird", "waterbird")
+        label = (scenes.labels("kind") == scenes.values("kind").index("waterbird")).long()
+        background = (scenes.labels("background") == scenes.values("background").index("water")).long()
+        images: Any = scenes.images()
+        prompts = tuple((Birds.PROMPTS["kind"][name],) for name in names)
+        groups = 2 * label + background
+    else:
+        chosen = real_waterbirds.read_waterbirds(DATASETS / cfg.waterbirds, {"validation": "val"}.get(split, split))
+        names, label, background = real_waterbirds.CLASS_NAMES, chosen.labels, chosen.backgrounds
+        images, groups = Prepared(chosen, cfg.size), chosen.groups
+        prompts = tuple(tuple(imagenet.prompts(name)) for name in names)
+    factors = {"object": label, "place": background}
+    return Labelled(images, label, names, prompts, factors, groups, real_waterbirds.GROUP_NAMES)
+
+
+# --- what is segmented ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """Images in [0, 1] with the masks of their objects, by position."""
+
+    read: Callable[[int], tuple[Tensor, Tensor]]
+    count: int
+
+    def batches(
+        self, size: int
+    ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Bool[Tensor, "batch height width"]]]:
+        """Batches of `size`, in order; images without an object are left out."""
+        for start in range(0, self.count, size):
+            pairs = [self.read(index) for index in range(start, min(start + size, self.count))]
+            if pairs := [(image, mask) for image, mask in pairs if mask.any()]:
+                yield torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+def segmentation(cfg: Settings, seed: int) -> Segmented:
+    """Images of single objects with exact masks: drawn birds and things, or ImageNet-Segmentation."""
+    if cfg.data == WORLD:
+        half = cfg.segmented // 2
+        birds = world.birds(half, seed=seed, split="test", alignment=0.5).replace(count=1)
+        things = world.nine(half, seed=seed, split="test", alignment=1 / 9)
+        images = torch.cat([birds.images(), things.images()])
+        masks = torch.cat([birds.masks("birds"), things.masks("object")])
+        order = torch.randperm(len(images), generator=generator(seed, "segmentation"))
+        return Segmented(lambda index: (images[order[index]], masks[order[index]]), len(images))
+    scenes = read_segmentation(DATASETS / cfg.segmentation, cfg.size, cfg.alignment)
+    prepared = Prepared(scenes, cfg.size)
+    return Segmented(lambda index: (prepared[index], scenes[index].mask), len(scenes))
+
+
+def heatmap_examples(cfg: Settings, seed: int) -> tuple[Float[Tensor, "images 3 height width"], list[str]]:
+    """A few images, and texts to look for in them."""
+    texts = list(cfg.heatmap_texts)
+    if cfg.data == WORLD:
+        birds = world.birds(200, seed=seed, split="test", alignment=0.5)
+        things = world.nine(100, seed=seed, split="test", alignment=0.0)
+        cars = world.cars(100, seed=seed, split="test", written=1.0)
+        two = next(i for i, scene in enumerate(birds) if scene.count == 2 and scene.background == "water")
+        one = next(i for i, scene in enumerate(birds) if scene.count == 1 and scene.background == "land")
+        red = next(i for i, scene in enumerate(things) if scene.colour == "red" and scene.category == "dog")
+        return torch.stack(
+            [birds[[two]].images()[0], birds[[one]].images()[0], things[[red]].images()[0], cars[:1].images()[0]]
+        ), texts
+    data = classification(cfg, seed)
+    chosen = rng(seed, "heatmaps").choice(len(data), 4, replace=False)
+    return torch.stack([data.images[int(index)] for index in chosen]), texts
+
+
+# --- texts ----------------------------------------------------------------------------------------------------------
+
+
+def pools(cfg: Settings, clip: Clip, seed: int) -> dict[str, Pool]:
+    """The four pools of candidate texts: general descriptions, common words, class-specific texts, random directions.
+
+    Under the mini profile they come from the world's own grammar, as its CLIP knows no other words; the common words
+    are its whole vocabulary. Under the paper profile they are the published lists.
+    """
+    if cfg.data == WORLD:
+        draw = rng(seed, "pools")
+        general = world.descriptions(draw, cfg.pool)
+        special = [f"<{name}>" for name in ("pad", "unk", "start", "end")]
+        words = sorted(word for word in clip.tokenizer.tokenizer.get_vocab() if word not in special)
+        each = cfg.class_pool // len(world.FAMILIES)
+        specific = [text for family in world.FAMILIES.values() for text in world.class_descriptions(family, draw, each)]
+    else:
+        general, words, specific = (
+            [line.strip() for line in (DATASETS / cfg.text_pools / name).read_text().splitlines() if line.strip()]
+            for name in (
+                "image_descriptions_general.txt",
+                "google_3498_english.txt",
+                "image_descriptions_per_class.txt",
+            )
+        )
+    made = {"general": general, "common words": words, "class-specific": specific}
+    found = {name: Pool.of(clip, texts) for name, texts in made.items()}
+    size, features = found["general"].embeddings.shape
+    return found | {"random": Pool.random(size, features, generator(seed, "pools", "random"))}
+
+
+# --- what the paper says --------------------------------------------------------------------------------------------
+
+
+def published_id(cfg: Settings, pattern: str | None) -> str | None:
+    """The id of a published number, `{model}` in its pattern being the profile's model."""
+    return None if pattern is None else f"gandelsman.{pattern.format(model=cfg.published_as)}"
+
+
+def published_heads(cfg: Settings) -> tuple[Head, ...]:
+    """The heads for places that the authors chose by hand for the profile's model; none for the mini one."""
+    if cfg.data == WORLD:
+        return ()
+    base = f"gandelsman.waterbirds.{cfg.published_as}.ablated"
+    found = []
+    for kind in ("geo", "setting"):
+        number = 1
+        while True:
+            try:
+                found.append(
+                    (int(published(f"{base}.{kind}-{number}.layer")), int(published(f"{base}.{kind}-{number}.head")))
+                )
+            except ValueError:
+                break
+            number += 1
+    return tuple(dict.fromkeys(found))
