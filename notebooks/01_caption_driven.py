@@ -137,16 +137,16 @@ def curves(name):
 
 
 SETS = ("train", "validation", "test", "real world")
-figure, ax = plt.subplots(figsize=(6.4, 3.6))
+figure, ax = plt.subplots(figsize=(7.4, 3.6))
 sns.lineplot(
     curves("biased"), x="epoch", y="accuracy", hue="set", style="set", markers=True, dashes=False, ax=ax,
     hue_order=SETS, style_order=SETS, errorbar=("pi", 100),
     palette=[plots.SKY, plots.BLUE, plots.GREEN, plots.VERMILLION],
 )  # fmt: skip
 ax.axhline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
-ax.text(ax.get_xlim()[0], 0.51, " chance", color=plots.GREY)
+ax.text(ax.get_xlim()[1], 0.49, "chance ", color=plots.DARK, ha="right", va="top")
 ax.set(xlabel="epoch", ylabel="accuracy", ylim=(0.4, 1.02), title="Biased standalone model, all folds (band: range)")
-ax.legend(title="")
+ax.legend(title="", loc="center left", bbox_to_anchor=(1.01, 0.5))
 record.figure("fig1", figure)
 plt.show(figure)
 
