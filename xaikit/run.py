@@ -232,12 +232,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m xaikit.run`: returns 0, or 1 when a notebook failed or the request makes no sense."""
     about = "Run notebooks, all by default."
     parser = argparse.ArgumentParser(prog="python -m xaikit.run", description=about)
-    parser.add_argument("names", nargs="*", metavar="NOTEBOOK")
-    parser.add_argument("--profile", default="mini")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument(
+        "names", nargs="*", metavar="NOTEBOOK", help="such as 01_caption_driven; all of them by default"
+    )
+    parser.add_argument("--profile", default="mini", help="mini (default) or paper: which models, data and sizes")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of all random draws (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="run even what is up to date")
     parser.add_argument("--timeout", type=int, help="seconds that a cell may take (default: the profile's)")
-    parser.add_argument("--parameter", type=_assignment, action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--parameter", type=_assignment, action="append", default=[], metavar="NAME=VALUE",
+        help="for the notebook's cell tagged parameters, beside profile and seed",
+    )  # fmt: skip
     parser.add_argument("--report", action="store_true", help="only show what the last runs left")
     parser.add_argument("--notebooks", action="store_true", help="write the executed notebooks/*.ipynb")
     options = parser.parse_args(arguments)
