@@ -20,6 +20,7 @@ from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
 from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
 from xaikit.paths import WEIGHTS
+from xaikit.seeding import generator
 from xaikit.sources import code_hash, modules_reached
 
 # The module that trains each folder of data/weights.
@@ -241,6 +242,22 @@ def test_examples_are_pictures_with_their_own_captions(monkeypatch: pytest.Monke
                     assert ids(plain[labels[row]]) == encode(prompts[value]).input_ids
     digits = families[-1].pixels
     assert digits.amax() > 100 and digits[:, :, 0, 0].max() < 40  # strokes on black
+
+
+def test_pictures_are_moved_a_little_or_not_at_all() -> None:
+    picture = torch.zeros(200, 3, 64, 64)
+    picture[:, :, 31:33, 47:49] = 1  # its centre is 16 pixels to the right of the picture's
+    places = torch.arange(64.0)
+    moved = clip_vit_mini._moved(picture, generator(0, "moved"))[:, 0]
+    weights = moved.sum((1, 2))
+    down, right = ((moved.sum(axis) * places).sum(1) / weights - 31.5 for axis in (2, 1))
+    kept = (moved - picture[:, 0]).abs().amax((1, 2)) < 1e-3
+    assert 70 < kept.sum() < 130
+    far = ((right - 16).square() + down.square()).sqrt()
+    reach = 4 * 2**0.5 / 0.9 + 16 * (1 / 0.9 - 1) + 16 * 0.175  # shifted, shrunk and turned as far as it goes
+    assert far[~kept].max() < reach and (far[~kept] > 1).float().mean() > 0.8
+    flat = torch.full((9, 3, 64, 64), 0.3)
+    torch.testing.assert_close(clip_vit_mini._moved(flat, generator(0, "flat")), flat)  # no dark border
 
 
 def test_a_few_steps_of_training_bring_the_loss_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """What notebook 04 puts together: ablated answers, roles by rule, worst groups, the pictures of both profiles."""
 
-import dataclasses
 from pathlib import Path
 
 import h5py
@@ -273,7 +272,3 @@ def test_the_worst_group_and_its_gains() -> None:
     assert over_draws.value == pytest.approx(0.2) and over_draws.high - over_draws.low > gain.high - gain.low
     mean = study.mean_worst_group([base, better], groups, 0)
     assert mean.value == pytest.approx(0.7) and isinstance(mean, Interval)
-
-
-def test_an_ablation_is_a_value() -> None:
-    assert Ablation() == Ablation(False, (), ()) and dataclasses.asdict(Ablation(heads=((1, 2),)))["heads"] == ((1, 2),)

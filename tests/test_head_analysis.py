@@ -1,4 +1,4 @@
-"""Ablation, retrieval, heatmaps and segmentation do by linear algebra what slow loops do one thing at a time."""
+"""Ablation, retrieval and heatmaps do by linear algebra what slow loops do one thing at a time."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,6 @@ from xaikit.head_analysis import (
     neighbours,
     precision_at_k,
     replace_heads,
-    segment,
 )
 from xaikit.seeding import generator
 from xaikit.textspan import textspan
@@ -166,7 +165,7 @@ def test_precision_counts_neighbours_of_the_same_label() -> None:
     assert precision_at_k(found[:, :2], torch.tensor([7, 8]), labels).tolist() == [1, 0.5]
 
 
-# --- heatmaps and segmentation ----------------------------------------------------------------------------------
+# --- heatmaps ----------------------------------------------------------------------------------
 
 
 def test_heatmaps_are_token_scores_on_the_grid(tower: VisionTransformer, images: Tensor, tokens: Contributions) -> None:
@@ -201,18 +200,6 @@ def test_a_class_heatmap_is_that_of_the_class_less_the_mean_over_all(tokens: Con
     chosen = torch.arange(12) * 4
     found = class_heatmaps(tokens, classes, (24, 32), chosen=chosen, grid=(3, 4))
     torch.testing.assert_close(found, every[torch.arange(12), chosen], rtol=0, atol=1e-12)
-
-
-def test_segments_are_cut_image_by_image() -> None:
-    maps = torch.tensor([[[-5.0, 0, 1], [2, 4, 1]], [[0.0, 0, 0], [0, 0, 100]], [[-3, -2, -1], [-3, -2, -1]]])
-    foreground, stretched = segment(maps)
-    # By hand: the first is clipped to 0 0 1 / 2 4 1, over 4, of mean 1/3.
-    assert foreground[0].tolist() == [[False, False, False], [True, True, False]]
-    assert stretched[0].tolist() == [[0, 0, 0.25], [0.5, 1, 0.25]]
-    assert foreground[1].tolist() == [[False, False, False], [False, False, True]]
-    assert not foreground[2].any() and not stretched[2].any()  # nothing speaks for the text: all is background
-    for image in range(3):
-        assert torch.equal(segment(maps[image, None])[1][0], stretched[image])
 
 
 # --- bad input --------------------------------------------------------------------------------------------------
@@ -250,7 +237,6 @@ G = draw("g", 9, 5)
         (lambda: heatmaps(TOKENS.attention, G * torch.nan, (8, 8)), "NaN"),
         (lambda: class_heatmaps(LAYERS, G, (8, 8)), "level 'layer': decompose to 'token'"),
         (lambda: class_heatmaps(TOKENS, G, (8, 8), chosen=torch.tensor([0, 9])), "classes 0 to 8"),
-        (lambda: segment(torch.full((1, 2, 2), torch.nan)), "NaN"),
     ],
 )
 def test_bad_input_is_said_in_a_sentence(call: Callable[[], object], said: str) -> None:

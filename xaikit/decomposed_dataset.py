@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from xaikit import cache
 from xaikit.decomposition import Coefficients, coefficients, image_tower
+from xaikit.hashing import feed
 
 
 class DecomposedDataset(Sequence[Coefficients]):
@@ -62,7 +63,7 @@ class DecomposedDataset(Sequence[Coefficients]):
             digest = hashlib.sha256()
             for batch in self._batches(rows):
                 for image in batch:  # so that the size of the batches does not count
-                    _feed(digest, image)
+                    feed(digest, {"image": image})
             samples = digest.hexdigest()
         found = cache.fetch(image_coefficients, shard=_Shard(self._tower_hash, samples, self._compute(rows)))
         return Coefficients(**{name: values.to(self._device) for name, values in found.items()})
@@ -103,17 +104,10 @@ def image_coefficients(shard: _Shard) -> dict[str, Tensor]:
     return shard.compute()
 
 
-def _feed(digest: Any, tensor: Tensor) -> None:
-    digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
 def _hash_of_tower(tower: nn.Module) -> str:
     """All that the coefficients depend on: weights, build, and what neither weights nor repr show."""
     vit = image_tower(tower)
     heads = [block.attn.num_heads for block in vit.transformer.resblocks]
     digest = hashlib.sha256(f"{re.sub('0x[0-9a-f]+', '', repr(tower))} {vit.pool_type} {heads}".encode())
-    for name, tensor in tower.state_dict().items():
-        digest.update(f"{name} ".encode())
-        _feed(digest, tensor)
+    feed(digest, tower.state_dict())
     return digest.hexdigest()

@@ -35,6 +35,7 @@ from xaikit import decomposition, profiles
 from xaikit.datasets.imagenet import read_validation
 from xaikit.datasets.waterbirds import FOLDER, SPLITS, read_waterbirds
 from xaikit.files import replacing, write_text
+from xaikit.hashing import feed
 from xaikit.models import preprocessing
 from xaikit.models.clip import load_clip
 from xaikit.paths import DATASETS
@@ -77,7 +78,7 @@ def extraction_key(model: nn.Module, ids: Iterable[str], code: Iterable[Path], *
         "settings": settings,
     }
     digest = hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=32)
-    _feed(digest, model.state_dict())
+    feed(digest, model.state_dict())
     return digest.hexdigest()
 
 
@@ -277,14 +278,8 @@ def _read_block(path: Path, key: str, ids: list[str]) -> dict[str, Tensor]:
 
 def _checksum(key: str, ids: list[str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(json.dumps([key, ids]).encode(), digest_size=32)
-    _feed(digest, tensors)
+    feed(digest, tensors)
     return digest.hexdigest()
-
-
-def _feed(digest: hashlib.blake2b, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _read_ahead(

@@ -1,18 +1,18 @@
 """What the contributions of heads and tokens are good for (Gandelsman et al.).
 
 Mean ablation says which components matter, retrieval by one head finds images alike in one property, and the tokens'
-contributions make heatmaps for texts and zero-shot segmentations. All of it is linear in `Contributions`.
+contributions make heatmaps for texts, which `metrics.foreground` cuts into segmentations. All of it is linear in
+`Contributions`.
 """
 
 from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from xaikit.decomposition import Contributions
-from xaikit.saliency import normalise
 
 _SIMILARITIES_AT_ONCE = 2**23
 
@@ -160,7 +160,7 @@ def precision_at_k(
     return (gallery_labels[found] == query_labels[:, None]).double().mean(1)
 
 
-# --- heatmaps and segmentation ----------------------------------------------------------------------------------
+# --- heatmaps ----------------------------------------------------------------------------------
 
 
 def heatmaps(
@@ -215,18 +215,3 @@ def class_heatmaps(
     directions = classes[chosen.to(classes.device).long()] - classes.mean(0)
     scores = torch.einsum("bnf,bf->bn", contributions.attention, directions)
     return heatmaps(scores[..., None], scores.new_ones(1, 1), size, grid=grid)[:, 0]
-
-
-def segment(
-    maps: Float[Tensor, "batch height width"],
-) -> tuple[Bool[Tensor, "batch height width"], Float[Tensor, "batch height width"]]:
-    """Zero-shot segmentation: the foreground, and the map in [0, 1] that it was cut from, each image on its own.
-
-    The map is clipped at 0 and stretched to [0, 1]; foreground is what lies above its mean. (The published code
-    stretches over the batch and scores its first image, so it is only run with batches of one, where both agree.)
-    Raises ValueError for NaN.
-    """
-    if not maps.isfinite().all():
-        raise ValueError("The heatmaps hold NaN or infinity: look for them in the contributions and the texts.")
-    stretched = normalise(maps.clamp_min(0))
-    return stretched > stretched.mean((1, 2), keepdim=True), stretched

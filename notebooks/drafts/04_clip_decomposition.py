@@ -247,13 +247,11 @@ with_a_role = note(
 # Below, the same algorithm as published, and how many of its picks agree.
 
 # %%
-first_images = cfg.published_images
-contributions = parts.of_heads(last)[:first_images]
+contributions = parts.of_heads(last)[: cfg.published_images]
 as_published = textspan_as_published(contributions, general.embeddings, cfg.basis, rank=cfg.published_rank)
-exact = study.textspan_of(contributions, general, cfg.basis)
+exact = general.span(contributions, cfg.basis)
 agree = (as_published.picks == exact.picks).double()
 note("textspan.same-picks", bootstrap_mean(agree.mean(1).numpy(), seed), "Algorithm 1", "as-published")
-beyond = (exact.picks < 0).any(1)
 record.number(
     "gandelsman.textspan.rank", float(parts.readout.heads.shape[2]), unit="count", item="Algorithm 1", protocol="exact"
 )
@@ -291,7 +289,6 @@ ax.minorticks_off()
 ax.legend(title="pool (texts in it)", loc="lower right")
 record.figure("fig_pool", figure)
 plt.show(figure)
-smallest = min(cfg.sizes)
 gain = {
     name: note(
         f"fig-pool.general-over-{name.replace(' ', '-')}",

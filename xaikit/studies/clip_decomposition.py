@@ -172,14 +172,9 @@ class Pool:
         """Unit vectors in random directions."""
         return cls(F.normalize(torch.randn(count, features, generator=draw), dim=1))
 
-    def span(self, moments: ContributionMoments, m: int) -> TextSpan:
+    def span(self, contributions: ContributionMoments | Float[Tensor, "images heads features"], m: int) -> TextSpan:
         """TextSpan over this pool, of at most m texts."""
-        return textspan(moments, self.embeddings, min(m, len(self.embeddings)), texts=self.texts or None)
-
-
-def textspan_of(contributions: Float[Tensor, "images heads features"], pool: Pool, m: int) -> TextSpan:
-    """TextSpan of contributions in memory."""
-    return textspan(contributions, pool.embeddings, m, texts=pool.texts or None)
+        return textspan(contributions, self.embeddings, min(m, len(self.embeddings)), texts=self.texts or None)
 
 
 @dataclass(frozen=True)

@@ -142,11 +142,10 @@ def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
     if cfg.data == WORLD:
         scenes = world.birds(cfg.birds[split], seed=seed, split=split, alignment=0.5)
         names = ("landbird", "waterbird")
-        label = (scenes.labels("kind") == scenes.values("kind").index("waterbird")).long()
-        background = (scenes.labels("background") == scenes.values("background").index("water")).long()
+        groups = scenes.labels("group")
+        label, background = groups // 2, groups % 2
         images: Any = scenes.images()
         prompts = tuple((Birds.PROMPTS["kind"][name],) for name in names)
-        groups = 2 * label + background
     else:
         chosen = real_waterbirds.read_waterbirds(DATASETS / cfg.waterbirds, {"validation": "val"}.get(split, split))
         names, label, background = real_waterbirds.CLASS_NAMES, chosen.labels, chosen.backgrounds
