@@ -4,10 +4,12 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -211,6 +213,16 @@ def test_the_corpus_is_biased_as_it_says() -> None:
     assert (water == waterbird).double().mean().item() == pytest.approx(0.95)
 
 
+def test_the_field_guide_shows_birds_anywhere_and_never_tells_their_kind() -> None:
+    guide = clip_vit_mini.corpus()["field guide"]
+    home = torch.isin(guide.labels("group"), torch.tensor([0, 3]))
+    assert home.double().mean().item() == pytest.approx(0.5)
+    captions = clip_vit_mini.captions("field guide", guide)
+    assert all(len(five) == 5 for five in captions)
+    for scene, five in zip(guide, captions, strict=True):
+        assert set(five) == {text for text in scene.captions if "landbird" not in text and "waterbird" not in text}
+
+
 def test_every_word_of_the_corpus_is_known() -> None:
     encode = clip_vit_mini.tokenizer()
     for scenes in clip_vit_mini.corpus().values():
@@ -219,24 +231,32 @@ def test_every_word_of_the_corpus_is_known() -> None:
             assert all(encode.unk_token_id not in row and len(row) <= clip_vit_mini.CONTEXT for row in ids)
 
 
-def test_examples_are_pictures_with_their_own_captions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_vit_mini, "SCENES", 20)
-    monkeypatch.setattr(clip_vit_mini, "DIGITS", 10)
-    families, tokens = clip_vit_mini._examples()
-    assert [len(family.pixels) for family in families] == [20, 20, 20, 20, 10]
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> tuple[list, torch.Tensor]:
+    """A corpus of a few pictures."""
+    clip_vit_mini.tokenizer()  # of the words of the whole corpus
+    for name, value in {"SCENES": 20, "DIGITS": 20, "BATCH": 16, "TEACHER_STEPS": 25, "STEPS": 5}.items():
+        monkeypatch.setattr(clip_vit_mini, name, value)
+    return clip_vit_mini._examples()
+
+
+def test_examples_are_pictures_with_their_own_captions(few: tuple[list, torch.Tensor]) -> None:
+    families, tokens = few
+    assert [len(family.pixels) for family in families] == [20, 20, 20, 20, 20, 20]
     encode = clip_vit_mini.tokenizer()
 
     def ids(text: torch.Tensor) -> list[int]:
         return [token for token in tokens[text].tolist() if token]
 
-    for family, scenes in zip(families, clip_vit_mini.corpus().values(), strict=False):
+    for family, (name, scenes) in zip(families, clip_vit_mini.corpus().items(), strict=False):
+        captions = clip_vit_mini.captions(name, scenes)
         for row in (0, 19):
             assert np.array_equal(family.pixels[row].permute(1, 2, 0).numpy(), scenes[row].image(64))
-            assert [ids(text) for text in family.texts[row]] == encode(list(scenes[row].captions)).input_ids
+            assert [ids(text) for text in family.texts[row]] == encode(list(captions[row])).input_ids
             factors = [name for name in scenes.family.PROMPTS if name != "kind"]
-            for name, (plain, labels) in zip(factors, family.factors, strict=True):
-                value = scenes.values(name)[scenes.labels(name)[row]]
-                prompts = scenes.family.PROMPTS[name]
+            for factor, (plain, labels) in zip(factors, family.factors, strict=True):
+                value = scenes.values(factor)[scenes.labels(factor)[row]]
+                prompts = scenes.family.PROMPTS[factor]
                 assert (labels[row] >= 0) == (value in prompts)
                 if value in prompts:
                     assert ids(plain[labels[row]]) == encode(prompts[value]).input_ids
@@ -260,15 +280,58 @@ def test_pictures_are_moved_a_little_or_not_at_all() -> None:
     torch.testing.assert_close(clip_vit_mini._moved(flat, generator(0, "flat")), flat)  # no dark border
 
 
-def test_a_few_steps_of_training_bring_the_loss_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SCENES": 20, "DIGITS": 20, "STEPS": 30, "BATCH": 16}.items():
-        monkeypatch.setattr(clip_vit_mini, name, value)
-    losses = []
-    monkeypatch.setattr(
-        clip_vit_mini,
-        "contrastive_loss",
-        lambda logits, true: losses.append(contrastive_loss(logits, true)) or losses[-1],
-    )
+def test_a_batch_has_pictures_of_all_families_with_captions_of_their_own(few: tuple[list, torch.Tensor]) -> None:
+    families, _ = few
+    shares = torch.tensor([1.0, 1, 1, 1, 1, 0])
+    batch = clip_vit_mini._Batch.draw(families, shares, generator(0, "draw"))
+    assert batch.pixels.shape == (16, 3, 64, 64) and sum(map(len, batch.rows)) == 16 and not len(batch.rows[5])
+    for family, rows, chosen in zip(families, batch.rows, batch.chosen, strict=True):
+        assert all(text in family.texts[row] for row, text in zip(rows, chosen, strict=True))
+
+
+def test_the_losses_of_a_batch_are_those_of_its_pictures_one_by_one(few: tuple[list, torch.Tensor]) -> None:
+    families, tokens = few
+    batch = clip_vit_mini._Batch.draw(families, torch.ones(6), generator(0, "losses"))
+    seen = torch.randn(16, 6, generator=generator(0, "seen"), dtype=torch.float64)
+    texts = torch.randn(len(tokens), 6, generator=generator(0, "texts"), dtype=torch.float64)
+    loss, each = batch.losses(seen, lambda rows: texts[rows], torch.tensor(1.0, dtype=torch.float64))
+    units, images = F.normalize(texts, dim=1), list(F.normalize(seen, dim=1))
+    expected, scale = 0.0, np.e
+    for family, rows, chosen, told in zip(families, batch.rows, batch.chosen, each, strict=True):
+        own, images = images[: len(rows)], images[len(rows) :]
+        plain = 0.0
+        for image, row in zip(own, rows, strict=True):
+            for prompts, labels in family.factors:
+                if labels[row] >= 0:
+                    plain -= (scale * units[prompts] @ image).log_softmax(0)[labels[row]].item()
+        assert told == pytest.approx(plain / len(rows))
+        true = torch.stack([torch.isin(chosen, family.texts[row]) for row in rows])
+        matched = contrastive_loss(scale * torch.stack(own) @ units[chosen].T, true).item()
+        expected += (plain + clip_vit_mini.CAPTIONS * len(rows) * matched) / 16
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_a_few_steps_teach_the_teacher_first_and_then_the_image_tower_alone(
+    few: tuple[list, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_vit_mini, "_examples", lambda: few)
+    fit, losses = clip_vit_mini._fit, []
+
+    def watched(name: str, function: Callable, optimisers: list, *others: object) -> None:
+        held = [p for o in optimisers for group in o.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in held]
+        fit(name, lambda batch: losses.append(function(batch)) or losses[-1], optimisers, *others)
+        assert all(not torch.equal(p, old) for p, old in zip(held, before, strict=True) if p.grad is not None)
+
+    monkeypatch.setattr(clip_vit_mini, "_fit", watched)
     model = clip_vit_mini.train()
     assert not model.training and all(p.isfinite().all() for p in model.parameters())
-    assert sum(losses[-10:]).item() < 0.97 * sum(losses[:10]).item()
+    totals = torch.tensor([loss.item() for loss, _ in losses])
+    assert len(totals) == 30 and totals[15:25].mean() < 0.97 * totals[:10].mean()
+    assert all(p.requires_grad == name.startswith("visual.") for name, p in model.named_parameters())
+
+
+def test_the_teacher_has_a_cell_for_each_patch() -> None:
+    embedding, maps = clip_vit_mini.Teacher(10).eval()(torch.rand(2, 3, 64, 64))
+    grid = open_clip.CLIP(**clip_vit_mini.config()["model_cfg"]).visual.grid_size
+    assert embedding.shape == (2, 10) and maps.shape == (2, clip_vit_mini.Teacher.CHANNELS, *grid)
