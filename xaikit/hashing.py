@@ -1,13 +1,14 @@
 """Tensors as a part of a hash."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 
+@runtime_checkable
 class _Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
