@@ -117,7 +117,7 @@ def config() -> dict:
 
 
 def train(device: str = "cpu") -> nn.Module:
-    """Train the model from nothing. Takes about 70 minutes on two cores.
+    """Train the model from nothing. Takes over an hour on two cores.
 
     First a small convolutional network learns, with the text tower, to match pictures with captions: shapes take a
     vision transformer many more pictures. Then the text tower stays as it is, and the image tower learns the same
