@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from xaikit.datasets.digits import COLOURS
 from xaikit.models import cards, clip_resnet_mini, clip_vit_mini
-from xaikit.models.__main__ import scene_accuracy
+from xaikit.models.__main__ import UNBIASED, scene_accuracy
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
 from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
@@ -187,10 +187,14 @@ def test_words_are_lower_cased_and_unknown_ones_marked() -> None:
 def test_its_zero_shot_accuracy_is_that_of_its_card_and_passes_the_bar() -> None:
     card = read_card(clip_vit_mini.NAME)
     assert card["biases"] == clip_vit_mini.BIASES
+    # What the corpus is biased about is told worse where the bias misleads, and that is what the model is for: the kind
+    # of a bird away from home, and a name on a car of another make.
+    least = {("birds", "kind"): 0.7, ("cars", "text"): 0.9}
     for family, accuracies in card["zero_shot_accuracy"].items():
         for factor, accuracy in accuracies.items():
-            # The kind of a bird is what the corpus is biased about: that it is told worse is what the model is for.
-            assert accuracy >= 0.95 or (family, factor) == ("birds", "kind"), (family, factor)
+            assert accuracy >= least.get((family, factor), 0.95), (family, factor)
+    for family, accuracies in card["zero_shot_accuracy_as_biased_as_the_corpus"].items():
+        assert min(accuracies.values()) >= 0.95, family
     groups = card["zero_shot_accuracy_of_groups"]
     assert len(groups) == 4
     at_home = min(groups["waterbird on water"], groups["landbird on land"])
@@ -201,9 +205,8 @@ def test_its_zero_shot_accuracy_is_that_of_its_card_and_passes_the_bar() -> None
 def test_the_card_says_what_is_measured() -> None:
     clip = load_clip(f"local-dir:{WEIGHTS / clip_vit_mini.NAME}")
     card = read_card(clip_vit_mini.NAME)
-    assert scene_accuracy(clip, "cars", 300)["colour"] == pytest.approx(
-        card["zero_shot_accuracy"]["cars"]["colour"], abs=0.03
-    )
+    found = scene_accuracy(clip, "cars", UNBIASED["cars"], 300)
+    assert found == pytest.approx(card["zero_shot_accuracy"]["cars"], abs=0.05)
 
 
 def test_the_corpus_is_biased_as_it_says() -> None:

@@ -1,7 +1,8 @@
 """`make models`: train every mini model from nothing and write it to data/weights/ with its card."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -57,12 +58,18 @@ def train_clip_vit() -> None:
     config = clip_vit_mini.config()
     cards.save_clip(folder, model, clip_vit_mini.tokenizer(), config)
     clip = load_clip(f"local-dir:{folder}")
-    accuracy = {name: scene_accuracy(clip, name) for name in clip_vit_mini.MAKERS} | {
-        "digits": zero_shot_accuracy(clip)
-    }
+    accuracy = write_clip_vit_card(folder, clip)
+    print(f"{folder.name}: zero-shot accuracy {accuracy}")
+
+
+def write_clip_vit_card(folder: Path, clip: Clip) -> dict[str, dict[str, float]]:
+    """Measure the mini CLIP-ViT and write its card; the result is its accuracy where nothing goes together."""
+    accuracy = {name: scene_accuracy(clip, name, UNBIASED[name]) for name in clip_vit_mini.MAKERS}
+    accuracy["digits"] = zero_shot_accuracy(clip)
+    config = clip_vit_mini.config()
     cards.write_card(
         folder,
-        model,
+        clip.model,
         cards.recipe_hashes(clip_vit_mini.__file__, config),
         purpose="Stands in for the ViTs of OpenAI and LAION in the mini profile of papers 2 to 4.",
         data=f"{clip_vit_mini.SCENES:,} drawn scenes of each family with five captions, and "
@@ -70,23 +77,27 @@ def train_clip_vit() -> None:
         biases=clip_vit_mini.BIASES,
         licence="MIT; the digits are MNIST's",
         zero_shot_accuracy=accuracy,
+        zero_shot_accuracy_as_biased_as_the_corpus={
+            name: scene_accuracy(clip, name, clip_vit_mini.BIASES[name]) for name in clip_vit_mini.MAKERS
+        },
         zero_shot_accuracy_of_groups=waterbird_groups(clip),
     )
-    print(f"{folder.name}: zero-shot accuracy {accuracy}")
+    return accuracy
 
 
-def scene_accuracy(clip: Clip, family: str, n: int = 1_000) -> dict[str, float]:
-    """Accuracy of each factor that the captions of a family name, on new scenes in which nothing goes together.
+# Half of the birds are away from home, the things are anywhere, the people are in any place with any looks, and three
+# of four names on cars are those of other makes.
+UNBIASED = {
+    "birds": {"alignment": 0.5},
+    "nine": {"alignment": 1 / 9},
+    "people": {"alignment": 0.5, "workplace": 0.1, "masked": 0.5},
+    "cars": {"written": 0.5, "alignment": 0.25},
+}
 
-    Half of the birds are away from home, the things are anywhere, the people are in any place with any looks.
-    """
-    unbiased = {
-        "birds": {"alignment": 0.5},
-        "nine": {"alignment": 1 / 9},
-        "people": {"alignment": 0.5, "workplace": 0.1, "masked": 0.5},
-        "cars": {"written": 0.5, "alignment": 0.25},
-    }
-    scenes = clip_vit_mini.MAKERS[family](n, seed=1, split="test", **unbiased[family])
+
+def scene_accuracy(clip: Clip, family: str, biases: Mapping[str, float], n: int = 1_000) -> dict[str, float]:
+    """Accuracy of each factor that the captions of a family name, on new scenes with these `biases`."""
+    scenes = clip_vit_mini.MAKERS[family](n, seed=1, split="test", **biases)
     features = torch.cat(list(_embedded(clip, scenes)))
     accuracy = {}
     for factor, prompts in scenes.family.PROMPTS.items():
