@@ -38,6 +38,8 @@ profile = "mini"
 seed = 0
 
 # %%
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -79,14 +81,16 @@ def note(id, interval, item, protocol="corrected", unit="fraction", published=No
 # ## The model and the pictures
 #
 # The model is a CLIP with a vision transformer. The one of the mini profile has 6 layers of 8 heads and learned from
-# captions of drawn scenes: birds, things, people and cars, whose every cause is known. The paper profile takes the
-# ViTs of OpenCLIP, and ImageNet.
+# captions of drawn scenes: birds, things, people and cars, whose every cause is known. It learned to tell a bird's
+# caption from other birds' captions, never from those of cars; so a picture's class is chosen among those of its own
+# family: species, categories, professions or makes and models. The paper profile takes the ViTs of OpenCLIP, and
+# ImageNet, which is one family.
 
 # %%
 clip = load_from(cfg.clip, cfg.device)
 tower = clip.image_encoder
 data = pictures.classification(cfg, seed)
-classes = study.class_embeddings(clip, data.prompts)
+classes = study.Classes(study.class_embeddings(clip, data.prompts), data.choices)
 shown = rng(seed, "shown").choice(len(data), 24, replace=False)
 figure = plots.image_grid(torch.stack([data.images[int(i)] for i in shown]), [data.class_name(i) for i in shown])
 plt.show(figure)
@@ -150,10 +154,13 @@ for protocol, each in answers.items():
                 study.accuracy_change(given, each["base"], data.labels, seed), "Table 1", protocol,
             )  # fmt: skip
 record.table("table1", pd.DataFrame(rows))
+anything = study.Classes(classes.embeddings, torch.ones_like(classes.choices))
+across = study.predictions(parts, anything, means["corrected"], {"base": Ablation()})["base"]
+note("table1.base.across-families", study.accuracy(across, data.labels, seed), "Table 1", "control")
 
 # %% [markdown]
-# **Notice.** Taking out what all MLPs say about *this* picture costs little; taking out the attention costs nearly
-# everything. This is about **direct** effects only: what an MLP writes is also read by later attention, and that is
+# **Notice.** Taking out what all MLPs say about *this* picture costs little; taking out the attention costs more than
+# half. This is about **direct** effects only: what an MLP writes is also read by later attention, and that is
 # left in place.
 #
 # ## Figure: only the last attention layers matter
@@ -173,12 +180,12 @@ for protocol, each in cumulative.items():
 msa = pd.DataFrame(msa)
 record.table("fig_msa", msa)
 figure, ax = plt.subplots(figsize=(6.4, 3.6))
-for protocol, colour, marker in (("corrected", plots.BLUE, "o"), ("as-published", plots.ORANGE, "s")):
+for protocol, colour, marker, size in (("corrected", plots.BLUE, "o-", 4), ("as-published", plots.ORANGE, "s--", 9)):
     mine = msa[msa.means == protocol]
     ax.fill_between(mine.layers, mine.low, mine.high, color=colour, alpha=0.2, linewidth=0)
-    ax.plot(mine.layers, mine.value, marker + "-", color=colour, label=f"means {protocol}", markersize=4)
-ax.axhline(1 / len(classes), color=plots.GREY, linestyle="--", linewidth=1)
-ax.text(0, 1 / len(classes) + 0.015, "chance", color=plots.DARK)
+    ax.plot(mine.layers, mine.value, marker, color=colour, label=f"means {protocol}", markersize=size, mfc="none")
+ax.axhline(classes.chance, color=plots.GREY, linestyle="--", linewidth=1)
+ax.text(0, classes.chance + 0.015, "chance", color=plots.DARK)
 ax.set(xlabel="attention layers replaced by their mean, from the first", ylabel="zero-shot accuracy", ylim=(0, 1.02))
 ax.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
 record.figure("fig_msa", figure)
@@ -363,7 +370,7 @@ matches = note(
 
 # %%
 birds = pictures.waterbirds(cfg, seed, "test")
-bird_classes = study.class_embeddings(clip, birds.prompts)
+bird_classes = study.Classes(study.class_embeddings(clip, birds.prompts), birds.choices)
 bird_parts = Decomposed.of(clip, birds.images, "Waterbirds")
 bird_means = {
     "corrected": mean_contributions(
@@ -449,15 +456,13 @@ for (over, protocol), gain_over in gains.items():
 # ## Figure "retrieval": searching by one property
 #
 # The nearest neighbours of a picture by the contribution of one head (cosine): by a head for colours they share the
-# colour, whatever they show. How often, beside chance and beside the whole embedding?
+# colour, whatever they show. How often, beside chance and beside the whole embedding? For each topic we take the head
+# of whose variance its texts on that topic explain most, whether that makes it a role or not.
 
 # %%
-best_head = {
-    role.topic: role.head
-    for role in sorted(roles, key=lambda role: max(role.shares.values()) * role.explained)
-    if role.topic
-}
-topics = [topic for topic in cfg.retrieval if topic in best_head and topic in data.factors]
+best = {topic: max(roles, key=lambda role: role.shares[topic] * role.explained) for topic in cfg.retrieval}
+topics = [topic for topic in cfg.retrieval if best[topic].shares[topic] > 0 and topic in data.factors]
+best_head = {topic: best[topic].head for topic in topics}
 embeddings = torch.cat([part.embedding for part in parts])
 rows, pictures_of = [], {}
 for topic in topics:
@@ -485,7 +490,8 @@ for row, topic in zip(axes, topics, strict=True):
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():
             spine.set(visible=index == pictures_of[topic][0], color=plots.VERMILLION, linewidth=2)
-    row[0].set_ylabel(f"{topic}\n{name_of(best_head[topic])}", rotation=0, ha="right", va="center")
+    doubt = "" if best[topic].topic == topic else "\n(no clear role)"
+    row[0].set_ylabel(f"{topic}\n{name_of(best_head[topic])}{doubt}", rotation=0, ha="right", va="center")
     mine = retrieval[retrieval.topic == topic]
     row[7].barh(mine.by, mine.value, color=[plots.BLUE, plots.SKY, plots.GREY])
     row[7].set(xlim=(0, 1), ylim=(2.6, -0.6))
@@ -493,7 +499,7 @@ for row, topic in zip(axes, topics, strict=True):
     if topic != topics[-1]:
         row[7].set_xticklabels([])
 axes[0, 0].set_title("query")
-axes[0, 1].set_title("nearest neighbours by the head", loc="left")
+axes[0, 1].text(0, 1.06, "nearest neighbours by the head", transform=axes[0, 1].transAxes, fontsize=11, in_layout=False)
 axes[0, 7].set_title(f"same {'value'} among {cfg.neighbours}")
 record.figure("fig_retrieval", figure)
 plt.show(figure)
@@ -503,7 +509,8 @@ plt.show(figure)
 #
 # Summed over layers and heads instead, the contributions belong to image tokens, and
 # $\langle c^{\text{token}}_i, M_{\text{text}}(t)\rangle$ says how much token $i$ speaks for text $t$. As in the paper,
-# the mean over the texts is taken off.
+# the mean over the texts is taken off. Bright speaks for the text, dark against it, from the lowest to the highest
+# value of each panel.
 
 # %%
 examples, texts = pictures.heatmap_examples(cfg, seed)
@@ -528,66 +535,61 @@ plt.show(figure)
 # own that is most like its contribution to the picture (left of each pair) and the one that is least (right).
 
 # %%
-joint = [best_head[topic] for topic in topics]
+joint = list(dict.fromkeys(best_head.values()))
 cells = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention
 figure, axes = plt.subplots(
     len(examples), 2 * len(joint) + 1, figsize=(1.6 * (2 * len(joint) + 1), 2.0 * len(examples))
 )
-for image, row, own in zip(examples, axes, cells, strict=True):
+for number, (image, row, own) in enumerate(zip(examples, axes, cells, strict=True)):
     row[0].imshow(image.permute(1, 2, 0))
     row[0].axis("off")
     for place, (head, tokens) in enumerate(zip(joint, own, strict=True)):
         picks = span.picks[last.index(head), : cfg.role_texts]
         candidates = general.embeddings[picks]
         scores = candidates @ (tokens.sum(0) - span.mean[last.index(head)].float())
-        for ax, best in ((row[1 + 2 * place], scores.argmax()), (row[2 + 2 * place], scores.argmin())):
-            plots.overlay(ax, image, heatmaps(tokens[None], candidates[best][None], tuple(image.shape[-2:]))[0, 0])
-            sign = "+" if best == scores.argmax() else "−"
-            ax.set_title(f"{sign} {general.texts[picks[best]]}", fontsize=6.5, wrap=True)
-for place, head in enumerate(joint):
-    axes[0, 1 + 2 * place].annotate(
-        f"{topics[place]}: {name_of(head)}",
-        (1.05, 1.32),
-        xycoords="axes fraction",
-        ha="center",
-        fontsize=9,
-        fontweight="bold",
-        annotation_clip=False,
-    )
+        for ax, pick, sign in ((row[1 + 2 * place], scores.argmax(), "+"), (row[2 + 2 * place], scores.argmin(), "−")):
+            plots.overlay(ax, image, heatmaps(tokens[None], candidates[pick][None], tuple(image.shape[-2:]))[0, 0])
+            text = general.texts[picks[pick]].removeprefix("a photo of ")
+            about = "\n".join(topic for topic in topics if best_head[topic] == head) + f": {name_of(head)}\n\n"
+            ax.set_title(("" if number else about) + textwrap.fill(f"{sign} {text}", 20), fontsize=7.5)
 record.figure("fig_joint", figure)
 plt.show(figure)
 
 # %% [markdown]
 # ## Table "segmentation": the heatmap against six others
 #
-# A heatmap for the class that CLIP predicts, less the mean over all classes; clipped at zero, stretched to 0…1, and
-# cut at its mean: a segmentation that was never trained (`segmentation_scores`). The six baselines explain the same
-# score with relevance, gradients or attention. In the drawn world the masks are exact; the published code compares a
-# cropped image with a squashed mask, which the loader of the paper profile can do too (`alignment="legacy"`).
+# A heatmap for the class that CLIP predicts, less the mean over all classes of its family; clipped at zero, stretched
+# to 0…1, and cut at its mean: a segmentation that was never trained (`segmentation_scores`). The six baselines explain
+# the same score with relevance, gradients or attention. In the drawn world the masks are exact; the published code
+# compares a cropped image with a squashed mask, which the loader of the paper profile can do too
+# (`alignment="legacy"`).
 
 # %%
-scenes = pictures.segmentation(cfg, seed)
+families = pictures.segmentation(cfg, seed)
 names = {"ours": "ours", "LRP": "lrp", "partial-LRP": "partial-lrp", "rollout": "rollout"}
 names |= {"raw attention": "raw-attention", "GradCAM": "gradcam", "Chefer et al.": "chefer"}
 collected = {name: [] for name in names}
-examples_shown = {}
+examples_shown = {name: [] for name in ("image", "mask", *names)}
 scale = clip.logit_scale
-for images, masks in scenes.batches(cfg.segmentation_batch):
-    images = images.to(cfg.device)
-    found = decompose(tower, images, "token", parts.readout)
-    predicted = (found.embedding @ classes.T).argmax(1)
-    prepared, size = tower.prepare(images), tuple(masks.shape[-2:])
-    directions = scale * text_directions(classes, predicted, minus_mean=True)
-    for name in names:
-        if name == "ours":
-            heat = class_heatmaps(found, classes, size)
-        else:
-            heat = upsample(BASELINES[name](tower.model, prepared, directions), size)
-        heat = heat.cpu()
-        collected[name].append(segmentation_scores(heat, masks, clip=name == "ours"))
-        examples_shown.setdefault(name, heat[:6])
-    examples_shown.setdefault("image", images[:6].cpu())
-    examples_shown.setdefault("mask", masks[:6].float())
+for family in families:
+    among = study.class_embeddings(clip, family.prompts)
+    for number, (images, masks) in enumerate(family.batches(cfg.segmentation_batch)):
+        images = images.to(cfg.device)
+        found = decompose(tower, images, "token", parts.readout)
+        predicted = (found.embedding @ among.T).argmax(1)
+        prepared, size = tower.prepare(images), tuple(masks.shape[-2:])
+        directions = scale * text_directions(among, predicted, minus_mean=True)
+        seen = {"image": images, "mask": masks.float()}
+        for name in names:
+            if name == "ours":
+                heat = class_heatmaps(found, among, size)
+            else:
+                heat = upsample(BASELINES[name](tower.model, prepared, directions), size)
+            seen[name] = heat.cpu()
+            collected[name].append(segmentation_scores(seen[name], masks, clip=name == "ours"))
+        if not number:
+            for name, content in seen.items():
+                examples_shown[name] += content[: 6 // len(families)].cpu()
 scores = {name: SegmentationScores.join(each) for name, each in collected.items()}
 rows = []
 for name, score in scores.items():
@@ -640,15 +642,14 @@ for row, topic in zip(axes, topics, strict=True):
     row[0].text(
         -0.15,
         0.5,
-        f"{name_of(head)}\n“{general.texts[text]}”",
+        f"{topic}: {name_of(head)}\n" + textwrap.fill(f"“{general.texts[text]}”", 24),
         transform=row[0].transAxes,
         ha="right",
         va="center",
-        wrap=True,
         fontsize=8,
     )
-axes[0, 0].set_title("highest", loc="left")
-axes[0, 7].set_title("lowest", loc="left")
+for column, title in ((0, "highest"), (7, "lowest")):
+    axes[0, column].set_title(title, loc="left")
 record.figure("fig_images", figure)
 plt.show(figure)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xaikit import paths, profiles
+from xaikit import profiles
 from xaikit.head_analysis import mean_contributions
 from xaikit.models.clip import Clip, load_from
 from xaikit.profiles import Settings
@@ -31,8 +31,6 @@ def cfg() -> Settings:
 
 @pytest.fixture(scope="module")
 def clip(cfg) -> Clip:
-    if not (paths.WEIGHTS / cfg.clip.weights).exists():
-        pytest.skip(f"{cfg.clip.weights} does not ship yet: `make models` trains it")
     return load_from(cfg.clip)
 
 
@@ -47,8 +45,8 @@ def parts(clip, data) -> Decomposed:
 
 
 @pytest.fixture(scope="module")
-def classes(clip, data) -> torch.Tensor:
-    return study.class_embeddings(clip, data.prompts)
+def classes(clip, data) -> study.Classes:
+    return study.Classes(study.class_embeddings(clip, data.prompts), data.choices)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -66,6 +64,9 @@ def test_both_profiles_have_what_the_notebook_reads() -> None:
 
 def test_the_classes_of_the_world_are_balanced_and_labelled(data) -> None:
     assert len(data) == 43 * 2 == len(data.images) and len(set(data.names)) == 43 == len(data.prompts)
+    assert torch.bincount(data.families).tolist() == [8, 9, 10, 16]
+    assert data.choices.sum(1).unique().tolist() == [8, 9, 10, 16]
+    assert data.choices.gather(1, data.labels[:, None]).all()
     assert torch.bincount(data.labels[: 8 * 2]).tolist() == [2] * 8  # species, dealt exactly
     assert set(data.factors) == {"object", "colour", "count", "place", "pattern", "looks", "text"}
     for labels in data.factors.values():
@@ -89,8 +90,10 @@ def test_groups_of_birds_are_kind_and_background(cfg) -> None:
 
 
 def test_segmented_scenes_come_with_their_masks(cfg) -> None:
-    batches = list(pictures.segmentation(cfg, 0).batches(3))
-    assert [len(images) for images, _ in batches] == [3, 3, 2]
+    birds, things = pictures.segmentation(cfg, 0)
+    assert (len(birds.prompts), len(things.prompts)) == (8, 9) and birds.prompts[0] == ("a photo of a duck",)
+    batches = [*birds.batches(3), *things.batches(3)]
+    assert [len(images) for images, _ in batches] == [3, 1, 3, 1]
     assert all(masks.flatten(1).any(1).all() and masks.shape[1:] == images.shape[2:] for images, masks in batches)
 
 
@@ -166,7 +169,9 @@ def test_the_paper_profile_reads_its_data(tmp_path: Path, monkeypatch: pytest.Mo
     assert test.images[0].shape == (3, 64, 64)
     birds = pictures.waterbirds(cfg, 0)
     assert birds.groups.tolist() == [0, 1, 2, 3] and birds.images[3].shape == (3, 64, 64)
-    [(images, masks)] = pictures.segmentation(cfg, 0).batches(4)
+    [photographs] = pictures.segmentation(cfg, 0)
+    [(images, masks)] = photographs.batches(4)
+    assert len(photographs.prompts) == 1000 and birds.choices.all() and test.choices.shape == (18, 1000)
     assert images.shape == (2, 3, 64, 64) and masks.shape == (2, 64, 64)
     assert {len(pool.embeddings) for pool in pictures.pools(cfg, clip, 0).values()} == {2}
     examples, texts = pictures.heatmap_examples(cfg, 0)
@@ -193,7 +198,7 @@ def test_answers_under_ablations_are_those_of_the_edited_embeddings(parts, class
     edited["head"] = embedding - attention[:, -1, 2] + means.attention[:, -1, 2]
     edited["early"] = embedding - attention[:, :-1].sum((1, 2)) + means.attention[:, :-1].sum((1, 2))
     for name, vectors in edited.items():
-        scores = (vectors @ classes.T).sort(dim=1, descending=True)
+        scores = (vectors @ classes.embeddings.T).where(classes.choices, -torch.inf).sort(dim=1, descending=True)
         clear = scores.values[:, 0] - scores.values[:, 1] > 1e-5
         assert torch.equal(answers[name][clear], scores.indices[clear, 0])
     cumulative = study.cumulative_predictions(parts, classes, means)
@@ -203,7 +208,7 @@ def test_answers_under_ablations_are_those_of_the_edited_embeddings(parts, class
 def test_all_directions_of_a_head_give_it_back(parts, classes, clip) -> None:
     means, heads = mean_contributions(parts), study.last_heads(parts.readout, 1)
     width = parts.readout.heads.shape[2]
-    pool = Pool.random(200, classes.shape[1], torch.Generator().manual_seed(0))
+    pool = Pool.random(200, classes.embeddings.shape[1], torch.Generator().manual_seed(0))
     span = pool.span(parts.moments(heads), width)
     answers = study.reconstructed_predictions(parts, classes, means, heads, {"random": span}, [1, width])
     layers = means.attention.shape[1]

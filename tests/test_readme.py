@@ -167,13 +167,27 @@ def test_the_papers_are_cited_by_title_and_authors():
         assert paper.get("url", "") in text
 
 
-def test_the_example_explains_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    (example,) = PYTHON
+def run_example(number: int, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """What a Python example leaves behind; there are two."""
+    assert len(PYTHON) == 2
     monkeypatch.chdir(ROOT)
     names: dict = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec(compile(example, "README.md", "exec"), names)
+        exec(compile(PYTHON[number], "README.md", "exec"), names)
+    return names
+
+
+def test_the_example_takes_a_model_apart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    names = run_example(1, monkeypatch)
+    error, *heads = capsys.readouterr().out.splitlines()
+    assert float(error.split(": ")[1]) < 1e-6
+    assert len(heads) == names["parts"].attention.shape[2] > 1
+    assert names["span"].explained.min() > 0
+
+
+def test_the_example_explains_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    names = run_example(0, monkeypatch)
     before, after = names["before"], names["after"]
     images, captions = sum(map(len, names["batches"])), names["captions"]
     for similarity in (before, after):

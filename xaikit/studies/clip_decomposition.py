@@ -1,7 +1,7 @@
 """The experiments of paper 4: which parts of CLIP are taken out, and what its answers then are (Gandelsman et al.)."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,31 +90,54 @@ class Ablation:
     heads: tuple[Head, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The unit embeddings of the classes, and which classes each image is chosen among."""
+
+    embeddings: Float[Tensor, "classes features"]
+    choices: Bool[Tensor, "images classes"]
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a blind choice."""
+        return (1 / self.choices.sum(1).double()).mean().item()
+
+    def with_choices(
+        self, data: Iterable[Contributions]
+    ) -> Iterator[tuple[Contributions, Callable[[Tensor], Int64[Tensor, "*replaced batch"]]]]:
+        """The parts of a data set, in its order, each with what answers for embeddings [..., batch, features]."""
+        start = 0
+        for part in data:
+            choices = self.choices[start : (start := start + len(part.embedding))]
+
+            def answer(embeddings: Tensor, choices: Tensor = choices) -> Tensor:
+                return (embeddings @ self.embeddings.T).masked_fill(~choices, -torch.inf).argmax(-1)
+
+            yield part, answer
+
+
 def predictions(
-    data: Iterable[Contributions],
-    classes: Float[Tensor, "classes features"],
-    means: Contributions,
-    ablations: Mapping[str, Ablation],
+    data: Iterable[Contributions], classes: Classes, means: Contributions, ablations: Mapping[str, Ablation]
 ) -> dict[str, Int64[Tensor, " images"]]:
     """The zero-shot answer to every image under each ablation, in one pass over the data."""
     answers: dict[str, list[Tensor]] = {name: [] for name in ablations}
-    for part in data:
+    for part, answer in classes.with_choices(data):
         for name, ablation in ablations.items():
-            answers[name].append((ablate(part, means, **vars(ablation)) @ classes.T).argmax(1))
+            answers[name].append(answer(ablate(part, means, **vars(ablation))))
     return {name: torch.cat(parts) for name, parts in answers.items()}
 
 
 def cumulative_predictions(
-    data: Iterable[Contributions], classes: Float[Tensor, "classes features"], means: Contributions
+    data: Iterable[Contributions], classes: Classes, means: Contributions
 ) -> Int64[Tensor, "replaced images"]:
     """The answers as the attention of the first 0, 1, …, L layers is replaced by its mean."""
-    parts = [(ablate_attention_cumulatively(part, means) @ classes.T).argmax(2) for part in data]
+    parts = [answer(ablate_attention_cumulatively(part, means)) for part, answer in classes.with_choices(data)]
     return torch.cat(parts, 1)
 
 
 def reconstructed_predictions(
     data: Iterable[Contributions],
-    classes: Float[Tensor, "classes features"],
+    classes: Classes,
     means: Contributions,
     heads: Sequence[Head],
     spans: Mapping[str, TextSpan],
@@ -129,12 +152,12 @@ def reconstructed_predictions(
     others = tuple(layer for layer in range(means.attention.shape[1]) if layer not in kept)
     answers: dict[tuple[str, int], list[Tensor]] = {(name, m): [] for name in spans for m in sizes}
     rows, columns = torch.tensor(heads).T
-    for part in data:
+    for part, answer in classes.with_choices(data):
         rest = dataclasses.replace(part, embedding=ablate(part, means, layers=others))
         contributions = part.attention[:, rows, columns]
         for name, m in answers:
             replaced = replace_heads(rest, heads, spans[name].reconstruct(contributions, m))
-            answers[name, m].append((replaced @ classes.T).argmax(1))
+            answers[name, m].append(answer(replaced))
     return {key: torch.cat(parts) for key, parts in answers.items()}
 
 

@@ -31,7 +31,9 @@ WORLD = "world"  # the value of a profile's `data` that asks for drawn scenes
 class Labelled:
     """Images in [0, 1] by position, the class of each, and what else is known of them.
 
-    `prompts` holds the sentences of each class. `factors` gives for each topic the value's number, -1 where an image
+    `prompts` holds the sentences of each class, `families` its family: an image is chosen a class among those of its
+    own class's family (ImageNet has one family; the mini CLIP learned to tell captions apart within a family only).
+    `factors` gives for each topic the value's number, -1 where an image
     has no such factor. `groups` numbers the groups of `group_names`, where there are any.
     """
 
@@ -39,12 +41,18 @@ class Labelled:
     labels: Int64[Tensor, " images"]
     names: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
+    families: Int64[Tensor, " classes"]
     factors: dict[str, Int64[Tensor, " images"]]
     groups: Int64[Tensor, " images"] | None = None
     group_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def choices(self) -> Bool[Tensor, "images classes"]:
+        """The classes that each image can have."""
+        return self.families[self.labels][:, None] == self.families
 
     def class_name(self, index: int) -> str:
         """The name of the class of an image."""
@@ -80,7 +88,9 @@ def classification(cfg: Settings, seed: int, split: str = "test") -> Labelled:
     held_out = [index % 10 == 0 for index in range(len(everything))]
     chosen = everything.select([i for i, out in enumerate(held_out) if out == (split == "validation")])
     prompts = tuple(tuple(imagenet.prompts(name)) for name in imagenet.CLASS_NAMES)
-    return Labelled(Prepared(chosen, cfg.size), chosen.labels, imagenet.CLASS_NAMES, prompts, {"object": chosen.labels})
+    one_family = torch.zeros(len(prompts), dtype=torch.int64)
+    images = Prepared(chosen, cfg.size)
+    return Labelled(images, chosen.labels, imagenet.CLASS_NAMES, prompts, one_family, {"object": chosen.labels})
 
 
 def _scenes(per_class: int, seed: int, split: str) -> Labelled:
@@ -92,10 +102,11 @@ def _scenes(per_class: int, seed: int, split: str) -> Labelled:
         "cars": world.cars(16 * per_class, seed=seed, split=split, written=0.5, alignment=1.0),
     }
     names: list[str] = []
-    labels = []
-    for family, scenes in sets.items():
+    labels, families = [], []
+    for number, (family, scenes) in enumerate(sets.items()):
         own, label = _classes(family, scenes)
         labels.append(label + len(names))
+        families += [number] * len(own)
         names += own
     label = torch.cat(labels)
     # The names of the same factor in different families; -1 where a family has none.
@@ -109,9 +120,13 @@ def _scenes(per_class: int, seed: int, split: str) -> Labelled:
         "text": {"cars": "text"},
     }
     factors = {topic: label if columns is None else _joined(sets, columns) for topic, columns in topics.items()}
-    prompts = tuple((f"a photo of {article(name)}",) for name in names)
+    prompts = tuple((_prompt(name),) for name in names)
     images = ConcatDataset([scenes.images() for scenes in sets.values()])
-    return Labelled(images, label, tuple(names), prompts, factors)
+    return Labelled(images, label, tuple(names), prompts, torch.tensor(families), factors)
+
+
+def _prompt(name: str) -> str:
+    return f"a photo of {article(name)}"
 
 
 def _classes(family: str, scenes: SceneSet) -> tuple[list[str], Int64[Tensor, " n"]]:
@@ -152,7 +167,8 @@ def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
         images, groups = Prepared(chosen, cfg.size), chosen.groups
         prompts = tuple(tuple(imagenet.prompts(name)) for name in names)
     factors = {"object": label, "place": background}
-    return Labelled(images, label, names, prompts, factors, groups, real_waterbirds.GROUP_NAMES)
+    families = torch.zeros(len(names), dtype=torch.int64)
+    return Labelled(images, label, names, prompts, families, factors, groups, real_waterbirds.GROUP_NAMES)
 
 
 # --- what is segmented ----------------------------------------------------------------------------------------------
@@ -160,10 +176,11 @@ def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """Images in [0, 1] with the masks of their objects, by position."""
+    """Images in [0, 1] with the masks of their objects, by position, and the prompts of the classes they may have."""
 
     read: Callable[[int], tuple[Tensor, Tensor]]
     count: int
+    prompts: tuple[tuple[str, ...], ...]
 
     def batches(
         self, size: int
@@ -175,19 +192,23 @@ class Segmented:
                 yield torch.stack([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs])
 
 
-def segmentation(cfg: Settings, seed: int) -> Segmented:
-    """Images of single objects with exact masks: drawn birds and things, or ImageNet-Segmentation."""
+def segmentation(cfg: Settings, seed: int) -> list[Segmented]:
+    """Images of single objects with exact masks, by family: drawn birds and things, or ImageNet-Segmentation."""
     if cfg.data == WORLD:
         half = cfg.segmented // 2
         birds = world.birds(half, seed=seed, split="test", alignment=0.5).replace(count=1)
         things = world.nine(half, seed=seed, split="test", alignment=1 / 9)
-        images = torch.cat([birds.images(), things.images()])
-        masks = torch.cat([birds.masks("birds"), things.masks("object")])
-        order = torch.randperm(len(images), generator=generator(seed, "segmentation"))
-        return Segmented(lambda index: (images[order[index]], masks[order[index]]), len(images))
+        return [_segmented(birds, "birds"), _segmented(things, "object")]
     scenes = read_segmentation(DATASETS / cfg.segmentation, cfg.size, cfg.alignment)
     prepared = Prepared(scenes, cfg.size)
-    return Segmented(lambda index: (prepared[index], scenes[index].mask), len(scenes))
+    prompts = tuple(tuple(imagenet.prompts(name)) for name in imagenet.CLASS_NAMES)
+    return [Segmented(lambda index: (prepared[index], scenes[index].mask), len(scenes), prompts)]
+
+
+def _segmented(scenes: SceneSet, part: str) -> Segmented:
+    images, masks = scenes.images(), scenes.masks(part)
+    prompts = tuple((_prompt(str(name)),) for name in scenes.values(scenes.family.CLASS))
+    return Segmented(lambda index: (images[index], masks[index]), len(images), prompts)
 
 
 def heatmap_examples(cfg: Settings, seed: int) -> tuple[Float[Tensor, "images 3 height width"], list[str]]:
