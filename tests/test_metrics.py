@@ -1,4 +1,4 @@
-"""Segmentation measures agree with scikit-learn and with direct counts; group accuracy with a loop."""
+"""Segmentation measures agree with scikit-learn and with direct counts; pointing and group accuracy with loops."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ from xaikit import seeding, stats
 from xaikit.metrics import (
     SegmentationScores,
     average_precision,
+    box_masks,
     foreground,
     group_accuracy,
+    pointing_game,
     segmentation_scores,
 )
 
@@ -264,3 +266,61 @@ def test_the_difference_of_two_scores_is_of_the_same_images(heatmaps, masks) -> 
         better.minus(segmentation_scores(heatmaps[:1], masks[:1], ignore=-1), "miou", seed=0)
     with pytest.raises(ValueError, match="choose one of pixel-accuracy"):
         better.interval("dice", seed=0)
+
+
+# --- the pointing game --------------------------------------------------------------------------------------------
+
+
+def test_the_pointing_game_is_that_of_a_loop() -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.rand(6, 10, 14, generator=draw).mul(4).round().div(4)  # with many ties
+    regions = torch.rand(6, 10, 14, generator=draw) < 0.15
+    found = pointing_game(maps, regions, tolerance=2.0, fraction=0.1)
+    for i in range(6):
+        cells = [(float(maps[i, y, x]), bool(regions[i, y, x]), y, x) for y in range(10) for x in range(14)]
+
+        def near(y: int, x: int, i: int = i) -> bool:
+            return any((y - v) ** 2 + (x - u) ** 2 <= 4 for v, u in regions[i].nonzero().tolist())
+
+        best = max(value for value, *_ in cells)
+        highest = [near(y, x) for value, _, y, x in cells if value == best]
+        assert found.hit[i] == pytest.approx(sum(highest) / len(highest))
+        assert found.hit_chance[i] == pytest.approx(sum(near(y, x) for _, _, y, x in cells) / 140)
+        assert found.area[i] == pytest.approx(sum(inside for _, inside, *_ in cells) / 140)
+        assert found.energy[i] == pytest.approx(sum(v for v, r, *_ in cells if r) / sum(v for v, *_ in cells))
+        ranked = sorted(cells, key=lambda cell: -cell[0])
+        least = ranked[13][0]
+        above, level = [c for c in cells if c[0] > least], [c for c in cells if c[0] == least]
+        expected = sum(c[1] for c in above) + (14 - len(above)) * sum(c[1] for c in level) / len(level)
+        assert found.top[i] == pytest.approx(expected / 14)
+
+
+def test_a_map_of_zeros_gets_what_chance_gives() -> None:
+    regions = torch.zeros(1, 8, 8, dtype=torch.bool)
+    regions[0, :2, :4] = True
+    found = pointing_game(torch.zeros(1, 8, 8), regions)
+    for each in (found.hit, found.hit_chance, found.top, found.energy, found.area):
+        assert each[0] == pytest.approx(8 / 64)
+    assert found.lift[0] == pytest.approx(1.0)
+
+
+def test_boxes_hold_the_pixels_whose_centres_they_hold() -> None:
+    masks = box_masks([(1, 2, 4, 3), (-5, -5, 1.4, 0.6), (6.6, 0, 99, 99)], (5, 8))
+    assert masks.sum((1, 2)).tolist() == [3, 1, 5]
+    assert masks[0, 2, 1:4].all() and masks[1, 0, 0] and masks[2, :, 7].all()
+
+
+def test_bad_input_of_the_pointing_game() -> None:
+    maps, regions = torch.rand(2, 6, 6), torch.ones(2, 6, 6, dtype=torch.bool)
+    with pytest.raises(ValueError, match="do not fit attributions"):
+        pointing_game(maps, regions[:, :5])
+    with pytest.raises(ValueError, match="NaN, infinity or negative"):
+        pointing_game(maps - 1, regions)
+    with pytest.raises(ValueError, match="NaN, infinity or negative"):
+        pointing_game(maps * torch.nan, regions)
+    regions[1] = False
+    with pytest.raises(ValueError, match="region of image 1 has no pixels"):
+        pointing_game(maps, regions)
+    for box in ((9, 0, 12, 4), (3, 3, 1, 5), (2.1, 0, 2.2, 4)):
+        with pytest.raises(ValueError, match="holds no pixel"):
+            box_masks([box], (6, 6))

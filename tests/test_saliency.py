@@ -1,4 +1,4 @@
-"""Grad-CAM agrees with a slow loop in float64, with the grad-cam package and, where it must, with CAM."""
+"""Grad-CAM, integrated gradients and RISE agree with slow loops and with the grad-cam and captum packages."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from xaikit.saliency import cam, grad_cam, normalise
+from xaikit.saliency import cam, grad_cam, integrated_gradients, normalise, random_masks, rise
+from xaikit.scores import class_score
+from xaikit.seeding import generator
 
 
 class Net(nn.Module):
@@ -207,3 +209,74 @@ def test_normalise_stretches_each_map_and_turns_constant_ones_to_zero() -> None:
     maps = torch.stack([torch.tensor([[1.0, 2], [3, 5]]), torch.full((2, 2), 7.0), torch.zeros(2, 2)])
     expected = torch.stack([torch.tensor([[0, 0.25], [0.5, 1]]), torch.zeros(2, 2), torch.zeros(2, 2)])
     torch.testing.assert_close(normalise(maps), expected)
+
+
+# --- integrated gradients and RISE --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smooth() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 3)]
+    return nn.Sequential(*layers).double()
+
+
+def test_integrated_gradients_equal_captums(smooth: nn.Module) -> None:
+    from captum.attr import IntegratedGradients
+
+    images = torch.rand(3, 3, 14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    baseline = torch.full((1, 3, 14, 14), 0.4, dtype=torch.float64)
+    targets = torch.tensor([0, 2, 1])
+    found = integrated_gradients(class_score(smooth, targets, softmax=1.0), images, baseline, steps=20, batch=7)
+    probabilities = nn.Sequential(smooth, nn.Softmax(1))
+    expected = IntegratedGradients(probabilities).attribute(
+        images, baseline, targets, n_steps=20, method="gausslegendre"
+    )
+    torch.testing.assert_close(found, expected.sum(1), rtol=0, atol=1e-9)
+    with torch.no_grad():
+        gain = (probabilities(images) - probabilities(baseline)).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(found.sum((1, 2)), gain, rtol=0, atol=1e-8)  # completeness
+
+
+def test_rise_is_the_mean_of_masks_weighted_by_their_scores(smooth: nn.Module) -> None:
+    network = smooth.float()
+    images = torch.rand(2, 3, 14, 18, generator=torch.Generator().manual_seed(0))
+    other = torch.full((1, 3, 14, 18), 0.3)
+    targets = torch.tensor([0, 2])
+    score = class_score(network, targets, softmax=1.0)
+    found = rise(score, images, other, seed=5, masks=23, cells=4, keep=0.4, batch=10)
+    draw = generator(5, "rise")
+    masks = torch.cat([random_masks(count, (14, 18), 4, 0.4, draw) for count in (10, 10, 3)])
+    expected = torch.zeros(2, 14, 18, dtype=torch.float64)
+    for i in range(2):
+        for mask in masks:
+            with torch.no_grad():
+                value = network((mask * images[i] + (1 - mask) * other[0])[None]).softmax(1)[0, targets[i]]
+            expected[i] += value.double() * mask.double() / (23 * 0.4)
+    smooth.double()
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+
+
+def test_masks_of_rise_keep_the_share_that_was_asked_for() -> None:
+    masks = random_masks(2_000, (30, 40), 5, 0.3, generator(0, "masks"))
+    assert masks.shape == (2_000, 30, 40)
+    assert masks.min() >= 0 and masks.max() <= 1
+    assert (masks.mean(0) - 0.3).abs().max() < 0.06
+    assert masks.var(0).min() > 0.03  # coarse cells, not noise that averages out
+
+
+def test_rise_finds_the_part_that_matters() -> None:
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(1)) * 0.2 + 0.8
+    black = torch.zeros(1, 3, 24, 24)
+    found = rise(lambda x, which: x[:, :, :8, :8].mean((1, 2, 3)), images, black, seed=0, masks=600, cells=6)
+    assert (found[:, :6, :6].mean((1, 2)) > found[:, 14:, 14:].mean((1, 2)) * 1.1).all()
+
+
+def test_bad_input_of_integrated_gradients_and_rise(smooth: nn.Module) -> None:
+    images = torch.rand(2, 3, 14, 14)
+    with pytest.raises(ValueError, match="give at least one of each"):
+        integrated_gradients(lambda x, which: x.sum((1, 2, 3)), images[:0], images[:1])
+    with pytest.raises(ValueError, match="has no gradient"):
+        integrated_gradients(lambda x, which: torch.ones(len(x)), images, images[:1])
+    with pytest.raises(ValueError, match=r"keep in \(0, 1\]"):
+        rise(lambda x, which: torch.ones(len(x)), images, images[:1], seed=0, keep=0.0)

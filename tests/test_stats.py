@@ -12,6 +12,8 @@ from xaikit.stats import (
     bootstrap_auc,
     bootstrap_mean,
     cluster_bootstrap,
+    fisher,
+    mcnemar,
     proportion,
     spearman,
     verdict,
@@ -301,3 +303,28 @@ def test_crossed_mean_in_closed_form_equals_many_resamples() -> None:
 def test_within_cuts_an_interval_to_what_is_possible() -> None:
     assert Interval(0.9, 0.7, 1.1, 5).within(0.0, 1.0) == Interval(0.9, 0.7, 1.0, 5)
     assert Interval(0.1, -0.2, 0.4, 5).within(0.0, 1.0) == Interval(0.1, 0.0, 0.4, 5)
+
+
+def test_mcnemar_counts_only_what_differs() -> None:
+    first = np.array([1, 1, 1, 1, 1, 0, 0, 0, 1, 0], bool)
+    second = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 0], bool)
+    # 4 against 1 of the 5 that differ: 2 (C(5, 0) + C(5, 1)) / 2^5
+    assert mcnemar(first, second) == pytest.approx(12 / 32)
+    assert mcnemar(second, first) == mcnemar(first, second)
+    assert mcnemar(first, first) == 1.0
+    for bad in (second[1:], second * 2, second[:0]):
+        with pytest.raises(ValueError):
+            mcnemar(first[: len(bad)] if not len(bad) else first, bad)
+
+
+def test_fisher_is_the_sum_of_the_tables_that_are_no_likelier() -> None:
+    from math import comb
+
+    def chance(hits: int) -> float:
+        return comb(9, hits) * comb(7, 6 - hits) / comb(16, 6)
+
+    observed = chance(5)
+    expected = sum(chance(hits) for hits in range(7) if chance(hits) <= observed * (1 + 1e-9))
+    assert fisher(5, 9, 1, 7) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="No proportion"):
+        fisher(5, 4, 1, 7)

@@ -58,6 +58,32 @@ def proportion(successes: int | np.integer, n: int | np.integer) -> Interval:
     return Interval(float(successes / n), float(low), float(high), int(n))
 
 
+def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
+    """The exact two-sided p of McNemar's test that two verdicts on the same items, [n] each, are as often true.
+
+    Only the items on which they differ count. Raises ValueError on empty input, unlike shapes, and other values than
+    true and false.
+    Source: McNemar (1947), by the binomial distribution.
+    """
+    first, second = _checked(first, "sample"), _checked(second, "sample")
+    if first.shape != second.shape or not np.isin([first, second], (0, 1)).all():
+        raise ValueError(
+            f"McNemar's test got shapes {first.shape}, {second.shape}: give two equal rows of true and false."
+        )
+    only_first, only_second = int((first > second).sum()), int((first < second).sum())
+    if not only_first + only_second:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def fisher(successes: int, n: int, other_successes: int, other_n: int) -> float:
+    """The two-sided p of Fisher's exact test that two independent shares are equal; raises as `proportion` does."""
+    for hits, size in ((successes, n), (other_successes, other_n)):
+        proportion(hits, size)  # for its checks
+    table = [[successes, n - successes], [other_successes, other_n - other_successes]]
+    return float(stats.fisher_exact(table).pvalue)
+
+
 def bootstrap(
     statistic: Callable[..., float | np.ndarray],
     *samples: ArrayLike,

@@ -1,0 +1,35 @@
+"""What an explanation explains: one number an image."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+# Images and which of all images they are, to one number each, from that image alone. The second argument is there
+# because each image may have a class of its own, and comes many times: perturbed, masked, with pixels removed.
+Score = Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Float[Tensor, " batch"]]
+
+
+def class_score(
+    outputs: Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch classes"]],
+    targets: Int64[Tensor, " images"],
+    *,
+    softmax: float | int | None = None,
+) -> Score:
+    """The score of each image for its own class, `targets`.
+
+    `outputs` are cosine similarities, or logits. They are taken as they are (Agarwal's zero-shot score), or times
+    `softmax` through a softmax over classes: 1 for a classifier's logits (his fine-tuned score), CLIP's exp(logit
+    scale) for cosines. Raises ValueError for a target that is no class, when the score is first taken.
+    """
+
+    def score(images: Tensor, which: Tensor) -> Tensor:
+        values = outputs(images)
+        target = targets[which.to(targets.device)].to(values.device)
+        if target.min() < 0 or target.max() >= values.shape[1]:
+            raise ValueError(f"A target is not among the {values.shape[1]} classes: give positions of classes.")
+        if softmax is not None:
+            values = (softmax * values).softmax(1)
+        return values.gather(1, target[:, None])[:, 0]
+
+    return score

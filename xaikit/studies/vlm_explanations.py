@@ -1,0 +1,306 @@
+"""The experiments of paper 3: explanations of CLIP as a zero-shot classifier and with a linear probe (Agarwal)."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from xaikit.cache import fetch
+from xaikit.hooks import evaluating
+from xaikit.linear_probe import LinearProbe, ZeroShot, embed, train_head
+from xaikit.metrics import pointing_game
+from xaikit.models.clip import Clip
+from xaikit.perturbation import Recipe, attribution, meaningful_perturbation
+from xaikit.profiles import Settings
+from xaikit.removal import RemovalCurves, random_attribution, removal_curves, substitute
+from xaikit.saliency import integrated_gradients, rise
+from xaikit.scores import Score, class_score
+from xaikit.seeding import generator, seed_for
+from xaikit.stats import Interval, proportion
+from xaikit.studies.vlm_pictures import Classified
+from xaikit.vit_saliency import grad_cam, upsample
+
+_PAPER_PIXELS = 224  # of the images for which the blur of insertion was chosen
+Maps = Float[Tensor, "images height width"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """CLIP as a classifier: `model` gives cosines (zero-shot) or logits (fine-tuned).
+
+    `scale` is what they are multiplied by before a softmax, exp(logit scale) or 1; `published` what the paper's score
+    takes: None for the cosine itself, else the factor before its softmax.
+    """
+
+    name: str
+    model: nn.Module
+    scale: float
+    published: float | None
+
+    def answers(
+        self, batches: Iterable[Float[Tensor, "batch 3 height width"]], device: str
+    ) -> Int64[Tensor, " images"]:
+        """The class of each image with the highest output."""
+        with evaluating(self.model), torch.inference_mode():
+            return torch.cat([self.model(images.to(device)).argmax(1).cpu() for images in batches]).clone()
+
+    def score(self, targets: Int64[Tensor, " images"], *, published: bool) -> Score:
+        """The paper's score of this setting, or the softmax's probability as in the other one."""
+        return class_score(self.model, targets, softmax=self.published if published else self.scale)
+
+
+def settings(clip: Clip, train: Classified, *, device: str, seed: int, epochs: int) -> tuple[Setting, Setting]:
+    """The two settings for the classes of `train`, on whose images the probe learns."""
+    encoder = clip.image_encoder
+    zero_shot = ZeroShot(encoder, clip.encode_texts(list(train.prompts))).to(device)
+    head = train_head(embed(encoder, train.batches(), device), train.labels, len(train.names), seed=seed, epochs=epochs)
+    return (
+        Setting("zero-shot", zero_shot, clip.logit_scale, None),
+        Setting("fine-tuned", LinearProbe(encoder, head).to(device), 1.0, 1.0),
+    )
+
+
+def right_in_all(
+    answers: Sequence[Int64[Tensor, " images"]], labels: Int64[Tensor, " images"], most: int
+) -> Int64[Tensor, " chosen"]:
+    """The positions of the first images that all settings classify correctly, as the paper explains only those.
+
+    Raises ValueError where there is none.
+    """
+    right = torch.stack([answer == labels for answer in answers]).all(0).nonzero()[:, 0]
+    if not len(right):
+        raise ValueError(
+            "No image is classified correctly in all settings: there is nothing to explain. Check the models."
+        )
+    return right[:most]
+
+
+# --- maps ---------------------------------------------------------------------------------------------------------
+
+
+def maps(
+    setting: Setting,
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    recipe: Recipe,
+    *,
+    softmax: float | None,
+    seed: int,
+    batch: int,
+    autocast: bool = False,
+) -> Maps:
+    """The attributions by meaningful perturbation, kept in the cache."""
+    found = fetch(
+        _masks, model=setting.model, images=images, targets=targets, recipe=recipe, softmax=softmax, seed=seed,
+        batch=batch, autocast=autocast,
+    )  # fmt: skip
+    size = (images.shape[-2], images.shape[-1])
+    return attribution(found["masks"].to(images.device), size, recipe)
+
+
+def _masks(
+    model: nn.Module,
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    recipe: Recipe,
+    softmax: float | None,
+    seed: int,
+    batch: int,
+    autocast: bool,
+) -> dict[str, Tensor]:
+    with evaluating(model):
+        score = class_score(model, targets, softmax=softmax)
+        return {"masks": meaningful_perturbation(score, images, recipe, seed=seed, batch=batch, autocast=autocast)}
+
+
+def drop(
+    score: Score, images: Float[Tensor, "images 3 height width"], blurred: Float[Tensor, "images 3 height width"]
+) -> np.ndarray:
+    """How much of each image's score a blur over the whole of it takes away: what deleting can repay."""
+    rows = torch.arange(len(images))
+    with torch.inference_mode():
+        return (score(images, rows) - score(blurred, rows)).double().cpu().numpy()
+
+
+def scaled(recipe: Recipe, ratio: float) -> Recipe:
+    """The recipe with both λ times `ratio`: those of a score that drops by so much of another one's drop.
+
+    Raises ValueError for a ratio that is not positive, where there is nothing to match.
+    """
+    if not ratio > 0:
+        raise ValueError(f"One score drops by {ratio} of what the other does: with no drop nothing can be matched.")
+    return replace(recipe, area=recipe.area * ratio, variation=recipe.variation * ratio)
+
+
+# --- how good they are --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """Deletion or insertion of one set of maps, [images] each.
+
+    `published` is the area under the setting's own score, divided by the curve's maximum; `corrected` that under the
+    probability, divided by what random orders give for the same image; `spread` how far other orders of equal pixels
+    move the mean of the former, as a standard deviation.
+    """
+
+    published: np.ndarray
+    corrected: np.ndarray
+    spread: float
+
+
+class RemovalTest:
+    """Deletion and insertion for one setting and one set of images; what random orders give is measured once.
+
+    Pixels are deleted to the `mean` colour, `step` at a time, and inserted into the blur. Every order is taken `ties`
+    times, each time with equal pixels in another order.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        images: Float[Tensor, "images 3 height width"],
+        targets: Int64[Tensor, " images"],
+        *,
+        mean: Sequence[float],
+        step: int,
+        seed: int,
+        ties: int,
+    ) -> None:
+        self.images, self.step, self.seed, self.ties = images, step, seed, ties
+        self.model = setting.model
+        self.targets, self.factors = targets, (setting.published, setting.scale)
+        self.chance: dict[bool, np.ndarray] = {}
+        blur = 5.0 * images.shape[-1] / _PAPER_PIXELS
+        self.substitutes = {
+            False: substitute(images[:1], "mean", mean=mean),
+            True: substitute(images, "blur", blur=blur),
+        }
+
+    def deletion(self, attributions: Maps) -> Removal:
+        """Take the pixels of highest attribution away first: low is good."""
+        return self._removal(attributions, insertion=False)
+
+    def insertion(self, attributions: Maps) -> Removal:
+        """Put the pixels of highest attribution in first: high is good."""
+        return self._removal(attributions, insertion=True)
+
+    def _removal(self, attributions: Maps, *, insertion: bool) -> Removal:
+        curves = [self._curves(attributions, number, insertion) for number in range(self.ties)]
+        published = np.stack([each.areas("max")[:, 0].numpy() for each in curves])
+        corrected = np.stack([each.areas()[:, 1].numpy() for each in curves])
+        relative = corrected.mean(0) / self._of_random_orders(insertion)
+        return Removal(published.mean(0), relative, float(published.mean(1).std()))
+
+    def _of_random_orders(self, insertion: bool) -> np.ndarray:
+        if insertion not in self.chance:
+            count, size = len(self.images), (self.images.shape[-2], self.images.shape[-1])
+            orders = (random_attribution(count, size, seed_for(self.seed, "order", k)) for k in range(self.ties))
+            areas = [self._curves(order, 0, insertion).areas()[:, 1].numpy() for order in orders]
+            self.chance[insertion] = np.mean(areas, axis=0)
+        return self.chance[insertion]
+
+    def _scores(self, seen: Float[Tensor, "batch 3 height width"], rows: Int64[Tensor, " batch"]) -> Tensor:
+        """The setting's own score and the probability, [batch, 2], from one forward pass."""
+        outputs = self.model(seen)
+        scores = [class_score(lambda _: outputs, self.targets, softmax=factor) for factor in self.factors]
+        return torch.stack([score(seen, rows) for score in scores], 1)
+
+    def _curves(self, attributions: Maps, number: int, insertion: bool) -> RemovalCurves:
+        with evaluating(self.model):
+            return removal_curves(
+                self._scores, self.images, attributions.to(self.images.device), self.substitutes[insertion],
+                step=self.step, insertion=insertion, seed=seed_for(self.seed, "ties", number),
+            )  # fmt: skip
+
+
+def energy_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) -> np.ndarray:
+    """The share of each image's attribution that lies in its region; for a map of zeros the region's area."""
+    return pointing_game(attributions, regions).energy
+
+
+def correlation(first: Maps, second: Maps) -> np.ndarray:
+    """Pearson's correlation of two maps over the pixels of each image; 0 where one of them is constant."""
+    a, b = (each.double().flatten(1) for each in (first, second))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    scale = (a.square().sum(1) * b.square().sum(1)).sqrt()
+    return torch.where(scale > 1e-12, (a * b).sum(1) / scale.clamp_min(1e-12), 0.0).cpu().numpy()
+
+
+# --- other models, other explainers -------------------------------------------------------------------------------
+
+
+def randomised(clip: Clip, setting: Setting, train: Classified, cfg: Settings, seed: int) -> dict[str, Setting]:
+    """Models whose maps should differ from the setting's own, and the setting itself, explained once more.
+
+    "random weights" has an image tower that learned nothing; "shuffled labels" a probe of shuffled labels or,
+    zero-shot, the classes' texts in another order. Source: Adebayo et al. (2018), section 3.
+    """
+    draw = generator(seed, "randomised", setting.name)
+    untrained = copy.deepcopy(setting.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "random weights"))
+        reset(untrained.encoder)
+    if isinstance(setting.model, LinearProbe):
+        labels = train.labels[torch.randperm(len(train), generator=draw)]
+        found = embed(setting.model.encoder, train.batches(), cfg.device)
+        head = train_head(found, labels, len(train.names), seed=seed, epochs=cfg.epochs)
+        shuffled: nn.Module = LinearProbe(setting.model.encoder, head)
+    else:
+        classes = setting.model.classes
+        # Moved by one after shuffling, so that no class keeps its own text.
+        order = torch.randperm(len(classes), generator=draw)
+        moved = torch.empty_like(order).index_copy_(0, order, order.roll(1))
+        shuffled = ZeroShot(setting.model.encoder, classes[moved.to(classes.device)])
+    return {
+        "itself": setting,
+        "random weights": replace(setting, model=untrained),
+        "shuffled labels": replace(setting, model=shuffled.to(cfg.device)),
+    }
+
+
+def reset(model: nn.Module) -> None:
+    """Give every layer of an image tower the weights that it started with, or others as random."""
+    for module in model.modules():
+        if callable(restart := getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)):
+            restart()
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in ("class_embedding", "positional_embedding", "proj"):
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+
+
+def other_explainers(
+    setting: Setting,
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    cfg: Settings,
+    seed: int,
+) -> dict[str, Maps]:
+    """Grad-CAM on the last attention, RISE, and integrated gradients (their absolute values), of the same answers.
+
+    Grad-CAM explains the cosine or logit, which it needs only up to a factor; the others explain the probability.
+    """
+    encoder, size = setting.model.encoder, (images.shape[-2], images.shape[-1])
+    rows = setting.model.head.weight if isinstance(setting.model, LinearProbe) else setting.model.classes
+    probability = setting.score(targets, published=False)
+    colour = substitute(images[:1], "mean", mean=cfg.mean)
+    with evaluating(setting.model):
+        cams = grad_cam(encoder.model, encoder.prepare(images), rows.detach()[targets.to(rows.device)])
+        return {
+            "Grad-CAM": upsample(cams.to(images), size),
+            "RISE": rise(probability, images, colour, seed=seed_for(seed, "rise"), masks=cfg.rise_masks),
+            "integrated gradients": integrated_gradients(probability, images, colour, steps=cfg.ig_steps).abs(),
+        }
+
+
+# --- what the answer depends on -----------------------------------------------------------------------------------
+
+
+def flips(setting: Setting, before: Classified, after: Classified, device: str) -> Interval:
+    """How often the answer changes when the images are redrawn with one cause changed."""
+    changed = int((setting.answers(before.batches(), device) != setting.answers(after.batches(), device)).sum())
+    return proportion(changed, len(before))
