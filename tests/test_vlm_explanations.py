@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from xaikit import paths, profiles
 from xaikit.faces import write_boxes
 from xaikit.hooks import evaluating
-from xaikit.linear_probe import LinearProbe
+from xaikit.linear_probe import LinearProbe, embed
 from xaikit.models.clip import Clip, load_from
 from xaikit.perturbation import AGARWAL_2023
 from xaikit.profiles import Settings
@@ -82,15 +81,16 @@ def test_causes_change_their_part_and_nothing_else(cfg) -> None:
     assert len(found) == 9
     for (task, part), cause in found.items():
         assert len(cause.region) == len(test[task])
+        before = test[task].scenes[cause.chosen]
         changed = [
             {name for name, value in a.factors.items() if value != b.factors[name]}
-            for a, b in zip(cause.before.scenes, cause.after.scenes, strict=True)
+            for a, b in zip(before, cause.after.scenes, strict=True)
         ]
         assert all(names for names in changed), part  # each picture is changed
         assert all(names - {"place"} == changed[0] - {"place"} and len(names - {"place"}) == 1 for names in changed)
-        assert cause.before.images.shape == cause.after.images.shape
-        assert not torch.equal(cause.before.images, cause.after.images)
-    assert len(found["cars", "text"].before) == len(test["cars"]) // 2
+        assert cause.after.images.shape == before.images().shape
+        assert (cause.after.images != before.images()).flatten(1).any(1).all()
+    assert len(found["cars", "text"].chosen) == len(test["cars"]) // 2
 
 
 def test_portraits_of_drawn_people_have_a_patch_where_their_face_was(cfg) -> None:
@@ -162,7 +162,7 @@ def test_the_settings_differ_in_their_scores_and_share_an_encoder(settings, cars
     ):
         found = setting.score(test.labels, published=published)(test.images, rows)
         torch.testing.assert_close(found, expected[rows, test.labels], rtol=0, atol=1e-5)
-        assert torch.equal(setting.answers(test.batches(7), "cpu"), expected.argmax(1))
+        assert torch.equal(setting.answers(embed(setting.model.encoder, test.batches(7))), expected.argmax(1))
     assert zero_shot.scale > 5 and fine_tuned.scale == 1
 
 
@@ -249,20 +249,9 @@ def test_other_explainers_give_maps_of_the_images_size(settings, cars, cfg) -> N
             assert maps.shape == (3, 64, 64) and maps.min() >= 0 and (maps.flatten(1).std(1) > 0).all()
 
 
-class Brightness(nn.Module):
-    """Class 1 where a picture is brighter than one half."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        bright = images.mean((1, 2, 3))
-        return torch.stack([0.5 - bright, bright - 0.5], 1)
-
-
-def test_flips_count_the_answers_that_change() -> None:
-    before, after = torch.zeros(4, 3, 8, 8), torch.zeros(4, 3, 8, 8)
-    after[1:] = 1.0
-    data = [
-        pictures.Classified(images, torch.zeros(4, dtype=torch.int64), ("a", "b"), ("a", "b"))
-        for images in (before, after)
-    ]
-    found = study.flips(study.Setting("brightness", Brightness(), 1.0, 1.0), *data, "cpu")
-    assert (found.value, found.n) == (0.75, 4)
+def test_flips_count_the_answers_that_change(settings) -> None:
+    zero_shot, _ = settings
+    classes = zero_shot.model.classes
+    before, after = classes[:4], classes[[0, 1, 5, 3]]  # each is most like itself
+    found = study.flips(zero_shot, before, after)
+    assert (found.value, found.n) == (0.25, 4)

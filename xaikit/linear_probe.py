@@ -20,7 +20,11 @@ class LinearProbe(nn.Module):
         self.encoder, self.head = encoder, head
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
-        return self.head(F.normalize(self.encoder(images), dim=-1))
+        return self.classify(F.normalize(self.encoder(images), dim=-1))
+
+    def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """The logits of unit embeddings."""
+        return self.head(embeddings)
 
 
 class ZeroShot(nn.Module):
@@ -32,7 +36,11 @@ class ZeroShot(nn.Module):
         self.register_buffer("classes", classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
-        return F.normalize(self.encoder(images), dim=-1) @ self.classes.T
+        return self.classify(F.normalize(self.encoder(images), dim=-1))
+
+    def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """The cosines of unit embeddings."""
+        return embeddings @ self.classes.T
 
 
 def embed(

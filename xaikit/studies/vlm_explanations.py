@@ -1,7 +1,7 @@
 """The experiments of paper 3: explanations of CLIP as a zero-shot classifier and with a linear probe (Agarwal)."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,16 +37,14 @@ class Setting:
     """
 
     name: str
-    model: nn.Module
+    model: ZeroShot | LinearProbe
     scale: float
     published: float | None
 
-    def answers(
-        self, batches: Iterable[Float[Tensor, "batch 3 height width"]], device: str
-    ) -> Int64[Tensor, " images"]:
-        """The class of each image with the highest output."""
-        with evaluating(self.model), torch.inference_mode():
-            return torch.cat([self.model(images.to(device)).argmax(1).cpu() for images in batches]).clone()
+    def answers(self, embeddings: Float[Tensor, "images features"]) -> Int64[Tensor, " images"]:
+        """The class with the highest output for each unit embedding (`embed`)."""
+        with torch.inference_mode():
+            return self.model.classify(embeddings.to(next(self.model.encoder.parameters()).device)).argmax(1).cpu()
 
     def score(self, targets: Int64[Tensor, " images"], *, published: bool) -> Score:
         """The paper's score of this setting, or the softmax's probability as in the other one."""
@@ -235,7 +233,7 @@ def correlation(first: Maps, second: Maps) -> np.ndarray:
 
 
 def randomised(clip: Clip, setting: Setting, train: Classified, cfg: Settings, seed: int) -> dict[str, Setting]:
-    """Models whose maps should differ from the setting's own, and the setting itself, explained once more.
+    """Models whose maps should differ from the setting's own, and the setting itself, to be explained once more.
 
     "random weights" has an image tower that learned nothing; "shuffled labels" a probe of shuffled labels or,
     zero-shot, the classes' texts in another order. Source: Adebayo et al. (2018), section 3.
@@ -249,7 +247,7 @@ def randomised(clip: Clip, setting: Setting, train: Classified, cfg: Settings, s
         labels = train.labels[torch.randperm(len(train), generator=draw)]
         found = embed(setting.model.encoder, train.batches(), cfg.device)
         head = train_head(found, labels, len(train.names), seed=seed, epochs=cfg.epochs)
-        shuffled: nn.Module = LinearProbe(setting.model.encoder, head)
+        shuffled: ZeroShot | LinearProbe = LinearProbe(setting.model.encoder, head)
     else:
         classes = setting.model.classes
         # Moved by one after shuffling, so that no class keeps its own text.
@@ -300,7 +298,8 @@ def other_explainers(
 # --- what the answer depends on -----------------------------------------------------------------------------------
 
 
-def flips(setting: Setting, before: Classified, after: Classified, device: str) -> Interval:
-    """How often the answer changes when the images are redrawn with one cause changed."""
-    changed = int((setting.answers(before.batches(), device) != setting.answers(after.batches(), device)).sum())
-    return proportion(changed, len(before))
+def flips(
+    setting: Setting, before: Float[Tensor, "images features"], after: Float[Tensor, "images features"]
+) -> Interval:
+    """How often the answer changes when the images, of these unit embeddings, are redrawn with one cause changed."""
+    return proportion(int((setting.answers(before) != setting.answers(after)).sum()), len(before))

@@ -1,7 +1,7 @@
 """The pictures of paper 3: drawn cars and people under the mini profile, StanfordCars and IdenProf under the other."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,11 +38,6 @@ class Classified:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def select(self, positions: Sequence[int]) -> "Classified":
-        """The images at `positions`, in that order, all of them in memory."""
-        scenes = None if self.scenes is None else self.scenes[list(positions)]
-        return replace(self, images=self.stack(positions), labels=self.labels[list(positions)], scenes=scenes)
 
     def batches(self, size: int = 128) -> Iterator[Float[Tensor, "batch 3 height width"]]:
         """The images in order, `size` at a time."""
@@ -94,11 +89,14 @@ OBJECTS = {CARS: "car", OCCUPATION: "person"}
 
 @dataclass(frozen=True, eq=False)
 class Cause:
-    """Pictures before and after one cause was changed, and the part of the first ones that shows it."""
+    """Pictures of a task, which ones of it (`chosen`), after one cause was changed; and the part that shows it.
+
+    `region` is where the part is seen in every picture of the task, before.
+    """
 
     task: str
     part: str
-    before: Classified
+    chosen: Int64[Tensor, " chosen"]
     after: Classified
     region: Bool[Tensor, "images height width"]
 
@@ -121,18 +119,15 @@ def causes(test: dict[str, Classified], size: int) -> list[Cause]:
 
 
 def _cause(task: str, part: str, data: Classified, factor: str, size: int) -> Cause:
-    chosen = list(range(len(data))) if factor != "text" else with_text(data).tolist()
-    before = data.select(chosen)
+    chosen = with_text(data) if factor == "text" else torch.arange(len(data))
     changed = []
-    for scene in before.scenes:
+    for scene in data.scenes[chosen]:
         # `factors` has the cues of people resolved; a car's text keeps to names.
         values = [value for value in scene.values(factor) if value is not None]
-        now = scene.factors[factor]
-        changed.append(scene.replace(**{factor: values[(values.index(now) + 1) % len(values)]}))
-    after = SceneSet.of(changed)
-    return Cause(
-        task, part, before, replace(before, images=after.images(size), scenes=after), data.scenes.masks(part, size)
-    )
+        changed.append(scene.replace(**{factor: values[(values.index(scene.factors[factor]) + 1) % len(values)]}))
+    scenes = SceneSet.of(changed)
+    after = Classified(scenes.images(size), data.labels[chosen], data.names, data.prompts, scenes)
+    return Cause(task, part, chosen, after, data.scenes.masks(part, size))
 
 
 def with_text(data: Classified) -> Int64[Tensor, " chosen"]:
