@@ -168,8 +168,8 @@ def test_the_papers_are_cited_by_title_and_authors():
 
 
 def run_example(number: int, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What a Python example leaves behind; there are two."""
-    assert len(PYTHON) == 2
+    """What a Python example leaves behind; there are three."""
+    assert len(PYTHON) == 3
     monkeypatch.chdir(ROOT)
     names: dict = {}
     with torch.random.fork_rng():
@@ -184,6 +184,13 @@ def test_the_example_takes_a_model_apart(monkeypatch: pytest.MonkeyPatch, capsys
     assert float(error.split(": ")[1]) < 1e-6
     assert len(heads) == names["parts"].attention.shape[2] > 1
     assert names["span"].explained.min() > 0
+
+
+def test_the_example_perturbs_images(monkeypatch: pytest.MonkeyPatch):
+    names = run_example(2, monkeypatch)
+    maps, areas = names["maps"], names["curves"].areas("max")
+    assert maps.shape == (4, 64, 64) and 0 <= maps.min() < maps.max() <= 1
+    assert areas.shape == (4,) and (areas > 0).all() and (areas <= 1).all()
 
 
 def test_the_example_explains_a_model(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
