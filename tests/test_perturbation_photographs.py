@@ -30,17 +30,18 @@ def classifier() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def explained(classifier: nn.Module) -> tuple[Tensor, Tensor]:
-    """The first photograph of each class that the classifier gets right, 224 pixels a side."""
+    """The first two photographs of each class that the classifier gets right, 224 pixels a side."""
     photographs = read_validation(PHOTOGRAPHS, subset=True)
     crop = Preprocessed(nn.Identity(), 224, (0.0,) * 3, (1.0,) * 3).prepare
-    found = {}
+    found: dict[int, list[Tensor]] = {}
     for index, label in enumerate(photographs.labels.tolist()):
-        if label not in found:
+        if len(found.setdefault(label, [])) < 2:
             image = crop(photographs[index].image[None] / 255)
             with torch.inference_mode():
                 if int(classifier(image).argmax()) == label:
-                    found[label] = image[0]
-    return torch.stack(list(found.values())), torch.tensor(list(found))
+                    found[label].append(image[0])
+    images = [image for each in found.values() for image in each]
+    return torch.stack(images), torch.tensor([label for label, each in found.items() for _ in each])
 
 
 @pytest.mark.skipif(
@@ -50,16 +51,18 @@ def test_maps_of_photographs_delete_far_better_than_random_orders(
     classifier: nn.Module, explained: tuple[Tensor, Tensor]
 ) -> None:
     images, targets = explained
-    assert len(images) >= 8
+    assert len(images) == 20
     recipe = dataclasses.replace(AGARWAL_2023, steps=60)
     score = class_score(classifier, targets, softmax=1.0)
     maps = attribution(meaningful_perturbation(score, images, recipe, seed=0, batch=5), (224, 224), recipe)
     assert 0.01 < maps.mean() < 0.5  # it deletes something, and by far not everything
-    grey = substitute(images, "mean", mean=(0.5,) * 3)
+    # Deleted to what the masks were sought with. To grey, random orders are as good: scattered grey pixels blind this
+    # network at once, whatever they cover.
+    soft = substitute(images, "blur", blur=recipe.blur)
     areas = [
-        removal_curves(score, images, order, grey, step=224 * 8, seed=0, batch=32).areas()
+        removal_curves(score, images, order, soft, step=224 * 14, seed=0, batch=32).areas()
         for order in (maps, random_attribution(len(images), (224, 224), 0))
     ]
     gain = bootstrap_mean((areas[1] - areas[0]).numpy(), seed=0)
     assert gain.low > 0
-    assert areas[0].mean() < 0.8 * areas[1].mean()
+    assert areas[0].mean() < 0.75 * areas[1].mean()
