@@ -10,6 +10,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from perturbation import encoder
 
 from xaikit.removal import removal_curves, substitute
 from xaikit.scores import class_score
@@ -30,8 +31,6 @@ def loop(model: torch.nn.Module, images, maps, targets, other, step: int) -> tor
 
 
 def compare(options: argparse.Namespace) -> None:
-    from perturbation import encoder
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tower, pixels, width = encoder(options.model)
     draw = torch.Generator().manual_seed(0)

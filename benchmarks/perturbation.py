@@ -1,20 +1,20 @@
 """How many images a minute does meaningful perturbation explain, many at once against one at a time?
 
-The mini CLIP-ViT where its weights are there, else its architecture with random weights (`mini`), or ViT-B-32 at its
-real size with random weights (`b32`). Both ways do the same steps of the same optimiser; a few steps are timed and
-scaled to the full number. They take turns; printed is the median over the rounds.
+With random weights: the architecture of the mini CLIP-ViT (`mini`) or ViT-B-32 at its real size (`b32`). Both ways do
+the same steps of the same optimiser; a few steps are timed and scaled to the full number. They take turns; printed is
+the median over the rounds.
 """
 
 import argparse
 import dataclasses
 import os
 import statistics
-import time
 from collections.abc import Callable
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from decomposition import timed
 
 from xaikit.models import clip_vit_mini
 from xaikit.perturbation import AGARWAL_2023, meaningful_perturbation
@@ -30,14 +30,6 @@ def encoder(model: str) -> tuple[torch.nn.Module, int, int]:
     settings = clip_vit_mini.config()["model_cfg"]
     tower = open_clip.CLIP(**settings).visual
     return tower.eval().requires_grad_(False), clip_vit_mini.PIXELS, settings["embed_dim"]
-
-
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def compare(options: argparse.Namespace) -> None:

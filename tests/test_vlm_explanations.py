@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from xaikit import paths, profiles
+from xaikit.datasets.idenprof import PROFESSIONS, read_professions
 from xaikit.faces import write_boxes
 from xaikit.hooks import evaluating
 from xaikit.linear_probe import LinearProbe, embed
@@ -17,6 +18,7 @@ from xaikit.profiles import Settings
 from xaikit.studies import vlm_explanations as study
 from xaikit.studies import vlm_pictures as pictures
 from xaikit.studies.clip_pictures import Prepared
+from xaikit.world.scene_people import USUAL
 
 NAME = "03_vlm_explanations"
 
@@ -64,15 +66,9 @@ def test_cars_never_lie_and_classes_are_makes_and_models(cars) -> None:
 def test_people_look_as_is_usual_in_training_and_evenly_in_the_test(cfg) -> None:
     train, test = (pictures.task("occupation", cfg, 0, split) for split in ("train", "test"))
     for data, share in ((train, 0.9), (test, 0.5)):
-        usual = [scene.presentation == world_usual(scene.profession) for scene in data.scenes]
+        usual = [scene.presentation == USUAL[scene.profession] for scene in data.scenes]
         assert np.mean(usual) == pytest.approx(share, abs=0.13)
         assert [data.names[label] for label in data.labels.tolist()] == [scene.profession for scene in data.scenes]
-
-
-def world_usual(profession: str) -> str:
-    from xaikit.world.scene_people import USUAL
-
-    return USUAL[profession]
 
 
 def test_causes_change_their_part_and_nothing_else(cfg) -> None:
@@ -107,8 +103,6 @@ def test_portraits_of_drawn_people_have_a_patch_where_their_face_was(cfg) -> Non
 
 
 def test_portraits_of_photographs_come_from_boxes_in_a_file(tmp_path, cfg) -> None:
-    from xaikit.datasets.idenprof import PROFESSIONS, read_professions
-
     draw = np.random.default_rng(0)
     for name in PROFESSIONS:
         folder = tmp_path / "test" / name

@@ -25,9 +25,8 @@ from xaikit.seeding import generator
 Images = Float[Tensor, "images 3 height width"]
 Masks = Float[Tensor, "images side side"]
 
-
 _DECAY, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
-_PAPER_PIXELS = 224  # the side of the images that the presets' lengths are meant for
+PAPER_PIXELS = 224  # the side of the images that the presets' lengths are meant for
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Recipe:
 
     def at(self, pixels: int) -> "Recipe":
         """The recipe for images of that side: lengths in pixels shrink or grow with it, from the 224 they are for."""
-        scale = pixels / _PAPER_PIXELS
+        scale = pixels / PAPER_PIXELS
         blur = 2 * round(self.blur * scale / 2 - 0.5) + 1 if self.median else self.blur * scale
         return replace(self, blur=max(blur, 3) if self.median else blur, smooth=self.smooth * scale,
                        jitter=max(1, round(self.jitter * scale)))  # fmt: skip
@@ -145,8 +144,7 @@ def blurred(images: Images, recipe: Recipe = AGARWAL_2023) -> Images:
         return torch.stack(
             [image.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values for image in padded]
         )
-    radius = min(round(4 * recipe.blur), *(side - 1 for side in images.shape[-2:]))
-    return gaussian_blur(images, [2 * radius + 1] * 2, [recipe.blur] * 2).clamp(0, 1)
+    return _gaussian(images, recipe.blur).clamp(0, 1)
 
 
 class _Search:
@@ -245,9 +243,15 @@ def _enlarge(masks: Masks, size: Sequence[int], recipe: Recipe) -> Float[Tensor,
     options = {"align_corners": False} if recipe.enlarged == "bilinear" else {}
     large = F.interpolate(masks[:, None], tuple(size), mode=recipe.enlarged, **options)
     if recipe.smooth:
-        radius = min(round(4 * recipe.smooth), *(side - 1 for side in size))
-        large = gaussian_blur(large, [2 * radius + 1] * 2, [recipe.smooth] * 2)
+        large = _gaussian(large, recipe.smooth)
     return large[:, 0]
+
+
+def _gaussian(
+    images: Float[Tensor, "images channels height width"], deviation: float | int
+) -> Float[Tensor, "images channels height width"]:
+    radius = min(round(4 * deviation), *(side - 1 for side in images.shape[-2:]))
+    return gaussian_blur(images, [2 * radius + 1] * 2, [deviation] * 2)
 
 
 def _moved(images: Images, offset: Sequence[int], jitter: int) -> Images:

@@ -14,7 +14,7 @@ from xaikit.hooks import evaluating
 from xaikit.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.metrics import pointing_game
 from xaikit.models.clip import Clip
-from xaikit.perturbation import Recipe, attribution, meaningful_perturbation
+from xaikit.perturbation import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
 from xaikit.profiles import Settings
 from xaikit.removal import RemovalCurves, random_attribution, removal_curves, substitute
 from xaikit.saliency import integrated_gradients, rise
@@ -24,7 +24,6 @@ from xaikit.stats import Interval, proportion
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.vit_saliency import grad_cam, upsample
 
-_PAPER_PIXELS = 224  # of the images for which the blur of insertion was chosen
 Maps = Float[Tensor, "images height width"]
 
 
@@ -173,7 +172,7 @@ class RemovalTest:
         self.model = setting.model
         self.targets, self.factors = targets, (setting.published, setting.scale)
         self.chance: dict[bool, np.ndarray] = {}
-        blur = 5.0 * images.shape[-1] / _PAPER_PIXELS
+        blur = 5.0 * images.shape[-1] / PAPER_PIXELS
         self.substitutes = {
             False: substitute(images[:1], "mean", mean=mean),
             True: substitute(images, "blur", blur=blur),

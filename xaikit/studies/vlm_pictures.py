@@ -104,7 +104,7 @@ class Cause:
 def causes(test: dict[str, Classified], size: int) -> list[Cause]:
     """What drawn pictures of both tasks show, and how it is changed; nothing for photographs.
 
-    Clothing, tool and place become those of the next profession, make, model, colour and place of a car the next one's;
+    Clothing, tool and place become those of the next profession; make, model and place of a car become the next ones;
     looks are exchanged, faces hidden. The name on a car is replaced by that of another make, on those that have one.
     """
     if any(data.scenes is None for data in test.values()):
