@@ -143,7 +143,7 @@ def test_similarity_matrix_refuses_captions_that_do_not_match(ax, images) -> Non
 
 
 def test_word_cloud_colours_the_highlight_only(ax) -> None:
-    plots.word_cloud(ax, {"water": 3.0, "bird": 2.0, "boat": 1.0}, highlight="bird")
+    plots.word_cloud(ax, {"water": 3.0, "bird": 2.0, "boat": 1.0}, highlight={"bird"})
     assert {bytes_of(plots.VERMILLION), bytes_of(plots.DARK)} <= colours_in(ax)
     other = plt.subplots()[1]
     plots.word_cloud(other, {"water": 3.0, "bird": 2.0, "boat": 1.0})

@@ -1,6 +1,6 @@
 """One style for all figures, and the few kinds of picture that several notebooks share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -210,8 +210,8 @@ def similarity_matrix(
     ax.spines[:].set_visible(False)
 
 
-def word_cloud(ax: Axes, frequencies: Mapping[str, float], highlight: str | None = None) -> None:
-    """Draw words as large as they are frequent, `highlight` (the category's own word) in vermillion.
+def word_cloud(ax: Axes, frequencies: Mapping[str, float], highlight: Collection[str] = ()) -> None:
+    """Draw words as large as they are frequent, those in `highlight` (the category's own) in vermillion.
 
     Raises ValueError if there is no word, or a frequency is not positive.
     """
@@ -223,7 +223,7 @@ def word_cloud(ax: Axes, frequencies: Mapping[str, float], highlight: str | None
         background_color="white",
         font_path=font_manager.findfont("DejaVu Sans"),
         random_state=0,
-        color_func=lambda word, **kwargs: VERMILLION if word == highlight else DARK,
+        color_func=lambda word, **kwargs: VERMILLION if word in highlight else DARK,
     )
     # The layout depends on the order of the words: sort, so that equal counts give equal pictures.
     ranked = sorted(frequencies.items(), key=lambda item: (-item[1], item[0]))

@@ -1,0 +1,266 @@
+"""A BLIP captioner (Li et al., 2022): its text decoder is the frozen language model of paper 2, the whole its baseline.
+
+The mini captioner is a `transformers` BLIP in a small configuration that learns the drawn world from captions. As BLIP
+starts from a ViT that knows ImageNet, it starts from the image tower of the mini CLIP.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float16, Int64, UInt8
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm import trange
+from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerFast
+
+from xaikit.hooks import evaluating
+from xaikit.models import clip_vit_mini
+from xaikit.models.clip import load_clip
+from xaikit.models.clip_training import word_tokenizer
+from xaikit.models.precision import training_precision
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.paths import WEIGHTS
+from xaikit.seeding import generator, seed_for
+
+NAME = "captioner-mini"
+LONGEST = 28  # tokens of a caption, with both ends
+SCENES = 6_000  # of each part of the corpus
+BATCH = 64
+DECODER_STEPS, STEPS = 6_000, 600
+LEARNING_RATES = {"decoder": 1e-3, "all": 3e-4}
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the published BLIP
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A frozen text decoder that says what it is conditioned on (`encoder_hidden_states` [batch, tokens, width])."""
+
+    decoder: nn.Module
+    tokenizer: PreTrainedTokenizerFast
+    prompt: list[int]  # the tokens that every sentence starts with
+    end: int
+    pad: int
+
+    @property
+    def width(self) -> int:
+        """The width of what it is conditioned on."""
+        config = self.decoder.config
+        return getattr(config, "encoder_hidden_size", config.hidden_size)
+
+    def encode(self, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
+        """Prompt, words and end of each text, padded behind. Raises ValueError for one with no word, or more than
+        `longest` tokens in all."""
+        rows = []
+        for text in texts:
+            words = self.tokenizer(text, add_special_tokens=False).input_ids
+            row = [*self.prompt, *words, self.end]
+            if not words or len(row) > longest:
+                raise ValueError(f"The caption {text!r} makes {len(row)} tokens; give 1 word to {longest} tokens.")
+            rows.append(torch.tensor(row))
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+
+    def decode(self, sentences: Int64[Tensor, "sentences length"]) -> list[str]:
+        """The texts of sampled tokens (without prompt), each up to its end."""
+        return self.tokenizer.batch_decode(sentences, skip_special_tokens=True)
+
+
+class ImageTokens(nn.Module):
+    """The tokens of a BLIP's image tower [batch, tokens, width], after its last norm."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
+        return self.tower(pixel_values=images).last_hidden_state
+
+
+@dataclass(frozen=True, eq=False)
+class Captioner:
+    """A frozen BLIP: the image tower that takes images in [0, 1] and gives tokens, and the language model."""
+
+    image_encoder: Preprocessed
+    language: LanguageModel
+
+
+def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captioner:
+    """Load a BLIP from a folder or by its name at the hub, in float32, in evaluation mode, frozen.
+
+    `prompt` is put before every caption, as BLIP's training did with "a picture of". Raises ValueError for a folder
+    without a complete model, and for a hub's model that was neither downloaded nor can be reached.
+    """
+    folder = Path(name)
+    if folder.is_absolute() and not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{folder} holds no captioner; run `make models` or restore the folder from the repository.")
+    try:
+        model = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"The captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return frozen(model.to(device), tokenizer, prompt)
+
+
+def load_from(settings: dict[str, str], device: str = "cpu") -> Captioner:
+    """The captioner that a profile names: `weights` that ship in data/weights/, or the `name` at the hub."""
+    name = str(WEIGHTS / settings["weights"]) if "weights" in settings else settings["name"]
+    return load_captioner(name, settings.get("prompt", ""), device)
+
+
+def frozen(model: BlipForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, prompt: str = "") -> Captioner:
+    """The captioner that a BLIP and its tokenizer make."""
+    model.eval().requires_grad_(False)
+    text = model.config.text_config
+    start = [text.bos_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
+    language = LanguageModel(model.text_decoder, tokenizer, start, text.sep_token_id, text.pad_token_id)
+    vision = model.config.vision_config
+    small = vision.image_size == clip_vit_mini.PIXELS
+    mean, std = (clip_vit_mini.MEAN, clip_vit_mini.STD) if small else (MEAN, STD)
+    encoder = Preprocessed(ImageTokens(model.vision_model), vision.image_size, mean, std).eval()
+    return Captioner(encoder, language)
+
+
+def build() -> tuple[BlipForConditionalGeneration, PreTrainedTokenizerFast]:
+    """The mini captioner before its training: its image tower nearly computes the mini CLIP's tokens."""
+    tokenizer = word_tokenizer(_sentences(), LONGEST)
+    width, layers = 128, 6
+    config = BlipConfig(
+        vision_config={
+            "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
+            "num_attention_heads": 8, "image_size": clip_vit_mini.PIXELS, "patch_size": 8,
+        },
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": width, "encoder_hidden_size": width,
+            "intermediate_size": 3 * width, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "max_position_embeddings": 32, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id, "sep_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+    )  # fmt: skip
+    torch.manual_seed(seed_for(0, NAME, "weights"))
+    model = BlipForConditionalGeneration(config)
+    clip = load_clip(f"local-dir:{WEIGHTS / clip_vit_mini.NAME}")
+    images = torch.cat(list(_corpus_images(100)))
+    model.vision_model.load_state_dict(blip_weights(clip.model.visual, clip.image_encoder.prepare(images)))
+    return model, tokenizer
+
+
+@torch.no_grad()
+def blip_weights(
+    visual: open_clip.transformer.VisionTransformer, images: Float[Tensor, "images 3 height width"]
+) -> dict[str, Tensor]:
+    """The weights with which a BLIP's image tower nearly computes an open_clip ViT's tokens after its last norm.
+
+    BLIP has no norm before the first block. That of the ViT is a projection (exactly a part of the patch embedding),
+    and a division by each token's own deviation, for which each position's mean one on `images` stands in.
+    """
+    centred = torch.eye(visual.conv1.out_channels) - 1 / visual.conv1.out_channels
+    own = torch.cat([visual.class_embedding[None], torch.zeros_like(visual.positional_embedding[1:])])
+    own = own + visual.positional_embedding  # what a token has before it sees anything
+    seen = F.pad(visual.conv1(images).flatten(2).mT, (0, 0, 1, 0))
+    scale = visual.ln_pre.weight / (own + seen).std(-1, correction=0).mean(0)[:, None]
+    position = own @ centred * scale + visual.ln_pre.bias
+    # One convolution serves all positions, with their mean scale.
+    patch = torch.einsum("oi,ichw->ochw", scale[1:].mean(0)[:, None] * centred, visual.conv1.weight)
+    state = {
+        "embeddings.class_embedding": torch.zeros(1, 1, len(patch)),  # it is in its position
+        "embeddings.patch_embedding.weight": patch,
+        "embeddings.patch_embedding.bias": torch.zeros(len(patch)),
+        "embeddings.position_embedding": position[None],
+        "post_layernorm.weight": visual.ln_post.weight,
+        "post_layernorm.bias": visual.ln_post.bias,
+    }
+    names = {
+        "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.in_proj": "self_attn.qkv", "attn.out_proj":
+        "self_attn.projection", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+    }  # fmt: skip
+    for index, block in enumerate(visual.transformer.resblocks):
+        for key, value in block.state_dict().items():
+            part, kind = key.replace("in_proj_", "in_proj.").rsplit(".", 1)
+            state[f"encoder.layers.{index}.{names[part]}.{kind}"] = value
+    return state
+
+
+def train(device: str = "cpu") -> tuple[BlipForConditionalGeneration, PreTrainedTokenizerFast]:
+    """Train the mini captioner. About 25 minutes on one core.
+
+    First the text decoder learns from the image tower's tokens, computed once; then all learns together.
+    """
+    model, tokenizer = build()
+    model.to(device).train()
+    pixels, texts = _examples(tokenizer)
+    captioner = Preprocessed(
+        ImageTokens(model.vision_model), clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD
+    )
+    tokens = _tokens(captioner, pixels, device)
+    _fit(model.text_decoder, "decoder", DECODER_STEPS, lambda rows: tokens[rows].float().to(device), texts, device)
+    del tokens
+    _fit(model, "all", STEPS, lambda rows: captioner(pixels[rows].float().to(device) / 255), texts, device)
+    return model, tokenizer
+
+
+def _fit(model: nn.Module, name: str, steps: int, condition, texts: Int64[Tensor, "images captions length"], device):
+    """Learn to tell a random caption of each image from what `condition` gives for it."""
+    decoder = getattr(model, "text_decoder", model)
+    draw, rate = generator(0, NAME, name), LEARNING_RATES[name]
+    optimiser = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.05)
+    progress = trange(steps, desc=f"{NAME}: {name}", mininterval=5)
+    for _ in progress:
+        rows = torch.randint(len(texts), (BATCH,), generator=draw)
+        chosen = torch.randint(texts.shape[1], (BATCH,), generator=draw)
+        sentences = texts[rows, chosen].to(device)
+        pad = decoder.config.pad_token_id
+        with training_precision(device):
+            loss = decoder(
+                input_ids=sentences,
+                attention_mask=(sentences != pad).long(),
+                encoder_hidden_states=condition(rows),
+                labels=sentences.masked_fill(sentences == pad, -100),
+                use_cache=False,
+            ).loss
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+
+
+def _tokens(
+    encoder: nn.Module, pixels: UInt8[Tensor, "images 3 64 64"], device: str
+) -> Float16[Tensor, "images tokens width"]:
+    with evaluating(encoder), torch.no_grad():
+        return torch.cat([encoder(part.float().to(device) / 255).half().cpu() for part in pixels.split(250)])
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[UInt8[Tensor, "images 3 64 64"], Int64[Tensor, "images captions length"]]:
+    """The corpus, and the tokens of the five captions of each scene, with both ends."""
+    pixels = torch.cat([batch.mul(255).round().byte() for batch in _corpus_images(SCENES)])
+    told = [
+        text
+        for name, scenes in clip_vit_mini.corpus().items()
+        for five in clip_vit_mini.captions(name, scenes[:SCENES])
+        for text in five
+    ]
+    encoded = tokenizer(told, padding="max_length", max_length=LONGEST).input_ids
+    if max(map(len, encoded)) > LONGEST or any(tokenizer.unk_token_id in row for row in encoded):
+        raise ValueError("A caption is too long or has an unknown word: raise LONGEST, or take more sentences.")
+    return pixels, torch.tensor(encoded).unflatten(0, (-1, 5))
+
+
+def _corpus_images(each: int) -> Iterator[Float[Tensor, "batch 3 64 64"]]:
+    for scenes in clip_vit_mini.corpus().values():
+        yield from scenes[:each].batches(clip_vit_mini.PIXELS, 500)
+
+
+def _sentences() -> Iterator[str]:
+    """Captions that use every word at least once."""
+    for name, scenes in clip_vit_mini.corpus().items():
+        for five in clip_vit_mini.captions(name, scenes[:500]):
+            yield from five

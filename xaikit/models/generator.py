@@ -1,0 +1,365 @@
+"""Text-to-image latent diffusion: the mini generator of drawn scenes, and how any Stable Diffusion is run.
+
+It plays the part of Stable Diffusion v1.5 in the faithfulness test on a generator's latents of paper 2 (section 4.3),
+and is the same pipeline of diffusers in a small configuration: an autoencoder that learns to make pictures small, and
+a network that learns to take the noise from these latents, given a caption (Rombach et al., 2022). It draws the scenes
+of one family, `nine`, in which any thing can be anywhere.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from tqdm import tqdm, trange
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from xaikit.models.clip_training import word_tokenizer
+from xaikit.models.muon import Muon
+from xaikit.models.precision import training_precision
+from xaikit.seeding import generator, seed_for
+from xaikit.world import SceneSet, nine
+
+NAME = "generator-mini"
+PIXELS, CONTEXT = 64, 16
+SCENES = 12_000
+BATCHES = {"autoencoder": 8, "denoiser": 32}
+STEPS = {"autoencoder": 2_000, "denoiser": 2_000}
+LEARNING_RATES = {"matrices": 0.02, "others": 2e-3}  # "matrices" is Muon's
+WARM_UP = 50  # steps to the full learning rates, which then fall to 0 in a straight line
+KL = 0.02  # nats, per value of a picture: keeps the latents near a standard normal without blurring them
+SILENT = 0.1  # share of the captions that are left out, so that guidance has something to guide away from
+# The parts of the pipeline that learn, in the names that diffusers gives them.
+LEARNED = ("vae", "text_encoder", "unet")
+
+
+def config() -> dict:
+    """The configurations of the autoencoder, the text encoder, the denoiser and the scheduler."""
+    levels, width = (8, 16, 32, 64), 128
+    words = tokenizer()
+    return {
+        "vae": {
+            "down_block_types": ("DownEncoderBlock2D",) * len(levels),
+            "up_block_types": ("UpDecoderBlock2D",) * len(levels),
+            "block_out_channels": levels,
+            "layers_per_block": 1,
+            "latent_channels": 8,
+            "norm_num_groups": 4,
+            "mid_block_add_attention": False,
+            "sample_size": PIXELS,
+            "scaling_factor": 1.0,  # until the training sets it
+        },
+        "text_encoder": {
+            "vocab_size": len(words),
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": CONTEXT,
+            "pad_token_id": words.pad_token_id,
+            "bos_token_id": words.bos_token_id,
+            "eos_token_id": words.eos_token_id,
+        },
+        "unet": {
+            "sample_size": PIXELS // 2 ** (len(levels) - 1),
+            "in_channels": 8,
+            "out_channels": 8,
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            "block_out_channels": (48, 96),
+            "layers_per_block": 1,
+            "cross_attention_dim": width,
+            "attention_head_dim": (2, 4),  # the number of heads of each level, in spite of its name
+            "norm_num_groups": 16,
+        },
+        "scheduler": {
+            "beta_schedule": "squaredcos_cap_v2",
+            "prediction_type": "v_prediction",
+            "clip_sample": False,
+            "set_alpha_to_one": True,
+            "steps_offset": 1,
+            "timestep_spacing": "trailing",
+        },
+    }
+
+
+def corpus() -> SceneSet:
+    """The scenes that the generator learns from: any thing in any place, equally often."""
+    return nine(SCENES, seed=0, split="corpus", alignment=1 / 9)
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words; the vocabulary is that of the captions of the first scenes, which use every word."""
+    return word_tokenizer([text for five in corpus()[:1000].captions for text in five], CONTEXT)
+
+
+def build() -> StableDiffusionPipeline:
+    """The pipeline with weights that have learnt nothing."""
+    parts = config()
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(**parts["vae"]),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**parts["text_encoder"])),
+        tokenizer=tokenizer(),
+        unet=UNet2DConditionModel(**parts["unet"]),
+        scheduler=DDIMScheduler(**parts["scheduler"]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def train(device: str = "cpu") -> StableDiffusionPipeline:
+    """Train the generator from nothing. Takes about 40 minutes on a core.
+
+    First the autoencoder learns to give back each picture. Then it stays as it is, and the denoiser learns with the
+    text encoder to tell the noise in the latents of the whole corpus from what was there.
+    """
+    torch.manual_seed(seed_for(0, NAME, "weights"))
+    pipeline = build()
+    pipeline.to(device)
+    scenes = corpus()
+    drawn = tqdm(scenes.batches(PIXELS, 500), "drawing", -(-len(scenes) // 500), mininterval=5)
+    pixels = torch.cat([batch.mul(255).round().byte() for batch in drawn])
+    train_autoencoder(pipeline.vae, pixels)
+    train_denoiser(pipeline, pixels, scenes.captions)
+    return pipeline
+
+
+def train_autoencoder(vae: AutoencoderKL, pixels: UInt8[Tensor, "images 3 height width"]) -> None:
+    """Teach the autoencoder to give back pictures from latents near a standard normal, and set its scaling factor.
+
+    The loss is the mean absolute error and a small share of the divergence from the standard normal.
+    """
+    draw = generator(0, NAME, "autoencoder")
+
+    def loss() -> Float[Tensor, ""]:
+        rows = torch.randint(len(pixels), (BATCHES["autoencoder"],), generator=draw)
+        images = _prepared(pixels[rows], vae)
+        posterior = vae.encode(images).latent_dist
+        found = vae.decode(posterior.sample(draw)).sample
+        return F.l1_loss(found, images) + KL * posterior.kl().mean() / images[0].numel()
+
+    _fit("autoencoder", vae, loss)
+    vae.register_to_config(scaling_factor=1 / _latents(vae, pixels).std().item())
+
+
+def train_denoiser(
+    pipeline: StableDiffusionPipeline,
+    pixels: UInt8[Tensor, "images 3 height width"],
+    captions: Sequence[Sequence[str]],
+) -> None:
+    """Teach the denoiser and the text encoder to predict v (Salimans and Ho, 2022) of the noised latents.
+
+    A share `SILENT` of the captions is left out.
+    """
+    latents = _latents(pipeline.vae, pixels)
+    tokens = _tokens(pipeline.tokenizer, captions)
+    silence = _tokens(pipeline.tokenizer, [[""]])[0]
+    schedule, text_encoder, unet = pipeline.scheduler, pipeline.text_encoder, pipeline.unet
+    draw, size = generator(0, NAME, "denoiser"), BATCHES["denoiser"]
+
+    def loss() -> Float[Tensor, ""]:
+        rows = torch.randint(len(latents), (size,), generator=draw)
+        chosen = torch.randint(tokens.shape[1], (size,), generator=draw)
+        silent = torch.rand(size, 1, generator=draw) < SILENT
+        texts = torch.where(silent, silence, tokens[rows, chosen]).to(unet.device)
+        times = torch.randint(schedule.config.num_train_timesteps, (size,), generator=draw)
+        clean, noise = latents[rows], torch.randn(size, *latents.shape[1:], generator=draw)
+        target = schedule.get_velocity(clean, noise, times).to(unet.device)
+        noised = schedule.add_noise(clean, noise, times).to(unet.device, memory_format=torch.channels_last)
+        told = text_encoder(texts).last_hidden_state
+        return F.mse_loss(unet(noised, times.to(unet.device), told).sample, target)
+
+    _fit("denoiser", nn.ModuleList([unet, text_encoder]), loss)
+
+
+def _fit(name: str, model: nn.Module, loss: Callable[[], Float[Tensor, ""]]) -> None:
+    """Take the steps of one stage and leave the model frozen, in evaluation mode."""
+    model.to(memory_format=torch.channels_last).train()  # convolutions are half as fast again on a CPU
+    device, steps = next(model.parameters()).device.type, STEPS[name]
+    matrices, optimisers = _optimisers(model)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: min((step + 1) / WARM_UP, 1 - step / steps))
+        for o in optimisers
+    ]
+    progress, running = trange(steps, desc=name, mininterval=5), 0.0
+    for step in progress:
+        with training_precision(device):
+            found = loss()
+        model.zero_grad()
+        found.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for matrix, weight in matrices:
+            matrix.grad = _as_matrix(weight.grad)
+        for stepped in (*optimisers, *schedules):
+            stepped.step()
+        running += (found.item() - running) / min(step + 1, 100)
+        progress.set_postfix_str(f"loss {running:.4f}", refresh=False)
+    model.eval().requires_grad_(False)
+
+
+def _optimisers(model: nn.Module) -> tuple[list[tuple[nn.Parameter, nn.Parameter]], list[torch.optim.Optimizer]]:
+    """Muon for all matrices and convolutions between the ends, AdamW for all else.
+
+    Muon steps matrices that share their memory with the weights; the first result is the pairs of them.
+    """
+    ends = ("conv_in", "conv_out", "quant_conv", "embedding")
+    inner = {name for name, p in model.named_parameters() if p.ndim in (2, 4) and not any(end in name for end in ends)}
+    named = dict(model.named_parameters())
+    matrices = [(nn.Parameter(_as_matrix(named[name].detach())), named[name]) for name in sorted(inner)]
+    others = [p for name, p in named.items() if name not in inner]
+    return matrices, [
+        Muon([matrix for matrix, _ in matrices], LEARNING_RATES["matrices"], weight_decay=0.05),
+        torch.optim.AdamW(others, LEARNING_RATES["others"], weight_decay=0.05, betas=(0.9, 0.98)),
+    ]
+
+
+def _as_matrix(weight: Tensor) -> Float[Tensor, "rows columns"]:
+    """A convolution in channels-last order as a matrix in the same memory, with a row for each output channel."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight
+
+
+def _prepared(pixels: UInt8[Tensor, "images 3 height width"], vae: AutoencoderKL) -> Tensor:
+    """Pictures as the autoencoder sees them, in [-1, 1]."""
+    return (pixels.to(vae.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _latents(vae: AutoencoderKL, pixels: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images _ _ _"]:
+    """The means of the latents of all pictures, scaled, on the CPU."""
+    found = [vae.encode(_prepared(part, vae)).latent_dist.mean.cpu() for part in pixels.split(250)]
+    return torch.cat(found) * vae.config.scaling_factor
+
+
+def _tokens(
+    words: PreTrainedTokenizerFast, captions: Sequence[Sequence[str]]
+) -> Int64[Tensor, "scenes captions context"]:
+    """The tokens of all captions. Raises ValueError for one that is too long or has an unknown word."""
+    texts = [text for each in captions for text in each]
+    tokens = words(texts, padding="max_length", max_length=CONTEXT).input_ids
+    if max(map(len, tokens)) > CONTEXT or any(words.unk_token_id in row for row in tokens):
+        raise ValueError("A caption is too long or has an unknown word: raise CONTEXT, or show the tokenizer more.")
+    return torch.tensor(tokens).unflatten(0, (len(captions), -1))
+
+
+def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write the pipeline in half precision, as a folder that `from_pretrained` of diffusers loads.
+
+    What was in the folder goes when all is written. The weights in memory are rounded as those on disk are.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    learned = [getattr(pipeline, name) for name in LEARNED]
+    try:
+        for module in learned:
+            module.half()
+        with _quietly():
+            pipeline.save_pretrained(part)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+    finally:
+        for module in learned:
+            module.float()
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """A frozen Stable Diffusion, from prompts to pictures and to the latents that they are decoded from.
+
+    Latents are always scaled as the denoiser sees them, with a spread of about 1: the decoder divides them by
+    `pipeline.vae.config.scaling_factor`.
+    """
+
+    pipeline: StableDiffusionPipeline
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[str], *, seed: int, steps: int = 20, guidance: float | int = 3.0, batch: int = 50
+    ) -> tuple[Float[Tensor, "prompts channels rows columns"], Float[Tensor, "prompts 3 height width"]]:
+        """A picture in [0, 1] of each prompt, and the latents of the last step that it is decoded from; on the CPU.
+
+        The noise depends on the seed and the prompt's position alone, so the batches do not matter. Guidance of 1 is
+        none. Raises ValueError where there is no prompt, no step or no batch.
+        """
+        if not prompts or steps < 1 or batch < 1:
+            raise ValueError(
+                f"{len(prompts)} prompts cannot be drawn in {steps} steps, {batch} at once; give at least 1 of each."
+            )
+        latents, images = [], []
+        for start in range(0, len(prompts), batch):
+            texts = list(prompts[start : start + batch])
+            found = self.pipeline(
+                texts,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=[generator(seed, "generator", start + i) for i in range(len(texts))],
+                output_type="latent",
+            ).images
+            latents.append(found.cpu())
+            images.append(self._decoded(found).cpu())
+        return torch.cat(latents), torch.cat(images)
+
+    def _decoded(self, latents: Float[Tensor, "images channels rows columns"]) -> Float[Tensor, "images 3 _ _"]:
+        vae = self.pipeline.vae
+        return (vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(
+        self, images: Float[Tensor, "images 3 height width"], *, batch: int = 50
+    ) -> Float[Tensor, "images channels rows columns"]:
+        """The latents of pictures in [0, 1], on the CPU: the means that the autoencoder finds, scaled as those drawn.
+
+        Raises ValueError for pictures of another size than those that are drawn.
+        """
+        vae, unet = self.pipeline.vae, self.pipeline.unet
+        size = unet.config.sample_size * self.pipeline.vae_scale_factor
+        if images.shape[-2:] != (size, size):
+            height, width = images.shape[-2:]
+            raise ValueError(
+                f"Pictures of {height} x {width} pixels have no latents here; resize them to {size} x {size}."
+            )
+        found = [vae.encode(2 * part.to(vae.device) - 1).latent_dist.mean.cpu() for part in images.split(batch)]
+        return torch.cat(found) * vae.config.scaling_factor
+
+
+def load_generator(name: str | Path, device: str = "cpu") -> Generator:
+    """Load a Stable Diffusion from a folder, or by its name on the Hugging Face hub, from where it is downloaded.
+
+    In float32, in evaluation mode, frozen, without a safety checker, as that would blacken pictures. Raises ValueError
+    for a folder without a pipeline.
+    """
+    if isinstance(name, Path) and not (name / "model_index.json").is_file():
+        raise ValueError(f"{name} holds no generator; run `make models` or restore the folder from the repository.")
+    with _quietly() if Path(name).is_dir() else nullcontext():
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            name, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        ).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    for part in LEARNED:
+        getattr(pipeline, part).eval().requires_grad_(False)
+    return Generator(pipeline)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the progress bars of diffusers and transformers."""
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    try:
+        for library in shown:
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()

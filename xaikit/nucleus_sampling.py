@@ -1,0 +1,273 @@
+"""Nucleus sampling (Holtzman et al., 2020) of many sentences for each of several conditionings of a text decoder.
+
+The decoder is a BERT with cross-attention, as BLIP has it. Two things make a thousand sentences a feature cheap. The
+cross-attention is not causal, so a feature's samples are queries of one attention whose keys and values exist once.
+And the vocabulary is seldom sorted: a token of the whole distribution is in the nucleus with probability `top_p` or
+more, and whether it is takes one sum to see.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from transformers import BertLMHeadModel, BlipTextLMHeadModel
+
+from xaikit.hooks import evaluating
+from xaikit.seeding import generator
+
+_PREFILTER = 512  # tokens that are sorted before the whole vocabulary is
+
+Cache = list[Float[Tensor, "2 rows heads positions size"]]  # of a layer each: keys, values
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Which sentences there can be."""
+
+    prompt: list[int]
+    end: int
+    pad: int
+    top_p: float | int
+    min_new_tokens: int
+    max_new_tokens: int
+    repetition_penalty: float | int
+
+    @property
+    def longest(self) -> int:
+        return len(self.prompt) + self.max_new_tokens
+
+
+def sample(
+    decoder: nn.Module,
+    conditioning: Float[Tensor, "features tokens width"],
+    n: int,
+    *,
+    prompt: Sequence[int],
+    end: int,
+    pad: int,
+    seed: int,
+    top_p: float | int = 0.95,
+    min_new_tokens: int = 20,
+    max_new_tokens: int = 30,
+    repetition_penalty: float | int = 1.0,
+    rows: int = 4096,
+) -> Int64[Tensor, "features n length"]:
+    """The tokens of `n` sentences for each feature that the decoder is conditioned on, `max_new_tokens` long.
+
+    `decoder` is a `BlipTextLMHeadModel` or a `BertLMHeadModel` with cross-attention. Every sentence continues `prompt`,
+    which is not in the result; behind `end`, which is, there is only `pad`. Each token comes from the nucleus: the
+    fewest most probable tokens that together reach `top_p`. Before `min_new_tokens` tokens there is no `end`. A
+    `repetition_penalty` above 1 makes the tokens of prompt and sentence less likely. All of these are as in
+    `transformers.generate`, with no top-k.
+    At most `rows` sentences are held at once, and no more features than take as much memory for their keys and values.
+    A sentence depends on `seed` and its two positions in the result, but for rounding not on `rows`, on `n` or on how
+    many features there are: for another batch of features take another seed.
+    Raises ValueError for another decoder or one without cross-attention; for conditioning of another width, without
+    tokens, NaN or infinite; for tokens outside the vocabulary, sentences beyond the decoder's positions, and settings
+    outside their range; and for a decoder whose logits are NaN or infinite.
+    Source: TExplain, section 3 (1000 sentences, top_p = 0.95, 20 to 30 tokens).
+    """
+    rules = _Rules(list(prompt), end, pad, top_p, min_new_tokens, max_new_tokens, repetition_penalty)
+    _check(decoder, conditioning, rules)
+    if n < 1 or rows < 1:
+        raise ValueError(f"There are {n} sentences to sample, {rows} at once: give 1 or more.")
+    features, tokens, _ = conditioning.shape
+    together = max(1, min(rows // n, rows * rules.longest // tokens))
+    sentences = torch.full((features, n, max_new_tokens), pad, device=conditioning.device)
+    with evaluating(decoder), torch.no_grad():
+        for some in torch.arange(features).split(together):
+            conditioned = _Conditioned(decoder, conditioning[some])
+            # The prompt's keys and values, and the logits behind it, are the same for all sentences of a feature.
+            start = conditioned.cache(len(some), len(prompt))
+            logits = conditioned(torch.tensor(rules.prompt, device=decoder.device).expand(len(some), 1, -1), start, 0)
+            # Two numbers a token, for a draw and for another. Above 0, so that no token of probability 0 is drawn.
+            uniform = torch.stack(
+                [1 - torch.rand(n, max_new_tokens, 2, generator=generator(seed, "nucleus", i)) for i in some.tolist()]
+            )
+            for part in torch.arange(n).split(rows):
+                found = _continue(conditioned, start, logits, uniform[:, part].to(logits.device), rules)
+                sentences[some[:, None], part] = found.to(sentences.device)
+    return sentences
+
+
+def _check(decoder: nn.Module, conditioning: Float[Tensor, "features tokens width"], rules: _Rules) -> None:
+    if not isinstance(decoder, BlipTextLMHeadModel | BertLMHeadModel):
+        raise ValueError(
+            f"{type(decoder).__name__} is no known decoder: give a BlipTextLMHeadModel or BertLMHeadModel."
+        )
+    config, layers = decoder.config, decoder.bert.encoder.layer
+    if not all(hasattr(layer, "crossattention") for layer in layers):
+        raise ValueError(
+            "The decoder has no cross-attention: build it with is_decoder (BERT: and add_cross_attention)."
+        )
+    width = layers[0].crossattention.self.key.in_features
+    if conditioning.shape[2] != width or not conditioning.shape[1] or not conditioning.isfinite().all():
+        raise ValueError(
+            f"The conditioning is {tuple(conditioning.shape)}, or NaN or infinite somewhere: give finite numbers"
+            f" [features, tokens, {width}]."
+        )
+    if not rules.prompt:
+        raise ValueError("The prompt is empty: start it with the decoder's first token.")
+    if not all(0 <= token < config.vocab_size for token in (*rules.prompt, rules.end, rules.pad)):
+        raise ValueError(
+            f"Prompt {rules.prompt}, end {rules.end} or pad {rules.pad} is outside the vocabulary: give tokens of 0 to"
+            f" {config.vocab_size - 1}."
+        )
+    if not 0 <= rules.min_new_tokens <= rules.max_new_tokens or not rules.max_new_tokens:
+        raise ValueError(
+            f"Sentences of {rules.min_new_tokens} to {rules.max_new_tokens} new tokens cannot be: give a minimum from 0"
+            " and a maximum from 1 that is no smaller."
+        )
+    if rules.longest > config.max_position_embeddings:
+        raise ValueError(
+            f"The prompt and {rules.max_new_tokens} new tokens are {rules.longest}, but the decoder has"
+            f" {config.max_position_embeddings} positions: take fewer."
+        )
+    if not 0 < rules.top_p <= 1 or not rules.repetition_penalty > 0:
+        raise ValueError(
+            f"top_p is {rules.top_p} and the repetition penalty {rules.repetition_penalty}: give one in (0, 1], and one"
+            " above 0."
+        )
+
+
+class _Conditioned:
+    """The decoder on some features, with the keys and values of its cross-attention."""
+
+    def __init__(self, decoder: nn.Module, conditioning: Float[Tensor, "features tokens width"]) -> None:
+        self.decoder, self.layers = decoder, decoder.bert.encoder.layer
+        conditioning = conditioning.to(decoder.device, decoder.dtype)
+        attentions = [layer.crossattention.self for layer in self.layers]
+        self.cross = [[_heads(each(conditioning), own) for each in (own.key, own.value)] for own in attentions]
+
+    def cache(self, rows: int, length: int) -> Cache:
+        """Room for the keys and values of `rows` sentences."""
+        return [keys.new_empty(2, rows, keys.shape[1], length, keys.shape[3]) for keys, _ in self.cross]
+
+    def __call__(
+        self, ids: Int64[Tensor, "features sentences new"], cache: Cache, start: int
+    ) -> Float[Tensor, "features sentences vocabulary"]:
+        """The logits behind new tokens at the positions from `start` on; their keys and values go into the cache.
+
+        Either a sentence starts with the new tokens, or there is one.
+        """
+        (features, sentences, new), end = ids.shape, start + ids.shape[2]
+        hidden = self.decoder.bert.embeddings(ids.flatten(0, 1), past_key_values_length=start)
+        later = torch.ones(new, end, dtype=torch.bool, device=ids.device).triu(start + 1)
+        for layer, own, cross in zip(self.layers, cache, self.cross, strict=True):
+            attention = layer.attention.self
+            for kind, projection in enumerate((attention.key, attention.value)):
+                own[kind, :, :, start:end] = _heads(projection(hidden), attention)
+            query = _heads(attention.query(hidden), attention)
+            keys, values = own[:, :, :, :end]
+            scores = (query @ keys.transpose(2, 3) / query.shape[3] ** 0.5).masked_fill(later, -torch.inf)
+            context = scores.softmax(3) @ values
+            hidden = layer.attention.output(context.transpose(1, 2).flatten(2), hidden)
+
+            attention = layer.crossattention.self
+            # All tokens of a feature's sentences in a row: [features, heads, sentences · new, size].
+            query = _heads(attention.query(hidden).reshape(features, sentences * new, -1), attention)
+            context = F.scaled_dot_product_attention(query, *cross).transpose(1, 2)
+            hidden = layer.crossattention.output(context.reshape(*hidden.shape[:2], -1), hidden)
+            hidden = layer.feed_forward_chunk(hidden)
+        return self.decoder.cls(hidden[:, -1]).unflatten(0, (features, sentences))
+
+
+def _heads(
+    states: Float[Tensor, "batch positions width"], attention: nn.Module
+) -> Float[Tensor, "batch heads positions size"]:
+    return states.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
+
+
+def _continue(
+    conditioned: _Conditioned,
+    start: Cache,
+    logits: Float[Tensor, "features 1 vocabulary"],
+    uniform: Float[Tensor, "features n new 2"],
+    rules: _Rules,
+) -> Int64[Tensor, "features n new"]:
+    """Sentences behind a prompt with keys and values `start` and logits `logits`."""
+    (features, n, _, _), prompt = uniform.shape, len(rules.prompt)
+    tokens = torch.full((features, n, rules.longest), rules.pad, device=logits.device)
+    tokens[:, :, :prompt] = torch.tensor(rules.prompt, device=logits.device)
+    ended = torch.zeros_like(tokens[:, :, 0], dtype=torch.bool)
+    cache = conditioned.cache(features * n, rules.longest - 1)
+    for own, common in zip(cache, start, strict=True):
+        own[:, :, :, :prompt] = common.repeat_interleave(n, dim=1)
+    feature = torch.arange(features, device=logits.device)[:, None]
+    held = torch.arange(n, device=logits.device).expand(features, n)  # the sentences of each feature in the cache
+    for step, place in enumerate(range(prompt, rules.longest)):
+        seen = tokens[feature, held, :place]
+        if step:
+            logits = conditioned(seen[:, :, -1:], cache, place - 1)
+        logits = logits.expand(*held.shape, -1).flatten(0, 1)
+        logits = _processed(logits, seen.flatten(0, 1), rules, ending=step >= rules.min_new_tokens)
+        drawn = _draw(logits, uniform[feature, held, step].flatten(0, 1), rules.top_p).view_as(held)
+        tokens[feature, held, place] = torch.where(ended[feature, held], rules.pad, drawn)
+        ended[feature, held] |= drawn == rules.end
+        going = int((~ended).sum(1).max())
+        if not going:
+            break
+        if going <= held.shape[1] // 2:  # the ended leave the cache, but as many stay for each feature
+            kept = ended[feature, held].int().argsort(dim=1, stable=True)[:, :going]
+            cache = [own[:, (feature * held.shape[1] + kept).flatten()] for own in cache]
+            held = held.gather(1, kept)
+    return tokens[:, :, prompt:]
+
+
+def _processed(
+    logits: Float[Tensor, "rows vocabulary"], seen: Int64[Tensor, "rows places"], rules: _Rules, *, ending: bool
+) -> Float[Tensor, "rows vocabulary"]:
+    """The logits with the penalty for what was seen, and without the end where it is too early for it."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if not logits.sum().isfinite():
+        raise ValueError("The decoder's logits are NaN or infinite: check its weights, or run it in float32.")
+    if rules.repetition_penalty != 1:
+        known = logits.gather(1, seen)
+        known = torch.where(known < 0, known * rules.repetition_penalty, known / rules.repetition_penalty)
+        logits = logits.scatter(1, seen, known)
+    return logits if ending else logits.index_fill(1, torch.tensor(rules.end, device=logits.device), -torch.inf)
+
+
+def _draw(
+    logits: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, "rows 2"], top_p: float | int
+) -> Int64[Tensor, " rows"]:
+    """A token of each row's nucleus, by its probability there.
+
+    It is drawn from the whole distribution. Where that gives a token outside the nucleus, a second number draws one
+    from the nucleus alone: so a token of probability p has p + (1 − mass) p / mass = p / mass, as it should.
+    """
+    probabilities = logits.softmax(1)
+    drawn = _quantile(probabilities, uniform[:, :1])
+    # In the nucleus is what has less than top_p before it. With the sum, which rounding keeps from 1, a token of
+    # probability 0 is outside for a top_p of 1 as well.
+    before = probabilities.where(probabilities > probabilities.gather(1, drawn), 0).sum(1)
+    outside = before >= top_p * probabilities.sum(1)
+    if outside.any():
+        left = probabilities[outside].double()
+        drawn[outside] = _quantile(left.where(left >= _least(left, top_p), 0), uniform[outside, 1:])
+    return drawn[:, 0]
+
+
+def _quantile(weights: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, "rows 1"]) -> Int64[Tensor, "rows 1"]:
+    """Where the running sum of the weights reaches the share `uniform` of the whole."""
+    running = weights.cumsum(1)
+    return torch.searchsorted(running, running[:, -1:] * uniform)
+
+
+def _least(
+    probabilities: Float[Tensor, "rows vocabulary"], top_p: float | int, prefilter: int = _PREFILTER
+) -> Float[Tensor, "rows 1"]:
+    """The least probability in each row's nucleus: that of the token with which `top_p` is reached.
+
+    Tokens exactly as probable as that one are all in the nucleus.
+    """
+    likeliest = probabilities.topk(min(prefilter, probabilities.shape[1]), dim=1).values
+    short = (likeliest.cumsum(1) < top_p).sum(1, keepdim=True)
+    least = likeliest.gather(1, short.clamp(max=likeliest.shape[1] - 1))
+    beyond = short[:, 0] == likeliest.shape[1]
+    if likeliest.shape[1] < probabilities.shape[1] and beyond.any():
+        least[beyond] = _least(probabilities[beyond], top_p, probabilities.shape[1])
+    return least

@@ -1,0 +1,392 @@
+"""The experiments of paper 2: a classifier's features told in words, and what the words are worth."""
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int64, UInt8
+from scipy import stats
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from xaikit import cache
+from xaikit.datasets import imagenet, imagenet9
+from xaikit.mitigation import Recipe, fine_tune
+from xaikit.models import vit_classifier
+from xaikit.models.captioner import LanguageModel
+from xaikit.models.clip import load_from
+from xaikit.models.generator import Generator
+from xaikit.nucleus_sampling import sample
+from xaikit.paths import DATASETS
+from xaikit.profiles import Settings
+from xaikit.seeding import seed_for
+from xaikit.stats import Interval, bootstrap
+from xaikit.studies import texplain_pictures as pictures
+from xaikit.studies.clip_pictures import WORLD
+from xaikit.studies.texplain_pictures import Captioned, batches
+from xaikit.studies.vlm_pictures import Classified
+from xaikit.texplain import Translator
+from xaikit.text_overlap import Embed, mean_pooled, over_samples, overlap
+from xaikit.translator_training import InMemory
+from xaikit.translator_training import Recipe as TranslatorRecipe
+from xaikit.translator_training import train as train_translator
+from xaikit.words import document_frequency, dominant, words_of
+from xaikit.world import SceneSet, lexicon
+from xaikit.world.lexicon import named_factors, true_words, words_for
+from xaikit.world.scene_nine import HOMES
+
+Tokens = Float[Tensor, "images tokens width"]
+Sentences = Int64[Tensor, "images n length"]
+
+
+# --- from images to words ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Explainer:
+    """Features of a frozen model, the translator that was trained on them, and the frozen language model."""
+
+    features: nn.Module  # images in [0, 1] to tokens [batch, tokens, width]
+    translator: nn.Module
+    language: LanguageModel
+    sampling: Mapping[str, Any]
+
+    def condition(self, features: Tokens) -> Tokens:
+        """What the decoder is told of features."""
+        device = next(self.language.decoder.parameters()).device
+        with torch.no_grad():
+            return torch.cat([self.translator(part.to(device)) for part in features.split(64)])
+
+    def sentences(self, features: Tokens, n: int, seed: int) -> Sentences:
+        """`n` sentences for each image's features, without the prompt."""
+        language = self.language
+        return sample(
+            language.decoder, self.condition(features), n, prompt=language.prompt, end=language.end, pad=language.pad,
+            seed=seed, **self.sampling,
+        ).cpu()  # fmt: skip
+
+    def texts(self, features: Tokens, n: int, seed: int) -> list[list[str]]:
+        """The same as texts, a list for each image."""
+        return decoded(self.language, self.sentences(features, n, seed))
+
+
+def decoded(language: LanguageModel, sentences: Sentences) -> list[list[str]]:
+    """The texts of the sentences of each image."""
+    flat = language.decode(sentences.flatten(0, 1))
+    n = sentences.shape[1]
+    return [flat[start : start + n] for start in range(0, len(flat), n)]
+
+
+def features_of(module: nn.Module, images: Any, count: int, device: str, size: int = 64) -> Tokens:
+    """The features of the images at positions 0 to `count`, on the CPU."""
+    with torch.no_grad():
+        return torch.cat([module(part.to(device)).cpu() for part in batches(images, count, size)])
+
+
+def trained_translator(
+    features: nn.Module,
+    pairs: Captioned,
+    language: LanguageModel,
+    settings: Settings,
+    seed: int,
+    device: str,
+    *,
+    start: Translator | None = None,
+    **options: Any,
+) -> Translator:
+    """A translator (with `options`) from `features` to the language model, trained on image-caption pairs.
+
+    The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
+    it goes on from another translator of the same shape. `settings` are those of `translator_training.Recipe`, and
+    `longest`, the tokens of a caption.
+    """
+    each = min(map(len, pairs.captions))
+    flat = [text for texts in pairs.captions for text in texts[:each]]
+    job = {
+        "features": features_of(features, pairs.images, len(pairs), device),
+        "sentences": language.encode(flat, settings.longest).unflatten(0, (-1, each)),
+        "decoder": language.decoder,
+        "prompt": len(language.prompt),
+        "pad": language.pad,
+        "arguments": {"to_width": language.width, **options} if start is None else dict(start.arguments),
+        "start": start,
+        "recipe": TranslatorRecipe(settings.epochs, settings.batch, settings.learning_rate),
+        "seed": seed,
+        "device": device,
+    }
+    state = cache.fetch(_translator, **job)
+    translator = _new_translator(job["features"], job["arguments"])
+    translator.load_state_dict(state)
+    return translator.to(device).eval().requires_grad_(False)
+
+
+def _translator(
+    features: Tokens,
+    sentences: Int64[Tensor, "rows captions length"],
+    decoder: nn.Module,
+    prompt: int,
+    pad: int,
+    arguments: dict[str, Any],
+    start: Translator | None,
+    recipe: TranslatorRecipe,
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    torch.manual_seed(seed_for(seed, "translator", "weights"))
+    translator = _new_translator(features, arguments)
+    if start is not None:
+        translator.load_state_dict(start.state_dict())
+    data = InMemory(features, sentences, recipe.batch, seed)
+    accelerator = Accelerator(cpu=device == "cpu")
+    train_translator(translator.to(device), decoder, data, recipe, prompt=prompt, pad=pad, steps_an_epoch=len(data),
+                     seed=seed, accelerator=accelerator)  # fmt: skip
+    return dict(translator.state_dict())
+
+
+def _new_translator(features: Tokens, arguments: dict[str, Any]) -> Translator:
+    return Translator(**{"tokens": features.shape[1], "width": features.shape[2], **arguments})
+
+
+def fine_tuned(model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, seed: int, device: str) -> nn.Module:
+    """`mitigation.fine_tune`, or what it gave before."""
+    state = cache.fetch(_fine_tuned, model=model, pixels=pixels, labels=labels, recipe=recipe, seed=seed, device=device)
+    tuned = copy.deepcopy(model)
+    tuned.load_state_dict(state)
+    return tuned.to(device).eval().requires_grad_(False)
+
+
+def _fine_tuned(
+    model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, seed: int, device: str
+) -> dict[str, Any]:
+    return dict(fine_tune(model, pixels, labels, recipe, seed, device=device).state_dict())
+
+
+# --- what words say ---------------------------------------------------------------------------------------------------
+
+
+def frequencies(texts: Sequence[Sequence[str]], **options: Any) -> list[dict[str, float]]:
+    """The document frequencies of the words in each image's sentences."""
+    return [document_frequency(each, **options) for each in texts]
+
+
+def matching(found: Sequence[Mapping[str, float]], truth: Sequence[Collection[str]], most: int) -> np.ndarray:
+    """How many of the `most` most frequent words of each image are among those that are true of it."""
+    return np.array(
+        [sum(word in true for word in list(words)[:most]) for words, true in zip(found, truth, strict=True)], float
+    )
+
+
+def relevant(found: Sequence[Mapping[str, float]], lexicons: Sequence[Collection[str]]) -> np.ndarray:
+    """Whether the most frequent word of each image is in its lexicon."""
+    return np.array([next(iter(words), None) in own for words, own in zip(found, lexicons, strict=True)], float)
+
+
+def mentioned(texts: Sequence[Sequence[str]], words: Collection[str]) -> np.ndarray:
+    """The share of each image's sentences that hold any of `words`."""
+    wanted = frozenset(words)
+    return np.array([np.mean([not wanted.isdisjoint(words_of(text)) for text in each]) for each in texts])
+
+
+def truths(data: Classified) -> list[frozenset[str]]:
+    """The words that are true of each drawn scene. Raises ValueError for photographs, which people must rate."""
+    if data.scenes is None:
+        raise ValueError("What is true of a photograph is not known: have people rate it on the rating page.")
+    return [true_words(scene) for scene in data.scenes]
+
+
+def concepts(data: Classified) -> dict[str, list[str]]:
+    """Words that count as the same: those of each class and place of drawn scenes; of photographs none."""
+    return {} if data.scenes is None else lexicon.concepts(data.scenes.family)
+
+
+def class_words(data: Classified) -> dict[str, frozenset[str]]:
+    """The words that name each class."""
+    known = concepts(data)
+    return {name: frozenset(known.get(name, ())) | words_of(name) for name in data.names}
+
+
+def home_words(data: Classified) -> dict[str, frozenset[str]]:
+    """The words for the home of each category of drawn things; for photographs none."""
+    if data.scenes is None:
+        return dict.fromkeys(data.names, frozenset())
+    return {name: frozenset(concepts(data)[HOMES[name]]) for name in data.names}
+
+
+def most_likely(found: Mapping[str, float], names: Mapping[str, Collection[str]]) -> str:
+    """The class whose words together are the most frequent."""
+    return max(names, key=lambda name: sum(found.get(word, 0.0) for word in names[name]))
+
+
+def rank_agreement(found: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """Spearman's correlation of the frequencies of the words that are dominant in the reference."""
+    judged = dominant(reference)
+    ranks = stats.spearmanr([found.get(word, 0.0) for word in judged], [reference[word] for word in judged])
+    return float(ranks.statistic)
+
+
+def difference(first: np.ndarray, second: np.ndarray, seed: int) -> Interval:
+    """The difference of the means of two sets of images."""
+
+    def of_means(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a.mean() - b.mean())
+
+    return bootstrap(of_means, first, second, seed=seed, paired=False)
+
+
+def covariance(first: np.ndarray, second: np.ndarray, seed: int) -> Interval:
+    """The covariance over images; 0, and not undefined, where one of the two never varies."""
+
+    def of_rows(a: np.ndarray, b: np.ndarray) -> float:
+        return float(((a - a.mean()) * (b - b.mean())).mean())
+
+    return bootstrap(of_rows, first, second, seed=seed)
+
+
+# --- what the classifier depends on -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class NineClassifier:
+    """A classifier, the `names` of its outputs, and the category of the nine that each stands for (-1: none)."""
+
+    model: nn.Module
+    names: tuple[str, ...]
+    to_category: Int64[Tensor, " outputs"]
+
+    def category(self, probabilities: Float[Tensor, "images outputs"]) -> Int64[Tensor, " images"]:
+        """The category of each most probable output."""
+        return self.to_category[probabilities.argmax(1)]
+
+    def name(self, probabilities: Float[Tensor, " outputs"]) -> str:
+        """The name of the most probable output."""
+        return self.names[int(probabilities.argmax())]
+
+
+def nine_classifier(cfg: Settings, seed: int) -> NineClassifier:
+    """The classifier that is explained: fine-tuned on drawn things, or one that knows ImageNet's 1,000 classes."""
+    if cfg.data != WORLD:
+        model = vit_classifier.build(cfg.classifier, seed).to(cfg.device).requires_grad_(False)
+        mapping = imagenet9.read_mapping(DATASETS / cfg.in_to_in9)
+        return NineClassifier(model, imagenet.CLASS_NAMES, mapping)
+    data = pictures.nine(cfg, seed, "train")
+    start = vit_classifier.build(cfg.classifier, seed_for(seed, "nine"), len(data.names)).to(cfg.device)
+    model = fine_tuned(start, pixels(data), data.labels, Recipe(**cfg.train), seed_for(seed, "nine"), cfg.device)
+    return NineClassifier(model, data.names, torch.arange(len(data.names)))
+
+
+def pixels(data: Classified) -> UInt8[Tensor, "images 3 height width"]:
+    """All images in 8 bits."""
+    return torch.cat([part.mul(255).round().byte() for part in data.batches(64)])
+
+
+def part(data: Classified, count: int) -> Classified:
+    """The first images."""
+    scenes = None if data.scenes is None else data.scenes[:count]
+    images = [data.images[index] for index in range(min(count, len(data)))]
+    return Classified(images, data.labels[:count], data.names, data.prompts, scenes)
+
+
+def predictions(model: nn.Module, images: Any, count: int, device: str) -> Float[Tensor, "images classes"]:
+    """The probabilities of all classes."""
+    with torch.no_grad():
+        return torch.cat([model(part.to(device)).softmax(1).cpu() for part in batches(images, count, 128)])
+
+
+@dataclass(frozen=True, eq=False)
+class Dependence:
+    """What a classifier depends on, and what the words say: each [images].
+
+    `flips`: the answer changes with the factor. `mentions`: the share of sentences that name any of its values, and
+    `excess`: the share that name the true value, minus the mean share of the other values.
+    """
+
+    flips: np.ndarray
+    mentions: np.ndarray
+    excess: np.ndarray
+
+
+def dependences(
+    model: nn.Module, data: Classified, texts: Sequence[Sequence[str]], size: int, device: str
+) -> dict[str, Dependence]:
+    """For every factor of the drawn scenes in `data`: each is given its next value, and the sentences are read.
+
+    Raises ValueError for photographs, of which no factor can be changed.
+    """
+    if data.scenes is None:
+        raise ValueError("A photograph has no factors to change: the causal check needs drawn scenes.")
+    scenes, found = data.scenes, {}
+    before = predictions(model, data.images, len(data), device).argmax(1)
+    for factor in changeable(scenes):
+        changed, named = next_values(scenes, factor), SAID_AS.get(factor, factor)
+        after = predictions(model, changed.images(size), len(data), device).argmax(1)
+        words = words_for(scenes.family, named)
+        shares = np.stack([mentioned(texts, own) for own in words.values()], 1)
+        true = np.array([list(words).index(scene.factors[named]) for scene in scenes])
+        own = shares[np.arange(len(true)), true]
+        others = (shares.sum(1) - own) / (len(words) - 1)
+        any_of_them = mentioned(texts, frozenset().union(*words.values()))
+        found[factor] = Dependence((before != after).double().numpy(), any_of_them, own - others)
+    return found
+
+
+SAID_AS = {"background": "place"}  # captions name the place that a background is
+
+
+def changeable(scenes: SceneSet) -> list[str]:
+    """The factors that can be changed by themselves and that captions name."""
+    said = named_factors(scenes.family)
+    return [name for name in scenes.family.factor_names() if SAID_AS.get(name, name) in said]
+
+
+def next_values(scenes: SceneSet, factor: str) -> SceneSet:
+    """The same scenes, in each of which the factor has its next value; a bird's species the next of the other kind."""
+    values = scenes.family.values(factor)
+    step = len(values) // 2 if factor == "species" else 1
+    codes = (scenes.codes[factor] + step) % len(values)
+    return SceneSet(scenes.family, scenes.seeds, {**scenes.codes, factor: codes})
+
+
+# --- a generator's latents --------------------------------------------------------------------------------------------
+
+
+class LatentTokens(nn.Module):
+    """Images in [0, 1] to the latents that the generator would decode to them, as tokens of 2 x 2 cells."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
+        return self.tokens(self.generator.encode(images))
+
+    @staticmethod
+    def tokens(latents: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch tokens width"]:
+        """The same of latents: every 2 x 2 cells side by side."""
+        return nn.functional.pixel_unshuffle(latents, 2).flatten(2).mT
+
+
+# What Table 1 publishes; it does not say which ROUGE.
+PUBLISHED_TABLE1 = {
+    "cosine": "taghanaki.table1.cosine",
+    "rougeL": "taghanaki.table1.rouge",
+    "meteor_exact_stem": "taghanaki.table1.meteor",
+}
+
+
+def overlaps(candidates: Sequence[str], references: Sequence[str], embed: Embed, each: int) -> dict[str, np.ndarray]:
+    """The text overlap of pairs of sentences, the mean over the `each` pairs of every picture."""
+    found = overlap(candidates, references, embed=embed)
+    return {name: over_samples(scores.reshape(-1, each), "mean") for name, scores in found.items()}
+
+
+def sentence_embeddings(cfg: Settings) -> Embed:
+    """What embeds sentences: the text tower of the mini CLIP, or the mean of BERT's last hidden states."""
+    if cfg.data == WORLD:
+        clip = load_from(cfg.classifier)
+        return lambda texts: clip.encode_texts(list(texts)).numpy()
+    model, tokenizer = (kind.from_pretrained(cfg.sentence_encoder) for kind in (AutoModel, AutoTokenizer))
+    return lambda texts: mean_pooled(model.to(cfg.device), tokenizer, texts)

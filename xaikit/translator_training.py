@@ -1,0 +1,392 @@
+"""Training TExplain's translator, section 2.2: image-caption pairs, the language model's loss, any number of processes.
+
+`accelerate launch -m xaikit.translator_training --help` tells of the paper's two stages (section 3): 20 epochs on
+pairs from the web, then 5 on COCO, 512 images a step. The paper names neither optimiser nor learning rate: AdamW, its
+rates, a warm-up and a cosine are this project's choice.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from jaxtyping import Float, Int64, UInt8
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from xaikit import cache, hashing
+from xaikit.datasets import captions
+from xaikit.files import write_text
+from xaikit.models.captioner import LanguageModel, load_captioner
+from xaikit.models.precision import training_precision
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.seeding import generator, seed_for
+from xaikit.texplain import Features, Translator, sentence_loss
+
+# What conditions the decoder, or the images that an encoder makes it from, and a sentence for each.
+Batch = tuple[Tensor, Int64[Tensor, "batch length"]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW for so many epochs of steps with `batch` images each, in all processes together.
+
+    The learning rate rises in a line for the first `warm_up` of all steps, a fraction, and falls in half a cosine.
+    Raises ValueError for numbers that make no training.
+    """
+
+    epochs: int
+    batch: int = 512
+    learning_rate: float | int = 1e-3
+    weight_decay: float | int = 0.05
+    warm_up: float | int = 0.05
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or self.learning_rate <= 0 or not 0 <= self.warm_up < 1:
+            raise ValueError(f"{self} makes no training: give epochs, a batch of two, a rate and a warm-up below 1.")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step out of `steps`, counted from zero."""
+        rising = self.warm_up * steps
+        if step < rising:
+            return self.learning_rate * (step + 1) / (rising + 1)
+        return self.learning_rate * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+
+
+# Section 3: all pairs but COCO's, then COCO.
+PAPER = {"web": Recipe(epochs=20), "coco": Recipe(epochs=5, learning_rate=1e-4)}
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Batches of features that were computed once, for `train`: called with an epoch, one of its length in batches.
+
+    Each epoch has a new order, and of each image one of its captions by chance; batches are of nearly one size. Of
+    each batch a process gets its share. Raises ValueError where features and sentences do not fit each other.
+    """
+
+    features: Float[Tensor, "images tokens width"]
+    sentences: Int64[Tensor, "rows captions length"]
+    batch: int
+    seed: int
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.features) < 2 or len(self.features) != len(self.sentences) or not self.sentences.shape[1]:
+            raise ValueError(
+                f"There are captions of {len(self.sentences)} images for the features of {len(self.features)}: give "
+                "both of at least two, and at least one caption each."
+            )
+
+    def __len__(self) -> int:
+        return -(-len(self.features) // self.batch)
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        draw = generator(self.seed, "translator", "batches", epoch)
+        order = torch.randperm(len(self.features), generator=draw)
+        chosen = torch.randint(self.sentences.shape[1], (len(order),), generator=draw)
+        for rows in order.tensor_split(len(self)):
+            own = rows[self.process :: self.processes]
+            yield self.features[own].float(), self.sentences[own, chosen[own]]
+
+
+def train(
+    translator: Translator,
+    decoder: nn.Module,
+    batches: Callable[[int], Iterable[Batch]],
+    recipe: Recipe,
+    *,
+    prompt: int,
+    pad: int,
+    steps_an_epoch: int,
+    seed: int,
+    encoder: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_steps: int = 500,
+    accelerator: Accelerator | None = None,
+) -> list[float]:
+    """Train the translator, in place, by the loss of captions under the frozen `decoder`; the result is its loss curve.
+
+    `batches(epoch)` gives at least `steps_an_epoch` times this process's share of a batch: features and sentences,
+    or, with an `encoder` such as `Features`, images and sentences. `prompt` and `pad` are those of `sentence_loss`.
+    The curve has the loss of each step, in nats a token of all processes. Several processes (`accelerate launch`)
+    train as one would with all their shares. The modules are moved to the accelerator's device, by default a GPU if
+    there is one; the translator is left in evaluation mode.
+    A run that was killed goes on from its `checkpoint`, written every `checkpoint_steps` and at the end, and ends with
+    the weights that it would have had: torch's own random numbers, too, start anew from `seed` at each step. The file
+    knows by which recipe, from which weights and for which decoder it was made, but not the data.
+    Raises ValueError for a checkpoint that is damaged or of another training, epochs that end early, a loss that is not
+    finite, and what `Translator` and `sentence_loss` refuse. Source: section 2.2.
+    """
+    accelerator = Accelerator() if accelerator is None else accelerator
+    device, steps = accelerator.device, recipe.epochs * steps_an_epoch
+    if steps_an_epoch < 1:
+        raise ValueError("An epoch has no step: give more pairs, or a smaller batch.")
+    for module in (translator, decoder, encoder):
+        if module is not None:
+            module.to(device)
+    translator.train()
+    # Accelerate's own wrapper would stay on the translator, and few gradients are as well averaged by hand, below.
+    for tensor in translator.state_dict().values():
+        tensor.copy_(broadcast(tensor))
+    job = {}
+    if checkpoint is not None:
+        job = {
+            "recipe": asdict(recipe), "number of steps an epoch": steps_an_epoch, "seed": seed,
+            "prompt or padding": [prompt, pad], "translator to start from": _digest(translator),
+            "decoder": _digest(decoder),
+        }  # fmt: skip
+    optimiser = torch.optim.AdamW(translator.parameters(), weight_decay=recipe.weight_decay)
+    curve: list[float] = []
+    if checkpoint is not None and checkpoint.exists():
+        curve = _resume(checkpoint, job, translator, optimiser)
+
+    shares = _remaining(batches, recipe.epochs, steps_an_epoch, len(curve), (seed, accelerator.process_index))
+    main = accelerator.is_main_process
+    for given, sentences in tqdm(
+        shares, "training the translator", steps, initial=len(curve), mininterval=5, disable=not main
+    ):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(len(curve), steps)
+        given, sentences = given.to(device, non_blocking=True), sentences.to(device, non_blocking=True)
+        with training_precision(str(device)):
+            if encoder is not None:
+                with torch.no_grad():
+                    given = encoder(given).float()
+            loss = sentence_loss(decoder, translator(given), sentences, prompt=prompt, pad=pad)
+        # The mean is over the tokens of all processes, of which this one may have more or fewer than its share.
+        words = (sentences[:, prompt:] != pad).sum().float()
+        loss = loss * words / accelerator.reduce(words, "mean")
+        curve.append(accelerator.reduce(loss.detach(), "mean").item())
+        if not math.isfinite(curve[-1]):
+            raise ValueError(f"The loss is {curve[-1]} in step {len(curve)}; lower the learning rate.")
+        optimiser.zero_grad()
+        loss.backward()
+        for parameter in translator.parameters():
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")
+        optimiser.step()
+        if checkpoint is not None and main and (len(curve) == steps or len(curve) % checkpoint_steps == 0):
+            _save(checkpoint, job, translator, optimiser, curve)
+    translator.eval()
+    return curve
+
+
+def write_translator(path: Path, translator: Translator) -> None:
+    """Write a translator's weights and arguments to a safetensors file, for `read_translator`."""
+    cache._write(path, "a translator", {"arguments": translator.arguments, **translator.state_dict()})
+
+
+def read_translator(path: Path, device: str = "cpu") -> Translator:
+    """The translator of a file, frozen and in evaluation mode. Raises ValueError where there is none."""
+    content = _read(path)
+    try:
+        translator = Translator(**content.pop("arguments"))
+        translator.load_state_dict(content)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no translator: give a file of write_translator.") from error
+    return translator.to(device).eval().requires_grad_(False)
+
+
+def _remaining(
+    batches: Callable[[int], Iterable[Batch]], epochs: int, steps: int, start: int, seed: tuple[int, int]
+) -> Iterator[Batch]:
+    """The batches of each step from `start` on; those before it, in its epoch, are passed over."""
+    for epoch in range(start // steps, epochs):
+        torch.manual_seed(seed_for(seed[0], "translator", "epoch", epoch, seed[1]))
+        given = iter(batches(epoch))
+        for step in range(steps):
+            torch.manual_seed(seed_for(seed[0], "translator", "step", epoch * steps + step, seed[1]))
+            if (batch := next(given, None)) is None:
+                raise ValueError(f"Epoch {epoch + 1} ended after {step} of its {steps} batches: say how many it has.")
+            if epoch * steps + step >= start:
+                yield batch
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    hashing.feed(digest, module.state_dict())
+    return digest.hexdigest()
+
+
+def _save(path: Path, job: dict, translator: Translator, optimiser: torch.optim.Optimizer, curve: list[float]) -> None:
+    weights = {f"translator.{name}": tensor for name, tensor in translator.state_dict().items()}
+    states = {
+        f"optimiser.{index}.{name}": tensor
+        for index, state in optimiser.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+    losses = {"curve": torch.tensor(curve, dtype=torch.float64)}
+    cache._write(path, "a checkpoint", {"job": job, **weights, **states, **losses})
+
+
+def _resume(path: Path, job: dict, translator: Translator, optimiser: torch.optim.Optimizer) -> list[float]:
+    """Give translator and optimiser what a checkpoint holds; the result is the curve so far."""
+    content = _read(path)
+    saved = content.pop("job", {})
+    for key, value in job.items():
+        if saved.get(key) != value:
+            raise ValueError(f"{path} is of a training with another {key}: delete it, or give another path.")
+    curve, states = content.pop("curve"), {}
+    for name, tensor in content.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            states.setdefault(int(index), {})[key] = tensor
+    prefix = "translator."
+    translator.load_state_dict({k.removeprefix(prefix): v for k, v in content.items() if k.startswith(prefix)})
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+    return curve.tolist()
+
+
+def _read(path: Path) -> dict:
+    try:
+        return cache._read(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not of this package ({error}): delete it to start anew.") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The paper's training: on shards of web pairs, then on COCO; returns 0, or 1 after saying what went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m xaikit.translator_training", description=main.__doc__)
+    add = parser.add_argument
+    add("output", type=Path, help="folder for translator.safetensors, training.json and checkpoints to go on from")
+    add("--shards", nargs="+", metavar="PATTERN", help="webdataset shards of the first stage, cc3m/{00000..00331}.tar")
+    add("--pairs", type=int, default=0, help="how many pairs of the shards make an epoch")
+    add("--coco", type=Path, metavar="FOLDER", help="COCO of 2017, for the second stage")
+    add("--classifier", default="vit_base_patch16_384.augreg_in21k_ft_in1k", help="timm's name of it")
+    add("--layer", default="norm", help="the module of it that gives the features")
+    add("--language", default="Salesforce/blip-image-captioning-base", help="transformers' name or folder of a BLIP")
+    add("--prompt", default="a picture of", help="what is put before every caption")
+    add("--longest", type=int, default=40, help="tokens of a caption, with prompt and end, after which it is cut off")
+    add("--variant", default="token", choices=("token", "bottleneck", "flat"), help="of the translator")
+    add("--epochs", type=int, nargs=2, default=[r.epochs for r in PAPER.values()], help="of both stages")
+    add("--learning-rates", type=float, nargs=2, default=[r.learning_rate for r in PAPER.values()])
+    add("--batch", type=int, default=PAPER["web"].batch, help="images a step, of all processes together")
+    add("--workers", type=int, default=4, help="processes that read images, for each process that trains")
+    add("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if not options.shards and options.coco is None:
+        raise ValueError("There is nothing to train on: give --shards with --pairs, --coco, or both.")
+    accelerator = Accelerator()
+    processes, device = accelerator.num_processes, str(accelerator.device)
+    if options.batch % processes:
+        raise ValueError(f"A batch of {options.batch} does not part evenly over {processes} processes; choose another.")
+    pairs, found = {}, {}
+    if options.shards:
+        pairs["web"], found["web"] = captions.read_shards(*options.shards), options.pairs
+    if options.coco is not None:
+        pairs["coco"] = captions.read_coco(options.coco, "train")
+        found["coco"] = len(pairs["coco"])
+
+    classifier = timm.create_model(options.classifier, pretrained=True).requires_grad_(False)
+    data = timm.data.resolve_model_data_config(classifier)
+    size = data["input_size"][-1]
+    encoder = Features(Preprocessed(classifier, size, data["mean"], data["std"]), f"model.{options.layer}").to(device)
+    with torch.no_grad():
+        _, tokens, width = encoder(torch.zeros(1, 3, size, size, device=device)).shape
+    language = load_captioner(options.language, options.prompt, device).language
+    torch.manual_seed(seed_for(options.seed, "translator", "weights"))
+    translator = Translator(tokens, width, language.width, variant=options.variant)
+
+    curves = {}
+    for stage, epochs, rate in zip(PAPER, options.epochs, options.learning_rates, strict=True):
+        if stage not in pairs:
+            continue
+        recipe = replace(PAPER[stage], epochs=epochs, learning_rate=rate, batch=options.batch)
+        batches = _Pairs(
+            pairs[stage],
+            partial(_fitted, size=size),
+            partial(_encoded, language, longest=options.longest),
+            options.batch // processes,
+            seed_for(options.seed, "translator", stage),
+            accelerator.process_index,
+            processes,
+            options.workers,
+        )
+        curves[stage] = train(
+            translator,
+            language.decoder,
+            batches,
+            recipe,
+            prompt=len(language.prompt),
+            pad=language.pad,
+            steps_an_epoch=found[stage] // options.batch,
+            seed=options.seed,
+            encoder=encoder,
+            checkpoint=options.output / f"{stage}.checkpoint.safetensors",
+            accelerator=accelerator,
+        )
+        if accelerator.is_main_process:
+            print(f"{stage}: loss {curves[stage][-1]:.4f} in the last of {len(curves[stage])} steps")
+    if accelerator.is_main_process:
+        write_translator(options.output / "translator.safetensors", translator)
+        about = {"options": {key: str(value) for key, value in vars(options).items()}, "losses": curves}
+        write_text(options.output / "training.json", json.dumps(about, indent=1) + "\n")
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Full batches of image-caption pairs, for `train`; a process whose pairs are at an end starts them again."""
+
+    pairs: captions.CocoCaptions | captions.Shards
+    prepare: captions.Prepare
+    encode: captions.Encode
+    batch: int
+    seed: int
+    process: int
+    processes: int
+    workers: int
+
+    def __call__(self, epoch: int) -> Iterator[Batch]:
+        for turn in count():
+            given = 0
+            for images, sentences in captions.batches(
+                self.pairs, self.prepare, self.encode, self.batch, seed=seed_for(self.seed, turn), epoch=epoch,
+                process=self.process, processes=self.processes, workers=self.workers,
+            ):  # fmt: skip
+                if len(images) == self.batch:  # the last one may not be
+                    given += 1
+                    yield images, sentences
+            if not given:
+                raise ValueError(f"A process has fewer than {self.batch} pairs: give more, or fewer processes.")
+
+
+def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
+    """An image as the classifier takes it, but for its normalisation."""
+    return Preprocessed(nn.Identity(), size, (0.0,) * 3, (1.0,) * 3).prepare(image[None].float() / 255)[0]
+
+
+def _encoded(language: LanguageModel, texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
+    """Prompt, words and end of each text. Of the web's captions some are too long, and are cut off, and some have no
+    word that the tokenizer knows."""
+    room = longest - len(language.prompt) - 1
+    if room < 1:
+        raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")
+    tokenizer = language.tokenizer
+    rows = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=room).input_ids
+    sentences = [torch.tensor([*language.prompt, *(row or [tokenizer.unk_token_id]), language.end]) for row in rows]
+    return nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=language.pad)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
