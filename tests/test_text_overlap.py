@@ -1,9 +1,9 @@
-"""ROUGE against rouge_score, METEOR against its formula, embeddings against one text at a time, shuffles against chance."""
+"""ROUGE against rouge_score, METEOR against its formula, embeddings against one text at a time, shuffles by chance."""
 
 import random
 from collections import Counter
-from collections.abc import Callable
-from itertools import permutations
+from collections.abc import Callable, Iterator
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import nltk
@@ -30,6 +30,7 @@ from xaikit.text_overlap import (
 )
 from xaikit.world import birds
 
+FEW = ["the", "a", "running", "runs", "runner", "birds", "bird", "flies", "on", "sea", "seas", "2", "happily"]
 REAL = [
     "A man riding a wave on top of a surfboard.",
     "Two women are sitting at the table, eating pizzas!",
@@ -44,8 +45,7 @@ SCORES = ("rouge1", "rouge2", "rougeL")
 def pairs() -> tuple[list[str], list[str]]:
     """Random sentences of few words, so that they repeat, and all pairs of the real ones."""
     chance = random.Random(0)
-    vocabulary = "the a running runs runner birds bird flies on sea seas 2 happily".split()
-    drawn = [" ".join(chance.choices(vocabulary, k=chance.randint(1, 25))) for _ in range(300)]
+    drawn = [" ".join(chance.choices(FEW, k=chance.randint(1, 25))) for _ in range(300)]
     return drawn[:150] + [a for a in REAL for _ in REAL], drawn[150:] + REAL * len(REAL)
 
 
@@ -84,7 +84,7 @@ def plain_meteor(candidate: str, reference: str) -> float:
     for chosen in set(permutations(places, len(first))):
         kept = [(i, j) for i, j in enumerate(chosen) if j is not None]
         if len(kept) == matches and all(first[i] == second[j] for i, j in kept):
-            fewest = min(fewest, 1 + sum(b != (a[0] + 1, a[1] + 1) for a, b in zip(kept, kept[1:], strict=False)))
+            fewest = min(fewest, 1 + sum(b != (a[0] + 1, a[1] + 1) for a, b in pairwise(kept)))
     precision, recall = matches / len(first), matches / len(second)
     return 10 * precision * recall / (recall + 9 * precision) * (1 - 0.5 * (fewest / matches) ** 3)
 
@@ -111,7 +111,7 @@ def no_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def small_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A WordNet with one synset, in the format of the real one."""
     folder = tmp_path / "corpora" / "wordnet"
     folder.mkdir(parents=True)
@@ -125,6 +125,9 @@ def small_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # nltk's own loader keeps what it once loaded
     reader = LazyCorpusLoader("wordnet", WordNetCorpusReader, LazyCorpusLoader("omw-1.4", WordNetCorpusReader))
     monkeypatch.setattr(text_overlap, "wordnet", reader)
+    yield
+    for stream in reader._data_file_map.values():
+        stream.close()
 
 
 @pytest.mark.usefixtures("no_wordnet")
@@ -177,7 +180,7 @@ def test_mean_pooling_equals_one_text_at_a_time() -> None:
     config = BertConfig(vocab_size=12, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     model = BertModel(config)
     model.train()
-    ids = {word: i for i, word in enumerate("[PAD] [UNK] a bird on the sea two red".split())}
+    ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "a", "bird", "on", "the", "sea", "two", "red"])}
     raw = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", model_max_length=512)

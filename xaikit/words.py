@@ -32,7 +32,7 @@ STOP_WORDS = _split(
     will would ought need cannot let lets get gets got getting go goes going gone went come comes coming came make
     makes made making become becomes keep keeps seem seems use uses used using
     not never always often sometimes usually also just only even still already again almost very too quite rather
-    really perhaps maybe ever now here there together else etc eg ie well forward forwards backward backwards upward
+    really perhaps maybe ever now here there together etc eg ie well forward forwards backward backwards upward
     upwards downward downwards afterwards instead
     aren couldn didn doesn don hadn hasn haven isn mustn needn shan shouldn wasn weren won wouldn ain ll re ve
     arent cant couldnt didnt doesnt dont hadnt hasnt havent isnt shouldnt wasnt werent wont wouldnt

@@ -357,8 +357,9 @@ def _samples(url: str) -> Iterator[dict[str, bytes]]:
             files = tar_file_expander([{"url": url, "stream": stream}], select_files=_is_read)
             yield from group_by_keys(files)
     except (tarfile.TarError, OSError, ValueError) as error:
-        # webdataset adds the stream and the address to what was raised.
-        reason = str(error.args[0]).partition(" @ ")[0] if error.args else type(error).__name__
+        # webdataset adds the stream and the address to what was raised, or puts the command before it.
+        said = str(error.args[0] if error.args else type(error).__name__)
+        reason = getattr(error, "strerror", None) or said.partition(" @ ")[0].rpartition("}): ")[2]
         raise ValueError(f"The shard {url} is damaged or breaks off ({reason}); download it again.") from error
 
 

@@ -4,7 +4,9 @@ The mini captioner is a `transformers` BLIP in a small configuration that learns
 starts from a ViT that knows ImageNet, it starts from the image tower of the mini CLIP.
 """
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from xaikit.models.clip import load_clip
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.quietly import without_progress_bars
 from xaikit.paths import WEIGHTS
 from xaikit.seeding import generator, seed_for
 
@@ -97,11 +100,12 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
     if folder.is_absolute() and not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} holds no captioner; run `make models` or restore the folder from the repository.")
     try:
-        model = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        with without_progress_bars() if folder.is_dir() else nullcontext():
+            model = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+        words = AutoTokenizer.from_pretrained(name)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"The captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return frozen(model.to(device), tokenizer, prompt)
+    return frozen(model.to(device), words, prompt)
 
 
 def load_from(settings: dict[str, str], device: str = "cpu") -> Captioner:
@@ -110,12 +114,12 @@ def load_from(settings: dict[str, str], device: str = "cpu") -> Captioner:
     return load_captioner(name, settings.get("prompt", ""), device)
 
 
-def frozen(model: BlipForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, prompt: str = "") -> Captioner:
+def frozen(model: BlipForConditionalGeneration, words: PreTrainedTokenizerFast, prompt: str = "") -> Captioner:
     """The captioner that a BLIP and its tokenizer make."""
     model.eval().requires_grad_(False)
     text = model.config.text_config
-    start = [text.bos_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
-    language = LanguageModel(model.text_decoder, tokenizer, start, text.sep_token_id, text.pad_token_id)
+    start = [text.bos_token_id, *words(prompt, add_special_tokens=False).input_ids]
+    language = LanguageModel(model.text_decoder, words, start, text.sep_token_id, text.pad_token_id)
     vision = model.config.vision_config
     small = vision.image_size == clip_vit_mini.PIXELS
     mean, std = (clip_vit_mini.MEAN, clip_vit_mini.STD) if small else (MEAN, STD)
@@ -123,29 +127,36 @@ def frozen(model: BlipForConditionalGeneration, tokenizer: PreTrainedTokenizerFa
     return Captioner(encoder, language)
 
 
-def build() -> tuple[BlipForConditionalGeneration, PreTrainedTokenizerFast]:
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Whole words; the vocabulary is that of the captions of drawn scenes."""
+    return word_tokenizer(_sentences(), LONGEST)
+
+
+def config() -> dict:
+    """The settings of the mini captioner's BlipConfig."""
+    width, words = 128, tokenizer()
+    return {
+        "vision_config": {
+            "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 6, "num_attention_heads": 8,
+            "image_size": clip_vit_mini.PIXELS, "patch_size": 8,
+        },
+        "text_config": {
+            "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "encoder_hidden_size": width, "max_position_embeddings": 32, "vocab_size": len(words),
+            "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id,
+            "sep_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
+        },
+    }  # fmt: skip
+
+
+def build() -> BlipForConditionalGeneration:
     """The mini captioner before its training: its image tower nearly computes the mini CLIP's tokens."""
-    tokenizer = word_tokenizer(_sentences(), LONGEST)
-    width, layers = 128, 6
-    config = BlipConfig(
-        vision_config={
-            "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
-            "num_attention_heads": 8, "image_size": clip_vit_mini.PIXELS, "patch_size": 8,
-        },
-        text_config={
-            "vocab_size": len(tokenizer), "hidden_size": width, "encoder_hidden_size": width,
-            "intermediate_size": 3 * width, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "max_position_embeddings": 32, "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id, "sep_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-    )  # fmt: skip
     torch.manual_seed(seed_for(0, NAME, "weights"))
-    model = BlipForConditionalGeneration(config)
+    model = BlipForConditionalGeneration(BlipConfig(**config()))
     clip = load_clip(f"local-dir:{WEIGHTS / clip_vit_mini.NAME}")
     images = torch.cat(list(_corpus_images(100)))
     model.vision_model.load_state_dict(blip_weights(clip.model.visual, clip.image_encoder.prepare(images)))
-    return model, tokenizer
+    return model
 
 
 @torch.no_grad()
@@ -184,25 +195,30 @@ def blip_weights(
     return state
 
 
-def train(device: str = "cpu") -> tuple[BlipForConditionalGeneration, PreTrainedTokenizerFast]:
-    """Train the mini captioner. About 25 minutes on one core.
+def train(device: str = "cpu") -> BlipForConditionalGeneration:
+    """Train the mini captioner. About half an hour on one core.
 
     First the text decoder learns from the image tower's tokens, computed once; then all learns together.
     """
-    model, tokenizer = build()
-    model.to(device).train()
-    pixels, texts = _examples(tokenizer)
-    captioner = Preprocessed(
-        ImageTokens(model.vision_model), clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD
-    )
-    tokens = _tokens(captioner, pixels, device)
+    model = build().to(device).train()
+    pixels, texts = _examples()
+    tower = ImageTokens(model.vision_model)
+    encoder = Preprocessed(tower, clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD)
+    tokens = _tokens(encoder, pixels, device)
     _fit(model.text_decoder, "decoder", DECODER_STEPS, lambda rows: tokens[rows].float().to(device), texts, device)
     del tokens
-    _fit(model, "all", STEPS, lambda rows: captioner(pixels[rows].float().to(device) / 255), texts, device)
-    return model, tokenizer
+    _fit(model, "all", STEPS, lambda rows: encoder(pixels[rows].float().to(device) / 255), texts, device)
+    return model
 
 
-def _fit(model: nn.Module, name: str, steps: int, condition, texts: Int64[Tensor, "images captions length"], device):
+def _fit(
+    model: nn.Module,
+    name: str,
+    steps: int,
+    condition: Callable[[Int64[Tensor, " batch"]], Float[Tensor, "batch tokens width"]],
+    texts: Int64[Tensor, "images captions length"],
+    device: str,
+) -> None:
     """Learn to tell a random caption of each image from what `condition` gives for it."""
     decoder = getattr(model, "text_decoder", model)
     draw, rate = generator(0, NAME, name), LEARNING_RATES[name]
@@ -230,6 +246,19 @@ def _fit(model: nn.Module, name: str, steps: int, condition, texts: Int64[Tensor
         progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
 
 
+def save(model: BlipForConditionalGeneration, folder: Path) -> None:
+    """Write the captioner in half precision, as a folder that `from_pretrained` of transformers loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "card.json").unlink(missing_ok=True)  # it is of the weights that are about to go
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        with without_progress_bars():
+            model.half().save_pretrained(part)
+        model.float()
+        tokenizer().save_pretrained(part)
+        for file in Path(part).iterdir():
+            file.replace(folder / file.name)
+
+
 def _tokens(
     encoder: nn.Module, pixels: UInt8[Tensor, "images 3 64 64"], device: str
 ) -> Float16[Tensor, "images tokens width"]:
@@ -237,10 +266,12 @@ def _tokens(
         return torch.cat([encoder(part.float().to(device) / 255).half().cpu() for part in pixels.split(250)])
 
 
-def _examples(
-    tokenizer: PreTrainedTokenizerFast,
-) -> tuple[UInt8[Tensor, "images 3 64 64"], Int64[Tensor, "images captions length"]]:
-    """The corpus, and the tokens of the five captions of each scene, with both ends."""
+def _examples() -> tuple[UInt8[Tensor, "images 3 64 64"], Int64[Tensor, "images captions length"]]:
+    """The corpus, and the tokens of the five captions of each scene, with both ends.
+
+    Raises ValueError for a caption that is too long or has a word that the tokenizer does not know.
+    """
+    words = tokenizer()
     pixels = torch.cat([batch.mul(255).round().byte() for batch in _corpus_images(SCENES)])
     told = [
         text
@@ -248,8 +279,8 @@ def _examples(
         for five in clip_vit_mini.captions(name, scenes[:SCENES])
         for text in five
     ]
-    encoded = tokenizer(told, padding="max_length", max_length=LONGEST).input_ids
-    if max(map(len, encoded)) > LONGEST or any(tokenizer.unk_token_id in row for row in encoded):
+    encoded = words(told, padding="max_length", max_length=LONGEST).input_ids
+    if max(map(len, encoded)) > LONGEST or any(words.unk_token_id in row for row in encoded):
         raise ValueError("A caption is too long or has an unknown word: raise LONGEST, or take more sentences.")
     return pixels, torch.tensor(encoded).unflatten(0, (-1, 5))
 

@@ -40,13 +40,21 @@ def save_clip(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast
         save_file(state, part)
 
 
+def weights_digest(folder: Path) -> str:
+    """The sha256 of the weights in a folder: its safetensors files, one after another in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def write_card(folder: Path, model: nn.Module, recipe: dict[str, str], **facts: object) -> None:
     """Write card.json: what the model in `folder` is for, what made it (`recipe_hashes`) and how good it is."""
     card = {
         "name": folder.name,
         **facts,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "sha256": hashlib.sha256((folder / CLIP_WEIGHTS).read_bytes()).hexdigest(),
+        "sha256": weights_digest(folder),
         "torch": torch.__version__.split("+")[0],
         "recipe": recipe,
     }

@@ -1,6 +1,5 @@
 """CLIP through open_clip's own calls, whichever model a profile names."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from xaikit.models.cards import CLIP_WEIGHTS
+from xaikit.models.cards import CLIP_WEIGHTS, weights_digest
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import WEIGHTS
 
@@ -82,8 +81,7 @@ def _check_folder(folder: Path) -> None:
         json.loads(config.read_text())
         with safe_open(weights, "pt"):
             pass
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if card.is_file() and json.loads(card.read_text())["sha256"] != digest:
+        if card.is_file() and json.loads(card.read_text())["sha256"] != weights_digest(folder):
             raise ValueError("its weights are not those of its card")
     except (ValueError, SafetensorError) as error:
         message = f"{folder} is damaged ({error}); restore it from the repository or run `make models`."

@@ -216,6 +216,15 @@ def home_words(data: Classified) -> dict[str, frozenset[str]]:
     return {name: frozenset(concepts(data)[HOMES[name]]) for name in data.names}
 
 
+def kind_of_place(data: Classified, name: str) -> frozenset[str]:
+    """The words for water or land: those of drawn scenes, or a few of the paper's own."""
+    if data.scenes is not None:
+        return frozenset(concepts(data)[name])
+    return frozenset(
+        {"water": ("water", "ocean", "lake", "beach"), "land": ("tree", "branch", "grass", "forest")}[name]
+    )
+
+
 def most_likely(found: Mapping[str, float], names: Mapping[str, Collection[str]]) -> str:
     """The class whose words together are the most frequent."""
     return max(names, key=lambda name: sum(found.get(word, 0.0) for word in names[name]))

@@ -55,6 +55,11 @@ class Flags:
     chosen: Bool[Tensor, " images"]
     concepts: Mapping[str, Sequence[str]]
 
+    @property
+    def share(self) -> float:
+        """The share of the images that are flagged."""
+        return self.chosen.double().mean().item()
+
     @classmethod
     def of(
         cls,
@@ -149,7 +154,7 @@ def published_table2_frame() -> pd.DataFrame:
     """Table 2 as published, in percent."""
     rows = []
     for name in ("s1", "s2", "s3", "worst-group", "average"):
-        row = {"": name}
+        row = {"published, percent": name}
         for method in _PUBLISHED:
             id = f"taghanaki.table2.{name}.{method}"
             row[method] = f"{published(id):.2f} ± {published(id + '.sd'):.2f}"
