@@ -621,8 +621,8 @@ if drawn:
 # ## Figure 4 and Table 1: a generator's latents, told in words
 #
 # The paper's third test: a diffusion model makes a picture out of a **latent**, so the latent must hold what the
-# picture shows. TExplain explains the latent of the last step, before it is decoded, and a captioner describes the decoded
-# picture. Do the two texts agree?
+# picture shows. TExplain explains the latent of the last step, before it is decoded, and a captioner describes the
+# decoded picture. Do the two texts agree?
 #
 # The translator reads the latents of many captioned pictures here. (They are too small for a translator that treats
 # every place alike, so this one sees the whole latent through a bottleneck, with an activation.)
