@@ -23,6 +23,7 @@ from xaikit.world import Nine
 FOLDER = WEIGHTS / mini.NAME
 CLIP = WEIGHTS / "clip-vit-mini"
 shipped = pytest.mark.skipif(not FOLDER.exists(), reason=f"{mini.NAME} does not ship yet: `make models` trains it")
+LATENT = (4, 16, 16)  # of a picture
 PROMPTS = ["a photo of a red dog", "a photo of a fish in the sky", "a bird", "a striped truck on a road", "a bird"]
 
 
@@ -100,7 +101,7 @@ def test_the_autoencoder_minimises_its_error_and_the_divergence_from_a_standard_
     loss = losses_of(monkeypatch, lambda: mini.train_autoencoder(vae, images))()
     draw, expected = generator(0, mini.NAME, "autoencoder"), 0.0
     rows = torch.randint(24, (4,), generator=draw)
-    noise = torch.randn(4, 8, 8, 8, generator=draw, dtype=torch.float64)
+    noise = torch.randn(4, *LATENT, generator=draw, dtype=torch.float64)
     for row, own in zip(rows, noise, strict=True):
         image = images[row].double() / 127.5 - 1
         mean, log_variance = vae._encode(image[None])[0].chunk(2)
@@ -120,7 +121,7 @@ def test_the_denoiser_predicts_v_of_noised_latents_from_captions_of_their_own_or
     rows, chosen = torch.randint(24, (8,), generator=draw), torch.randint(5, (8,), generator=draw)
     silent = torch.rand(8, 1, generator=draw)[:, 0] < 0.5
     times = torch.randint(1000, (8,), generator=draw)
-    noise, expected = torch.randn(8, 8, 8, 8, generator=draw), 0.0
+    noise, expected = torch.randn(8, *LATENT, generator=draw), 0.0
     assert 0 < silent.sum() < 8
     for row, five, quiet, time, own in zip(rows, chosen, silent, times, noise, strict=True):
         latent = untrained.encode(images[row][None] / 255)[0]
@@ -242,7 +243,7 @@ def test_the_papers_folder_loads_by_the_same_call_without_its_safety_checker(
     loaded = load_generator(folder)
     assert isinstance(loaded.pipeline.scheduler, PNDMScheduler) and loaded.pipeline.safety_checker is None
     latents, images = loaded.generate(PROMPTS[:1], seed=0, steps=2)
-    assert latents.shape == (1, 8, 8, 8) and images.shape == (1, 3, 64, 64)
+    assert latents.shape == (1, *LATENT) and images.shape == (1, 3, 64, 64)
     assert capfd.readouterr() == ("", ""), "no progress bars and no warnings"
 
 
@@ -259,7 +260,7 @@ def test_a_picture_is_drawn_by_the_equations_of_ddim_with_guidance(untrained: Ge
     steps, guidance, pipeline = 4, 2.5, untrained.pipeline
     latents, images = untrained.generate(PROMPTS[:2], seed=3, steps=steps, guidance=guidance)
     for position, prompt in enumerate(PROMPTS[:2]):
-        x = torch.randn(1, 8, 8, 8, generator=generator(3, "generator", position))
+        x = torch.randn(1, *LATENT, generator=generator(3, "generator", position))
         ids = pipeline.tokenizer([prompt, ""], padding="max_length", return_tensors="pt").input_ids
         told = pipeline.text_encoder(ids).last_hidden_state
         times = [round(1000 - k * 1000 / steps) - 1 for k in range(steps)]

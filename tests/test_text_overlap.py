@@ -1,6 +1,7 @@
 """ROUGE against rouge_score, METEOR against its formula, embeddings against one text at a time, shuffles by chance."""
 
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise, permutations
@@ -110,8 +111,8 @@ def no_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
 
 
-@pytest.fixture
-def small_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+@pytest.fixture(params=["folder", "zip"])
+def small_wordnet(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A WordNet with one synset, in the format of the real one."""
     folder = tmp_path / "corpora" / "wordnet"
     folder.mkdir(parents=True)
@@ -121,6 +122,9 @@ def small_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     (folder / "data.adj").write_text("  1 WordNet 3.0 Copyright\n")
     (folder / "index.noun").write_text("couch n 1 0 1 0 00000000\nsofa n 1 0 1 0 00000000\n")
     (folder / "data.noun").write_text("00000000 00 n 02 couch 0 sofa 0 000 | a soft seat\n")
+    if request.param == "zip":
+        shutil.make_archive(str(folder), "zip", folder.parent, "wordnet")
+        shutil.rmtree(folder)
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     # nltk's own loader keeps what it once loaded
     reader = LazyCorpusLoader("wordnet", WordNetCorpusReader, LazyCorpusLoader("omw-1.4", WordNetCorpusReader))

@@ -18,6 +18,7 @@ from transformers import BertLMHeadModel, BlipTextLMHeadModel
 from xaikit.hooks import evaluating
 from xaikit.seeding import generator
 
+_DRAWS = 4  # of a token at most; each of them is enough with a probability of top_p or more
 _PREFILTER = 512  # tokens that are sorted before the whole vocabulary is
 
 Cache = list[Float[Tensor, "2 rows heads positions size"]]  # of a layer each: keys, values
@@ -83,9 +84,10 @@ def sample(
             # The prompt's keys and values, and the logits behind it, are the same for all sentences of a feature.
             start = conditioned.cache(len(some), len(prompt))
             logits = conditioned(torch.tensor(rules.prompt, device=decoder.device).expand(len(some), 1, -1), start, 0)
-            # Two numbers a token, for a draw and for another. Above 0, so that no token of probability 0 is drawn.
+            # Above 0, so that no token of probability 0 is drawn.
+            size = (n, max_new_tokens, _DRAWS)
             uniform = torch.stack(
-                [1 - torch.rand(n, max_new_tokens, 2, generator=generator(seed, "nucleus", i)) for i in some.tolist()]
+                [1 - torch.rand(size, generator=generator(seed, "nucleus", i)) for i in some.tolist()]
             )
             for part in torch.arange(n).split(rows):
                 found = _continue(conditioned, start, logits, uniform[:, part].to(logits.device), rules)
@@ -155,15 +157,12 @@ class _Conditioned:
         """
         (features, sentences, new), end = ids.shape, start + ids.shape[2]
         hidden = self.decoder.bert.embeddings(ids.flatten(0, 1), past_key_values_length=start)
-        later = torch.ones(new, end, dtype=torch.bool, device=ids.device).triu(start + 1)
         for layer, own, cross in zip(self.layers, cache, self.cross, strict=True):
             attention = layer.attention.self
             for kind, projection in enumerate((attention.key, attention.value)):
                 own[kind, :, :, start:end] = _heads(projection(hidden), attention)
             query = _heads(attention.query(hidden), attention)
-            keys, values = own[:, :, :, :end]
-            scores = (query @ keys.transpose(2, 3) / query.shape[3] ** 0.5).masked_fill(later, -torch.inf)
-            context = scores.softmax(3) @ values
+            context = F.scaled_dot_product_attention(query, *own[:, :, :, :end], is_causal=new > 1)
             hidden = layer.attention.output(context.transpose(1, 2).flatten(2), hidden)
 
             attention = layer.crossattention.self
@@ -185,7 +184,7 @@ def _continue(
     conditioned: _Conditioned,
     start: Cache,
     logits: Float[Tensor, "features 1 vocabulary"],
-    uniform: Float[Tensor, "features n new 2"],
+    uniform: Float[Tensor, "features n new draws"],
     rules: _Rules,
 ) -> Int64[Tensor, "features n new"]:
     """Sentences behind a prompt with keys and values `start` and logits `logits`."""
@@ -204,7 +203,7 @@ def _continue(
             logits = conditioned(seen[:, :, -1:], cache, place - 1)
         logits = logits.expand(*held.shape, -1).flatten(0, 1)
         logits = _processed(logits, seen.flatten(0, 1), rules, ending=step >= rules.min_new_tokens)
-        drawn = _draw(logits, uniform[feature, held, step].flatten(0, 1), rules.top_p).view_as(held)
+        drawn = _draw(logits.softmax(1), uniform[feature, held, step].flatten(0, 1), rules.top_p).view_as(held)
         tokens[feature, held, place] = torch.where(ended[feature, held], rules.pad, drawn)
         ended[feature, held] |= drawn == rules.end
         going = int((~ended).sum(1).max())
@@ -232,23 +231,26 @@ def _processed(
 
 
 def _draw(
-    logits: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, "rows 2"], top_p: float | int
+    probabilities: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, "rows draws"], top_p: float | int
 ) -> Int64[Tensor, " rows"]:
     """A token of each row's nucleus, by its probability there.
 
-    It is drawn from the whole distribution. Where that gives a token outside the nucleus, a second number draws one
-    from the nucleus alone: so a token of probability p has p + (1 − mass) p / mass = p / mass, as it should.
+    It is drawn from the whole distribution, and drawn again where it is outside the nucleus; the last draw is from the
+    nucleus alone. Either way a token that is in a nucleus of mass m comes with its probability divided by m.
     """
-    probabilities = logits.softmax(1)
+    if uniform.shape[1] == 1:
+        probabilities = probabilities.double()
+        nucleus = probabilities.where(probabilities >= _least(probabilities, top_p), 0)
+        return _quantile(nucleus, uniform)[:, 0]
     drawn = _quantile(probabilities, uniform[:, :1])
-    # In the nucleus is what has less than top_p before it. With the sum, which rounding keeps from 1, a token of
-    # probability 0 is outside for a top_p of 1 as well.
-    before = probabilities.where(probabilities > probabilities.gather(1, drawn), 0).sum(1)
-    outside = before >= top_p * probabilities.sum(1)
+    # A token is in the nucleus where the more probable ones do not reach top_p. Rounding keeps their sum, but also the
+    # whole, from 1: with the whole, a token of probability 0 is outside even where top_p is 1.
+    likelier = probabilities * (probabilities > probabilities.gather(1, drawn)).to(probabilities.dtype)
+    outside = likelier.sum(1) >= top_p * probabilities.sum(1)
+    drawn = drawn[:, 0]
     if outside.any():
-        left = probabilities[outside].double()
-        drawn[outside] = _quantile(left.where(left >= _least(left, top_p), 0), uniform[outside, 1:])
-    return drawn[:, 0]
+        drawn[outside] = _draw(probabilities[outside], uniform[outside, 1:], top_p)
+    return drawn
 
 
 def _quantile(weights: Float[Tensor, "rows vocabulary"], uniform: Float[Tensor, "rows 1"]) -> Int64[Tensor, "rows 1"]:

@@ -83,14 +83,12 @@ def meteor(candidates: Sequence[str], references: References, *, synonyms: bool 
 
 
 def wordnet_available() -> bool:
-    """Whether nltk finds its corpus "wordnet" on this disk."""
-    for name in ("corpora/wordnet", "corpora/wordnet.zip"):
-        try:
-            nltk.data.find(name)
-        except LookupError:
-            continue
-        return True
-    return False
+    """Whether nltk finds its corpus "wordnet" on this disk, as a folder or a zip file."""
+    try:
+        nltk.data.find("corpora/wordnet/lexnames")  # some packages of WordNet lack this file, which nltk needs
+    except LookupError:
+        return False
+    return True
 
 
 def embedding_cosine(candidates: Sequence[str], references: References, embed: Embed) -> Float[np.ndarray, " pairs"]:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit import cache, hashing
-from xaikit.datasets import captions
 from xaikit.files import write_text
-from xaikit.models.captioner import LanguageModel, load_captioner
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.seeding import generator, seed_for
 from xaikit.texplain import Features, Translator, sentence_loss
+
+if TYPE_CHECKING:
+    from xaikit.models.captioner import LanguageModel
 
 # What conditions the decoder, or the images that an encoder makes it from, and a sentence for each.
 Batch = tuple[Tensor, Int64[Tensor, "batch length"]]
@@ -285,22 +286,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if not options.shards and options.coco is None:
-        raise ValueError("There is nothing to train on: give --shards with --pairs, --coco, or both.")
-    accelerator = Accelerator()
-    processes, device = accelerator.num_processes, str(accelerator.device)
-    if options.batch % processes:
-        raise ValueError(f"A batch of {options.batch} does not part evenly over {processes} processes; choose another.")
-    pairs, found = {}, {}
-    if options.shards:
-        pairs["web"], found["web"] = captions.read_shards(*options.shards), options.pairs
-    if options.coco is not None:
-        pairs["coco"] = captions.read_coco(options.coco, "train")
-        found["coco"] = len(pairs["coco"])
+    # The command alone needs these, and they take seconds.
+    import timm
 
+    from xaikit.datasets import captions
+    from xaikit.models.captioner import load_captioner
+
+    stages = {}
+    if options.shards:
+        stages["web"] = captions.read_shards(*options.shards), options.pairs
+    if options.coco is not None:
+        coco = captions.read_coco(options.coco, "train")
+        stages["coco"] = coco, len(coco)
+    accelerator = Accelerator()
+    device, processes = str(accelerator.device), accelerator.num_processes
+    if not stages or options.batch % processes:
+        raise ValueError(
+            f"There is nothing to train on, or {processes} processes cannot share a batch of {options.batch}: give "
+            "--shards with --pairs, --coco, or both, and another --batch."
+        )
     classifier = timm.create_model(options.classifier, pretrained=True).requires_grad_(False)
     data = timm.data.resolve_model_data_config(classifier)
-    size = data["input_size"][-1]
+    size, share = data["input_size"][-1], options.batch // processes
     encoder = Features(Preprocessed(classifier, size, data["mean"], data["std"]), f"model.{options.layer}").to(device)
     with torch.no_grad():
         _, tokens, width = encoder(torch.zeros(1, 3, size, size, device=device)).shape
@@ -308,67 +315,36 @@ def _run(options: argparse.Namespace) -> None:
     torch.manual_seed(seed_for(options.seed, "translator", "weights"))
     translator = Translator(tokens, width, language.width, variant=options.variant)
 
+    def batches(stage: str, epoch: int) -> Iterator[Batch]:
+        """Full batches; a process whose pairs are at an end starts them again."""
+        for turn in count():
+            given = 0
+            for images, sentences in captions.batches(
+                stages[stage][0], partial(_fitted, size=size), partial(_encoded, language, longest=options.longest),
+                share, seed=seed_for(options.seed, "translator", stage, turn), epoch=epoch,
+                process=accelerator.process_index, processes=processes, workers=options.workers,
+            ):  # fmt: skip
+                if len(images) == share:
+                    given += 1
+                    yield images, sentences
+            if not given:
+                raise ValueError(f"A process has fewer than {share} pairs: give more, or a smaller batch.")
+
     curves = {}
     for stage, epochs, rate in zip(PAPER, options.epochs, options.learning_rates, strict=True):
-        if stage not in pairs:
-            continue
-        recipe = replace(PAPER[stage], epochs=epochs, learning_rate=rate, batch=options.batch)
-        batches = _Pairs(
-            pairs[stage],
-            partial(_fitted, size=size),
-            partial(_encoded, language, longest=options.longest),
-            options.batch // processes,
-            seed_for(options.seed, "translator", stage),
-            accelerator.process_index,
-            processes,
-            options.workers,
-        )
-        curves[stage] = train(
-            translator,
-            language.decoder,
-            batches,
-            recipe,
-            prompt=len(language.prompt),
-            pad=language.pad,
-            steps_an_epoch=found[stage] // options.batch,
-            seed=options.seed,
-            encoder=encoder,
-            checkpoint=options.output / f"{stage}.checkpoint.safetensors",
-            accelerator=accelerator,
-        )
-        if accelerator.is_main_process:
-            print(f"{stage}: loss {curves[stage][-1]:.4f} in the last of {len(curves[stage])} steps")
+        if stage in stages:
+            recipe = replace(PAPER[stage], epochs=epochs, learning_rate=rate, batch=options.batch)
+            curves[stage] = train(
+                translator, language.decoder, partial(batches, stage), recipe, prompt=len(language.prompt),
+                pad=language.pad, steps_an_epoch=stages[stage][1] // options.batch, seed=options.seed, encoder=encoder,
+                checkpoint=options.output / f"{stage}.checkpoint.safetensors", accelerator=accelerator,
+            )  # fmt: skip
     if accelerator.is_main_process:
         write_translator(options.output / "translator.safetensors", translator)
         about = {"options": {key: str(value) for key, value in vars(options).items()}, "losses": curves}
         write_text(options.output / "training.json", json.dumps(about, indent=1) + "\n")
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """Full batches of image-caption pairs, for `train`; a process whose pairs are at an end starts them again."""
-
-    pairs: captions.CocoCaptions | captions.Shards
-    prepare: captions.Prepare
-    encode: captions.Encode
-    batch: int
-    seed: int
-    process: int
-    processes: int
-    workers: int
-
-    def __call__(self, epoch: int) -> Iterator[Batch]:
-        for turn in count():
-            given = 0
-            for images, sentences in captions.batches(
-                self.pairs, self.prepare, self.encode, self.batch, seed=seed_for(self.seed, turn), epoch=epoch,
-                process=self.process, processes=self.processes, workers=self.workers,
-            ):  # fmt: skip
-                if len(images) == self.batch:  # the last one may not be
-                    given += 1
-                    yield images, sentences
-            if not given:
-                raise ValueError(f"A process has fewer than {self.batch} pairs: give more, or fewer processes.")
+        for stage, curve in curves.items():
+            print(f"{stage}: a loss of {curve[-1]:.4f} nats a token in the last of {len(curve):,} steps")
 
 
 def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
@@ -376,7 +352,7 @@ def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, 
     return Preprocessed(nn.Identity(), size, (0.0,) * 3, (1.0,) * 3).prepare(image[None].float() / 255)[0]
 
 
-def _encoded(language: LanguageModel, texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
+def _encoded(language: "LanguageModel", texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each text. Of the web's captions some are too long, and are cut off, and some have no
     word that the tokenizer knows."""
     room = longest - len(language.prompt) - 1

@@ -259,18 +259,17 @@ plt.show(figure)
 # **Notice.** The orange bars are not at zero: colours, places and a few common things are true of many pictures. Only
 # the distance to them speaks for the method.
 #
-# **Rate it yourself.** The paper's raters were people. A page for them is ready; answers go to a csv file, and where
-# several raters' files lie in the folder, `agreement` says how far they agree (Krippendorff's alpha):
+# **Rate it yourself.** The paper's raters were people. A page for them is ready; answers go to a csv file for each
+# rater, and where several have answered, `agreement` says how far they agree (Krippendorff's alpha):
 #
 # ```python
 # from xaikit import paths, rating
+# ten = [tuple(list(each)[: cfg.words]) for each in words["original"]]
 # questions = [
-#     rating.Question(f"nine-{i}", original.images[i], tuple(list(words["original"][i])[: cfg.words]), predicted[i])
-#     for i in range(20)
+#     rating.Question(f"nine-{i}", original.images[i], ten[i], predicted[i], ten[i][0]) for i in range(20)
 # ]
-# folder = paths.BUILD / "ratings"
-# display(rating.rating_page(questions, folder / "ada.csv", "ada"))
-# rating.agreement(rating.read_answers(folder))
+# display(rating.rating_page(questions, paths.BUILD / "ratings", "your name"))
+# rating.agreement(rating.read_answers(paths.BUILD / "ratings"), questions, seed=seed)
 # ```
 #
 # ## Figure 5: whole classes
