@@ -45,8 +45,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     mini.tokenizer()  # of the words of the whole corpus
     monkeypatch.setattr(mini, "SCENES", 24)
     monkeypatch.setattr(mini, "WARM_UP", 2)
-    monkeypatch.setattr(mini, "STEPS", {"autoencoder": 12, "denoiser": 6})
-    monkeypatch.setattr(mini, "BATCHES", {"autoencoder": 4, "denoiser": 8})
+    monkeypatch.setattr(mini, "STEPS", {"autoencoder": 12, "denoiser": 2})
+    monkeypatch.setattr(mini, "BATCHES", {"autoencoder": 4, "denoiser": 6})
 
 
 def pixels() -> Tensor:
@@ -74,7 +74,7 @@ def test_any_thing_of_the_corpus_can_be_anywhere() -> None:
 
 def test_every_word_of_the_corpus_and_of_the_prompts_is_known() -> None:
     encode = mini.tokenizer()
-    texts = [text for five in mini.corpus()[-500:].captions for text in five]
+    texts = [text for five in mini.corpus()[-300:].captions for text in five]
     texts += [text for prompts in Nine.PROMPTS.values() for text in prompts.values()]
     tokens = mini._tokens(encode, [texts])
     assert tokens.shape == (1, len(texts), mini.CONTEXT)
@@ -118,11 +118,11 @@ def test_the_denoiser_predicts_v_of_noised_latents_from_captions_of_their_own_or
     pipeline, images, captions = untrained.pipeline, pixels(), mini.corpus().captions
     loss = losses_of(monkeypatch, lambda: mini.train_denoiser(pipeline, images, captions))()
     draw = generator(0, mini.NAME, "denoiser")
-    rows, chosen = torch.randint(24, (8,), generator=draw), torch.randint(5, (8,), generator=draw)
-    silent = torch.rand(8, 1, generator=draw)[:, 0] < 0.5
-    times = torch.randint(1000, (8,), generator=draw)
-    noise, expected = torch.randn(8, *LATENT, generator=draw), 0.0
-    assert 0 < silent.sum() < 8
+    rows, chosen = torch.randint(24, (6,), generator=draw), torch.randint(5, (6,), generator=draw)
+    silent = torch.rand(6, 1, generator=draw)[:, 0] < 0.5
+    times = torch.randint(1000, (6,), generator=draw)
+    noise, expected = torch.randn(6, *LATENT, generator=draw), 0.0
+    assert 0 < silent.sum() < 6
     for row, five, quiet, time, own in zip(rows, chosen, silent, times, noise, strict=True):
         latent = untrained.encode(images[row][None] / 255)[0]
         kept = pipeline.scheduler.alphas_cumprod[time]
@@ -131,7 +131,7 @@ def test_the_denoiser_predicts_v_of_noised_latents_from_captions_of_their_own_or
         words = "" if quiet else captions[row][five]
         tokens = pipeline.tokenizer(words, padding="max_length", max_length=mini.CONTEXT, return_tensors="pt")
         told = pipeline.text_encoder(tokens.input_ids).last_hidden_state
-        expected += (pipeline.unet(noised[None], time, told).sample[0] - v).square().mean().item() / 8
+        expected += (pipeline.unet(noised[None], time, told).sample[0] - v).square().mean().item() / 6
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -200,7 +200,8 @@ def test_it_is_kept_in_half_precision_and_comes_back_in_single(untrained: Genera
         for key, value in rounded[part].items():
             assert state[key].dtype == torch.float32 and torch.equal(state[key].half(), value)
     assert loaded.vae.config.scaling_factor == untrained.pipeline.vae.config.scaling_factor
-    assert dict(loaded.scheduler.config) == dict(untrained.pipeline.scheduler.config)
+    schedules = [drawn.scheduler.alphas_cumprod for drawn in (loaded, untrained.pipeline)]
+    assert torch.equal(*schedules) and loaded.scheduler.config.prediction_type == "v_prediction"
     assert loaded.tokenizer(PROMPTS).input_ids == untrained.pipeline.tokenizer(PROMPTS).input_ids
     assert all(p.dtype == torch.float32 for p in untrained.pipeline.unet.parameters())
 

@@ -169,7 +169,7 @@ def test_the_papers_are_cited_by_title_and_authors():
 
 def run_example(number: int, monkeypatch: pytest.MonkeyPatch) -> dict:
     """What a Python example leaves behind; there are three."""
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     monkeypatch.chdir(ROOT)
     names: dict = {}
     with torch.random.fork_rng():

@@ -259,6 +259,8 @@ def test_what_a_translator_refuses() -> None:
         translator(torch.full((2, 4, 6), torch.nan))
     with pytest.raises(ValueError, match="leave `hidden` out"):
         Translator(4, 6, 5, variant="flat", hidden=3)
+    with pytest.raises(ValueError, match="Unknown translator 'mixer'; choose from token, bottleneck, flat"):
+        Translator(4, 6, 5, variant="mixer")
     with pytest.raises(ValueError, match="give sizes from 1"):
         Translator(4, 0, 5)
 

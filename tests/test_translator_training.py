@@ -190,12 +190,16 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     other = translator()
     with torch.no_grad():
         next(other.parameters()).add_(1)
+    blank = decoder()
+    blank.cls.predictions.bias.add_(1)
     for model, changes, what in (
         (translator(), {"recipe": Recipe(epochs=3, batch=8, learning_rate=0.01)}, "recipe"),
         (translator(), {"seed": 4}, "seed"),
         (translator(), {"steps_an_epoch": 4}, "number of steps an epoch"),
         (translator(), {"pad": 7}, "prompt or padding"),
         (other, {}, "translator to start from"),
+        (translator(), {"speaker": blank}, "decoder"),
+        (translator(), {"encoder": nn.BatchNorm1d(TOKENS)}, "encoder"),
         (translator(hidden=5), {}, "translator to start from"),
     ):
         with pytest.raises(ValueError, match=f"of a training with another {what}: delete it"):
@@ -339,6 +343,9 @@ def test_what_a_training_refuses(tmp_path: Path) -> None:
     for bad in ((features[:1], sentences[:1]), (features, sentences[:5]), (features, sentences[:, :0])):
         with pytest.raises(ValueError, match=r"captions of .* images for the features of"):
             InMemory(*bad, 8, seed=0)
+    with pytest.raises(ValueError, match="in batches of 1: give"):
+        InMemory(features, sentences, 1, seed=0)
+    assert [len(rows) for rows, _ in InMemory(features[:5], sentences[:5], 2, seed=0)(0)] == [3, 2]
     for changes in ({"epochs": 0}, {"batch": 1}, {"learning_rate": 0.0}, {"warm_up": 1.0}):
         with pytest.raises(ValueError, match="makes no training"):
             Recipe(**{"epochs": 1, **changes})
@@ -445,7 +452,7 @@ def test_the_command_says_in_a_sentence_what_is_wrong(downloaded: Path, capsys: 
     for changes, sentence in (
         ((), "nothing to train on"),
         (("--coco", str(downloaded / "absent")), "captions_train2017.json is missing"),
-        (("--coco", str(downloaded / "coco"), "--layer", "norn"), "did you mean 'model.norm'?"),
+        (("--coco", str(downloaded / "coco"), "--layer", "norn"), "did you mean 'norm'?"),
         (("--coco", str(downloaded / "coco"), "--batch", "32"), "An epoch has no step"),
         (("--coco", str(downloaded / "coco"), "--longest", "5"), "No word has room in 5 tokens"),
         (("--shards", str(downloaded / "*.tar")), "An epoch has no step"),

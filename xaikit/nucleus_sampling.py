@@ -18,8 +18,8 @@ from transformers import BertLMHeadModel, BlipTextLMHeadModel
 from xaikit.hooks import evaluating
 from xaikit.seeding import generator
 
-_DRAWS = 4  # of a token at most; each of them is enough with a probability of top_p or more
-_PREFILTER = 512  # tokens that are sorted before the whole vocabulary is
+_DRAWS = 4  # at most for a token; each but the last succeeds with a probability of top_p or more
+_PREFILTER = 512  # this many of the most probable tokens are sorted before the whole vocabulary is
 
 Cache = list[Float[Tensor, "2 rows heads positions size"]]  # of a layer each: keys, values
 
@@ -83,14 +83,14 @@ def sample(
             conditioned = _Conditioned(decoder, conditioning[some])
             # The prompt's keys and values, and the logits behind it, are the same for all sentences of a feature.
             start = conditioned.cache(len(some), len(prompt))
-            logits = conditioned(torch.tensor(rules.prompt, device=decoder.device).expand(len(some), 1, -1), start, 0)
-            # Above 0, so that no token of probability 0 is drawn.
-            size = (n, max_new_tokens, _DRAWS)
-            uniform = torch.stack(
-                [1 - torch.rand(size, generator=generator(seed, "nucleus", i)) for i in some.tolist()]
-            )
+            for place, token in enumerate(prompt):
+                logits = conditioned(torch.full((len(some), 1), token, device=decoder.device), start, place)
+            streams = [generator(seed, "nucleus", feature) for feature in some.tolist()]
             for part in torch.arange(n).split(rows):
-                found = _continue(conditioned, start, logits, uniform[:, part].to(logits.device), rules)
+                size = (len(part), max_new_tokens, _DRAWS)
+                # Above 0, so that no token of probability 0 is drawn.
+                uniform = torch.stack([1 - torch.rand(size, generator=stream) for stream in streams])
+                found = _continue(conditioned, start, logits, uniform.to(logits.device), rules)
                 sentences[some[:, None], part] = found.to(sentences.device)
     return sentences
 
@@ -149,29 +149,26 @@ class _Conditioned:
         return [keys.new_empty(2, rows, keys.shape[1], length, keys.shape[3]) for keys, _ in self.cross]
 
     def __call__(
-        self, ids: Int64[Tensor, "features sentences new"], cache: Cache, start: int
+        self, ids: Int64[Tensor, "features sentences"], cache: Cache, place: int
     ) -> Float[Tensor, "features sentences vocabulary"]:
-        """The logits behind new tokens at the positions from `start` on; their keys and values go into the cache.
-
-        Either a sentence starts with the new tokens, or there is one.
-        """
-        (features, sentences, new), end = ids.shape, start + ids.shape[2]
-        hidden = self.decoder.bert.embeddings(ids.flatten(0, 1), past_key_values_length=start)
+        """The logits behind the tokens `ids` at the position `place`, whose keys and values go into the cache."""
+        features, sentences = ids.shape
+        hidden = self.decoder.bert.embeddings(ids.reshape(-1, 1), past_key_values_length=place)
         for layer, own, cross in zip(self.layers, cache, self.cross, strict=True):
             attention = layer.attention.self
             for kind, projection in enumerate((attention.key, attention.value)):
-                own[kind, :, :, start:end] = _heads(projection(hidden), attention)
-            query = _heads(attention.query(hidden), attention)
-            context = F.scaled_dot_product_attention(query, *own[:, :, :, :end], is_causal=new > 1)
+                own[kind, :, :, place : place + 1] = _heads(projection(hidden), attention)
+            context = F.scaled_dot_product_attention(
+                _heads(attention.query(hidden), attention), *own[:, :, :, : place + 1]
+            )
             hidden = layer.attention.output(context.transpose(1, 2).flatten(2), hidden)
-
+            # Not causal: all sentences of a feature are queries of the same keys and values.
             attention = layer.crossattention.self
-            # All tokens of a feature's sentences in a row: [features, heads, sentences · new, size].
-            query = _heads(attention.query(hidden).reshape(features, sentences * new, -1), attention)
-            context = F.scaled_dot_product_attention(query, *cross).transpose(1, 2)
-            hidden = layer.crossattention.output(context.reshape(*hidden.shape[:2], -1), hidden)
+            queries = attention.query(hidden).view(features, sentences, -1)
+            context = F.scaled_dot_product_attention(_heads(queries, attention), *cross)
+            hidden = layer.crossattention.output(context.transpose(1, 2).reshape(hidden.shape), hidden)
             hidden = layer.feed_forward_chunk(hidden)
-        return self.decoder.cls(hidden[:, -1]).unflatten(0, (features, sentences))
+        return self.decoder.cls(hidden).view(features, sentences, -1)
 
 
 def _heads(
@@ -200,7 +197,7 @@ def _continue(
     for step, place in enumerate(range(prompt, rules.longest)):
         seen = tokens[feature, held, :place]
         if step:
-            logits = conditioned(seen[:, :, -1:], cache, place - 1)
+            logits = conditioned(seen[:, :, -1], cache, place - 1)
         logits = logits.expand(*held.shape, -1).flatten(0, 1)
         logits = _processed(logits, seen.flatten(0, 1), rules, ending=step >= rules.min_new_tokens)
         drawn = _draw(logits.softmax(1), uniform[feature, held, step].flatten(0, 1), rules.top_p).view_as(held)

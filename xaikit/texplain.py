@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -93,8 +93,8 @@ class Translator(nn.Module):
       takes tokens for channels. It has 1.8 million parameters for the paper's ViT, and is the likeliest reading.
     - "bottleneck": all of Z_in through `hidden` (256) units.
     - "flat": all of Z_in, through as many units as it has numbers.
-    `arguments` are those that make its like. Raises ValueError for sizes below one, `hidden` with a flat one, and more
-    than a billion parameters.
+    `arguments` are those that make its like. Raises ValueError for an unknown variant, sizes below one, `hidden` with
+    a flat one, and more than a billion parameters.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Translator(nn.Module):
         width: int,
         to_width: int,
         *,
-        variant: Literal["token", "bottleneck", "flat"] = "token",
+        variant: str = "token",
         hidden: int | None = None,
         activation: bool = False,
     ) -> None:
@@ -113,6 +113,8 @@ class Translator(nn.Module):
             "variant": variant, "hidden": hidden, "activation": activation,
         }  # fmt: skip
         units = {"token": width, "bottleneck": BOTTLENECK, "flat": tokens * width}
+        if variant not in units:
+            raise ValueError(f"Unknown translator {variant!r}; choose from {', '.join(units)}.")
         if variant == "flat" and hidden is not None:
             raise ValueError("A flat translator has as many hidden units as features: leave `hidden` out.")
         hidden = units[variant] if hidden is None else hidden

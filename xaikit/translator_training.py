@@ -85,14 +85,16 @@ class InMemory:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        if len(self.features) < 2 or len(self.features) != len(self.sentences) or not self.sentences.shape[1]:
+        images, told = len(self.features), len(self.sentences)
+        if images < 2 or images != told or not self.sentences.shape[1] or self.batch < 2:
             raise ValueError(
-                f"There are captions of {len(self.sentences)} images for the features of {len(self.features)}: give "
-                "both of at least two, and at least one caption each."
+                f"There are captions of {told} images for the features of {images}, in batches of {self.batch}: give "
+                "both of at least two, at least one caption each, and batches of two."
             )
 
     def __len__(self) -> int:
-        return -(-len(self.features) // self.batch)
+        # A batch of one image would have no statistics.
+        return min(-(-len(self.features) // self.batch), len(self.features) // 2)
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
         draw = generator(self.seed, "translator", "batches", epoch)
@@ -126,7 +128,7 @@ def train(
     train as one would with all their shares. The modules are moved to the accelerator's device, by default a GPU if
     there is one; the translator is left in evaluation mode.
     A run that was killed goes on from its `checkpoint`, written every `checkpoint_steps` and at the end, and ends with
-    the weights that it would have had: torch's own random numbers, too, start anew from `seed` at each step. The file
+    the weights that it would have had: torch's own random numbers, too, start anew from `seed` at each epoch. The file
     knows by which recipe, from which weights and for which decoder it was made, but not the data.
     Raises ValueError for a checkpoint that is damaged or of another training, epochs that end early, a loss that is not
     finite, and what `Translator` and `sentence_loss` refuse. Source: section 2.2.
@@ -138,7 +140,7 @@ def train(
     for module in (translator, decoder, encoder):
         if module is not None:
             module.to(device)
-    translator.train()
+    translator.train().requires_grad_(True)
     # Accelerate's own wrapper would stay on the translator, and few gradients are as well averaged by hand, below.
     for tensor in translator.state_dict().values():
         tensor.copy_(broadcast(tensor))
@@ -147,7 +149,7 @@ def train(
         job = {
             "recipe": asdict(recipe), "number of steps an epoch": steps_an_epoch, "seed": seed,
             "prompt or padding": [prompt, pad], "translator to start from": _digest(translator),
-            "decoder": _digest(decoder),
+            "decoder": _digest(decoder), "encoder": encoder and _digest(encoder),
         }  # fmt: skip
     optimiser = torch.optim.AdamW(translator.parameters(), weight_decay=recipe.weight_decay)
     curve: list[float] = []
@@ -203,12 +205,11 @@ def read_translator(path: Path, device: str = "cpu") -> Translator:
 def _remaining(
     batches: Callable[[int], Iterable[Batch]], epochs: int, steps: int, start: int, seed: tuple[int, int]
 ) -> Iterator[Batch]:
-    """The batches of each step from `start` on; those before it, in its epoch, are passed over."""
+    """The batches of each step from `start` on; those before it, in its epoch, are drawn again and passed over."""
     for epoch in range(start // steps, epochs):
         torch.manual_seed(seed_for(seed[0], "translator", "epoch", epoch, seed[1]))
         given = iter(batches(epoch))
         for step in range(steps):
-            torch.manual_seed(seed_for(seed[0], "translator", "step", epoch * steps + step, seed[1]))
             if (batch := next(given, None)) is None:
                 raise ValueError(f"Epoch {epoch + 1} ended after {step} of its {steps} batches: say how many it has.")
             if epoch * steps + step >= start:
@@ -288,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     # The command alone needs these, and they take seconds.
     import timm
+    from torchvision.transforms import Normalize
 
     from xaikit.datasets import captions
     from xaikit.models.captioner import load_captioner
@@ -300,15 +302,14 @@ def _run(options: argparse.Namespace) -> None:
         stages["coco"] = coco, len(coco)
     accelerator = Accelerator()
     device, processes = str(accelerator.device), accelerator.num_processes
-    if not stages or options.batch % processes:
-        raise ValueError(
-            f"There is nothing to train on, or {processes} processes cannot share a batch of {options.batch}: give "
-            "--shards with --pairs, --coco, or both, and another --batch."
-        )
+    if not stages:
+        raise ValueError("There is nothing to train on: give --shards with --pairs, --coco, or both.")
+    if options.batch % processes:
+        raise ValueError(f"A batch of {options.batch} cannot be shared by {processes} processes: choose another.")
     classifier = timm.create_model(options.classifier, pretrained=True).requires_grad_(False)
     data = timm.data.resolve_model_data_config(classifier)
     size, share = data["input_size"][-1], options.batch // processes
-    encoder = Features(Preprocessed(classifier, size, data["mean"], data["std"]), f"model.{options.layer}").to(device)
+    encoder = nn.Sequential(Normalize(data["mean"], data["std"]), Features(classifier, options.layer)).to(device)
     with torch.no_grad():
         _, tokens, width = encoder(torch.zeros(1, 3, size, size, device=device)).shape
     language = load_captioner(options.language, options.prompt, device).language

@@ -128,10 +128,9 @@ print(f"The classifier is right in {right.mean():.0%} of the {len(right)} test p
 CLASS_WORDS = study.class_words(original)
 
 
-def cloud(ax, frequencies, title, label=None):
-    """A word cloud of the dominant words; those of the category in red, as in the paper."""
-    shown = {word: frequencies[word] for word in dominant(frequencies)[:30]}
-    plots.word_cloud(ax, shown, CLASS_WORDS.get(label, ()))
+def cloud(ax, frequencies, title, own=()):
+    """A word cloud of the dominant words; `own`, those of the category, in red, as in the paper."""
+    plots.word_cloud(ax, {word: frequencies[word] for word in dominant(frequencies)[:30]}, own)
     ax.set_title(title, fontsize=10)
 
 
@@ -145,7 +144,7 @@ axes[1].set_xlabel(f"{known['original'].shape[2]} numbers")
 axes[1].set_ylabel(f"{known['original'].shape[1]} tokens")
 axes[2].text(0, 0.5, "\n".join(texts["original"][first][:9]), va="center", fontsize=8)
 axes[2].set_title(f"the first 9 of {cfg.sentences} sentences")
-cloud(axes[3], words["original"][first], "words", original.names[original.labels[first]])
+cloud(axes[3], words["original"][first], "words", CLASS_WORDS[original.names[original.labels[first]]])
 for ax in axes[[0, 2]]:
     ax.axis("off")
 axes[1].set_xticks([])
@@ -178,7 +177,7 @@ for column, i in enumerate(chosen):
         axes[row, column].imshow(data[variant].images[i].permute(1, 2, 0))
         axes[row, column].axis("off")
         axes[row, column].set_title(f"prediction: {classifier.name(probabilities[variant][i])}", fontsize=10)
-        cloud(axes[row + 1, column], words[variant][i], "", original.names[original.labels[i]])
+        cloud(axes[row + 1, column], words[variant][i], "", CLASS_WORDS[original.names[original.labels[i]]])
 record.figure("fig2", figure)
 plt.show(figure)
 print(f"Without the thing, {stays} of the answers stay the same.")
@@ -284,7 +283,7 @@ for label, name in enumerate(original.names):
     classes[name] = [text for i in members for text in texts["original"][i][: cfg.class_sentences]]
 figure, axes = plt.subplots(3, 3, figsize=(9, 6.6))
 for ax, (name, each) in zip(axes.flat, classes.items(), strict=False):
-    cloud(ax, document_frequency(each), name, name)
+    cloud(ax, document_frequency(each), name, CLASS_WORDS[name])
 record.figure("fig5", figure)
 plt.show(figure)
 
@@ -448,7 +447,8 @@ for row, kind in enumerate(train.names):
         z = study.features_of(speaker.features, members[kind, split], len(of), cfg.device)
         told_of[kind, split] = speaker.texts(z, cfg.class_sentences, seed_for(seed, kind, split))
         everything = document_frequency([text for each in told_of[kind, split] for text in each])
-        cloud(axes[row, column], everything, f"{kind}s, {'training' if split == 'train' else 'test'}", kind)
+        when = "training" if split == "train" else "test"
+        cloud(axes[row, column], everything, f"{kind}s, {when}", {"bird", *study.class_words(train)[kind]})
 record.figure("fig7", figure)
 plt.show(figure)
 
@@ -505,6 +505,20 @@ for column, i in enumerate(positions):
             ax.set_ylabel(name)
     axes[0, column].set_title(f"{train.names[train.labels[i]]},\nfirst word: {flags.top[i]}", fontsize=8)
 plt.show(figure)
+
+# %%
+if drawn:
+    bird_share = train.scenes.masks("birds", cfg.size).double().mean((1, 2)).numpy()
+    where = {"birds in the pictures": note("table2.birds-share", mean(bird_share), "Table 2", "control")}
+    for name, each in masks.items():
+        slug = name.lower().replace(", ", "-").replace(" ", "-")
+        own = repair.on_birds(each, pixels, train)
+        where[name] = note(f"table2.{slug}.on-birds", mean(own), "Table 2", "control")
+    display(pd.Series({key: str(value) for key, value in where.items()}, name="share on birds").to_frame())
+
+# %% [markdown]
+# **Notice.** A mask of a word for water should miss the birds. How much of it lies on them is known here, and can be
+# compared with the share of birds in all pixels, which a mask anywhere would meet.
 
 # %%
 groups = np.array(test.named_groups())
@@ -655,7 +669,8 @@ for column, name in enumerate(cfg.shown_categories):
     for row, (title, each) in enumerate(
         (("captioner, of the picture", by_captioner), ("TExplain, of the latent", by_latent)), 1
     ):
-        cloud(axes[row, column], document_frequency([text for texts in each[name] for text in texts]), title, name)
+        everything = document_frequency([text for texts in each[name] for text in texts])
+        cloud(axes[row, column], everything, title, CLASS_WORDS.get(name, {name}))
 record.figure("fig4", figure)
 plt.show(figure)
 
@@ -680,12 +695,12 @@ for metric in scores["paired"]:
     paired, other = scores["paired"][metric], scores["shuffled"][metric]
     slug = metric.replace("_", "-").lower()
     id = study.PUBLISHED_TABLE1.get(metric)
-    value = note(f"table1.{slug}", mean(paired), "Table 1", "as-published", published=id)
-    base = note(f"table1.{slug}.shuffled", mean(other), "Table 1", "control")
-    above[metric] = note(f"table1.{slug}.gain", mean(paired - other), "Table 1")
+    value = note(f"table1.{slug}", mean(paired), "Table 1", "as-published", "score", published=id)
+    base = note(f"table1.{slug}.shuffled", mean(other), "Table 1", "control", "score")
+    above[metric] = note(f"table1.{slug}.gain", mean(paired - other), "Table 1", unit="score")
     rows.append({
         "metric": metric, "latent against its picture": str(value), "against another picture": str(base),
-        "difference": str(above[metric]), "published": published(id, "fraction") if id else np.nan,
+        "difference": str(above[metric]), "published": published(id) if id else np.nan,
     })  # fmt: skip
 display(record.table("table1", pd.DataFrame(rows)).set_index("metric"))
 

@@ -72,21 +72,21 @@ class LanguageModel:
 
 
 class ImageTokens(nn.Module):
-    """The tokens of a BLIP's image tower [batch, tokens, width], after its last norm."""
+    """Images in [0, 1] to the tokens of a BLIP's image tower, after its last norm."""
 
-    def __init__(self, tower: nn.Module) -> None:
+    def __init__(self, tower: nn.Module, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.preprocess = tower, Preprocessed(nn.Identity(), size, mean, std)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
-        return self.tower(pixel_values=images).last_hidden_state
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
+        return self.tower(pixel_values=self.preprocess.prepare(images)).last_hidden_state
 
 
 @dataclass(frozen=True, eq=False)
 class Captioner:
     """A frozen BLIP: the image tower that takes images in [0, 1] and gives tokens, and the language model."""
 
-    image_encoder: Preprocessed
+    image_encoder: ImageTokens
     language: LanguageModel
 
 
@@ -123,7 +123,7 @@ def frozen(model: BlipForConditionalGeneration, words: PreTrainedTokenizerFast, 
     vision = model.config.vision_config
     small = vision.image_size == clip_vit_mini.PIXELS
     mean, std = (clip_vit_mini.MEAN, clip_vit_mini.STD) if small else (MEAN, STD)
-    encoder = Preprocessed(ImageTokens(model.vision_model), vision.image_size, mean, std).eval()
+    encoder = ImageTokens(model.vision_model, vision.image_size, mean, std).eval()
     return Captioner(encoder, language)
 
 
@@ -202,8 +202,7 @@ def train(device: str = "cpu") -> BlipForConditionalGeneration:
     """
     model = build().to(device).train()
     pixels, texts = _examples()
-    tower = ImageTokens(model.vision_model)
-    encoder = Preprocessed(tower, clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD)
+    encoder = ImageTokens(model.vision_model, clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD)
     tokens = _tokens(encoder, pixels, device)
     _fit(model.text_decoder, "decoder", DECODER_STEPS, lambda rows: tokens[rows].float().to(device), texts, device)
     del tokens

@@ -8,7 +8,7 @@ of one family, `nine`, in which any thing can be anywhere.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
+from xaikit.paths import WEIGHTS
 from xaikit.seeding import generator, seed_for
 from xaikit.world import SceneSet, nine
 
@@ -350,6 +351,11 @@ def load_generator(name: str | Path, device: str = "cpu") -> Generator:
     for part in LEARNED:
         getattr(pipeline, part).eval().requires_grad_(False)
     return Generator(pipeline)
+
+
+def load_from(settings: Mapping[str, str], device: str = "cpu") -> Generator:
+    """The generator that a profile names: `weights` that ship in data/weights/, or the `name` at the hub."""
+    return load_generator(WEIGHTS / settings["weights"] if "weights" in settings else settings["name"], device)
 
 
 @contextmanager

@@ -369,7 +369,7 @@ class LatentTokens(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens width"]:
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
         return self.tokens(self.generator.encode(images))
 
     @staticmethod
@@ -387,9 +387,13 @@ PUBLISHED_TABLE1 = {
 
 
 def overlaps(candidates: Sequence[str], references: Sequence[str], embed: Embed, each: int) -> dict[str, np.ndarray]:
-    """The text overlap of pairs of sentences, the mean over the `each` pairs of every picture."""
+    """The text overlap of pairs of sentences, the mean over the `each` pairs of every picture.
+
+    The cosine lies in [-1, 1], the others in [0, 100], as Table 1 prints them.
+    """
     found = overlap(candidates, references, embed=embed)
-    return {name: over_samples(scores.reshape(-1, each), "mean") for name, scores in found.items()}
+    scale = {name: 1 if name == "cosine" else 100 for name in found}
+    return {name: scale[name] * over_samples(scores.reshape(-1, each), "mean") for name, scores in found.items()}
 
 
 def sentence_embeddings(cfg: Settings) -> Embed:

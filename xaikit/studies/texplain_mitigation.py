@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -127,6 +128,19 @@ def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], see
     own = pixels[masks.chosen]
     areas = (masks.pixels != own).any(1).sum((1, 2))
     return Masks(masks.chosen, randomly_masked(own, areas, seed))
+
+
+def on_birds(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> np.ndarray:
+    """The share of each masked image's black pixels that lie on a drawn bird; images without any are left out.
+
+    Raises ValueError for photographs, of which nothing says where the bird is.
+    """
+    if data.scenes is None:
+        raise ValueError("Where the bird is in a photograph is not known: this needs drawn scenes.")
+    black = (masks.pixels != pixels[masks.chosen]).any(1)
+    bird = data.scenes[masks.chosen].masks("birds", pixels.shape[-1])
+    counts = black.sum((1, 2))
+    return ((black & bird).sum((1, 2))[counts > 0] / counts[counts > 0]).double().numpy()
 
 
 def balanced_last_layer(model: Preprocessed, features: Features, data: Grouped, device: str) -> nn.Module:
