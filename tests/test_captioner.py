@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import BlipForConditionalGeneration, BlipVisionConfig, BlipVisionModel
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    BertTokenizerFast,
+    BlipForConditionalGeneration,
+    BlipVisionConfig,
+    BlipVisionModel,
+)
 
 from xaikit import world
 from xaikit.models import captioner
@@ -82,6 +89,22 @@ def test_half_precision_on_disk_is_float32_in_use(mini) -> None:
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in mini.language.decoder.parameters())
     saved = BlipForConditionalGeneration.from_pretrained(FOLDER, dtype="auto")
     assert saved.dtype == torch.float16
+
+
+def test_a_plain_bert_becomes_a_decoder_whose_cross_attention_is_new(tmp_path) -> None:
+    words = BertTokenizerFast(
+        vocab={word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "dog"))}
+    )
+    config = BertConfig(vocab_size=6, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    language, again = captioner.load_plain_bert(str(tmp_path)), captioner.load_plain_bert(str(tmp_path))
+    assert language.width == 16 and language.decoder.config.add_cross_attention
+    assert language.decode(language.encode(["a dog"], 5)[:, 1:]) == ["a dog"]
+    key = "bert.encoder.layer.0.crossattention.self.key.weight"
+    assert torch.equal(language.decoder.state_dict()[key], again.decoder.state_dict()[key])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        captioner.load_plain_bert("no-such/bert")
 
 
 def test_a_folder_without_a_captioner_is_refused(tmp_path) -> None:

@@ -260,7 +260,7 @@ def _read(path: Path) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The paper's training: on shards of web pairs, then on COCO; returns 0, or 1 after saying what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m xaikit.translator_training", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m xaikit.translator_training", description=__doc__)
     add = parser.add_argument
     add("output", type=Path, help="folder for translator.safetensors, training.json and checkpoints to go on from")
     add("--shards", nargs="+", metavar="PATTERN", help="webdataset shards of the first stage, cc3m/{00000..00331}.tar")

@@ -352,6 +352,11 @@ conditions = {
     ),
     "captioner": study.frequencies(told.texts(seen, cfg.sentences, seed)),
 }
+if "plain_decoder" in cfg:  # the paper's literal reading: a BERT that has never learned to look
+    plain = captioners.load_plain_bert(cfg.plain_decoder, cfg.device)
+    plain_translator = study.trained_translator(features, pairs, plain, cfg.translator, seed, cfg.device)
+    through_bert = study.Explainer(features, plain_translator, plain, cfg.sampling)
+    conditions["plain BERT"] = study.frequencies(through_bert.texts(known["original"], cfg.sentences, seed))
 rows, counts, named = [], {}, {}
 for name, found in conditions.items():
     slug = name.replace(" ", "-")

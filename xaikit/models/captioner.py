@@ -17,7 +17,13 @@ from jaxtyping import Float, Float16, Int64, UInt8
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import trange
-from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    BertLMHeadModel,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 from xaikit.hooks import evaluating
 from xaikit.models import clip_vit_mini
@@ -106,6 +112,23 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
     except (OSError, SafetensorError) as error:
         raise ValueError(f"The captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
     return frozen(model.to(device), words, prompt)
+
+
+def load_plain_bert(name: str, device: str = "cpu") -> LanguageModel:
+    """A BERT as the decoder, which is the paper's literal reading, from a folder or by its name at the hub.
+
+    Its cross-attention is new, with random weights, and it has never predicted a next word: a translator can only make
+    do with that. Raises ValueError where it cannot be loaded.
+    """
+    torch.manual_seed(seed_for(0, "plain bert", "cross-attention"))
+    try:
+        with without_progress_bars():
+            decoder = BertLMHeadModel.from_pretrained(name, is_decoder=True, add_cross_attention=True)
+        words = AutoTokenizer.from_pretrained(name)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"The BERT {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    decoder.to(device).eval().requires_grad_(False)
+    return LanguageModel(decoder, words, [words.cls_token_id], words.sep_token_id, words.pad_token_id)
 
 
 def load_from(settings: dict[str, str], device: str = "cpu") -> Captioner:
