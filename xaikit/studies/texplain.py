@@ -55,7 +55,7 @@ class Explainer:
     language: LanguageModel
     sampling: Mapping[str, Any]
 
-    def condition(self, features: Tokens) -> Tokens:
+    def condition(self, features: Tokens) -> Float[Tensor, "images conditions channels"]:
         """What the decoder is told of features."""
         device = next(self.language.decoder.parameters()).device
         with torch.no_grad():
