@@ -349,7 +349,7 @@ def load_generator(name: str | Path, device: str = "cpu") -> Generator:
         ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     for part in LEARNED:
-        getattr(pipeline, part).eval().requires_grad_(False)
+        getattr(pipeline, part).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Generator(pipeline)
 
 
