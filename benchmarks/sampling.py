@@ -10,12 +10,12 @@ it hears less of what else the machine does. Each way's memory is measured in a 
 import argparse
 import math
 import os
-import resource
+import re
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 from decomposition import timed
@@ -69,21 +69,26 @@ class Ways:
 
 
 def growth(options: argparse.Namespace, way: str) -> float:
-    """By how many bytes sampling raises the peak of what this process holds, or what it takes on the GPU."""
-    ways = Ways(options)
+    """By how many bytes sampling raises the peak of what this process, or the GPU, holds; NaN where none can tell."""
+    ways, status = Ways(options), Path("/proc/self/status")
     if options.device == "cuda":
-        before = torch.cuda.max_memory_allocated()
+        before = torch.cuda.memory_allocated()
         getattr(ways, way)()
         return torch.cuda.max_memory_allocated() - before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if not status.exists():
+        return math.nan
+
+    def held(line: str) -> int:
+        return int(re.search(rf"{line}:\s+(\d+) kB", status.read_text())[1]) * 1024
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = held("VmRSS")
     getattr(ways, way)()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return grown * (1 if sys.platform == "darwin" else 1024)
+    return held("VmHWM") - before
 
 
 def compare(options: argparse.Namespace) -> None:
     names = {"generate": "transformers' generate", "ours": "xaikit"}
-    # First of all: a process starts with the peak of the one that started it.
     grown = {}
     for name in names:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
@@ -112,18 +117,11 @@ def compare(options: argparse.Namespace) -> None:
             ratio = statistics.median(a / b for a, b in zip(taken["generate"], taken[name], strict=True))
             print(f"{statistics.median(taken[name]):>{space}.2f}{ratio:>8.1f}", end="")
         print(f"{grown[name] / 1e6:>13.0f} MB")
-    feature = 2 * layers * tokens * width * 4
-    print(
-        f"keys and values of the cross-attention, in float32: 2 x {layers} layers x {tokens} tokens x {width} x 4 bytes"
-        f" = {feature / 1e6:.1f} MB a feature; generate has them once a sentence: x {options.sentences} ="
-        f" {feature * options.sentences / 1e9:.2f} GB, and for 1000 sentences {feature / 1e6:.1f} GB"
-    )
-    sentence = 2 * layers * MOST * width * 4
-    held = min(options.sentences, options.rows)
-    print(
-        f"of the self-attention, both ways: 2 x {layers} x {MOST} positions x {width} x 4 bytes = {sentence / 1e6:.2f} MB"
-        f" a sentence; xaikit holds {held} at once: {sentence * held / 1e9:.2f} GB"
-    )
+    feature, sentence = 2 * layers * tokens * width * 4, 2 * layers * MOST * width * 4
+    print(f"keys and values of cross-attention: 2 x {layers} layers x {tokens} tokens x {width} x 4 bytes =", end=" ")
+    print(f"{feature / 1e6:.1f} MB; xaikit has them once a feature, generate once a sentence")
+    print(f"of self-attention: 2 x {layers} layers x {MOST} positions x {width} x 4 bytes =", end=" ")
+    print(f"{sentence / 1e6:.2f} MB a sentence; xaikit holds {options.rows} sentences or fewer")
 
 
 if __name__ == "__main__":
