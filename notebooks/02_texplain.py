@@ -512,18 +512,22 @@ for column, i in enumerate(positions):
 plt.show(figure)
 
 # %%
+misses = None
 if drawn:
-    bird_share = train.scenes.masks("birds", cfg.size).double().mean((1, 2)).numpy()
-    where = {"birds in the pictures": note("table2.birds-share", mean(bird_share), "Table 2", "control")}
-    for name, each in masks.items():
-        slug = name.lower().replace(", ", "-").replace(" ", "-")
-        own = repair.on_birds(each, pixels, train)
-        where[name] = note(f"table2.{slug}.on-birds", mean(own), "Table 2", "control")
-    display(pd.Series({key: str(value) for key, value in where.items()}, name="share on birds").to_frame())
+    of_place = torch.tensor([word in ("water", "land") for word in flags.top])[flags.chosen].numpy()
+    where = {name: repair.on_birds(masks[name], pixels, train)[of_place] for name in ("TExplain", "RandMask")}
+    shares = {f"black pixels of {name}": mean(each) for name, each in where.items()}
+    shares["all pixels"] = mean(train.scenes[flags.chosen].masks("birds", cfg.size).double().mean((1, 2)).numpy())
+    for name, interval in shares.items():
+        note(f"table2.on-birds.{name.split()[-1].lower()}", interval, "Table 2", "control")
+    misses = note("table2.on-birds.randmask-minus-texplain", mean(where["RandMask"] - where["TExplain"]), "Table 2",
+                  "control")  # fmt: skip
+    display(pd.Series({key: str(value) for key, value in shares.items()}, name="share that lies on a bird").to_frame())
 
 # %% [markdown]
-# **Notice.** A mask of a word for water should miss the birds. How much of it lies on them is known here, and can be
-# compared with the share of birds in all pixels, which a mask anywhere would meet.
+# **Notice.** These pictures were flagged for a word of water or land, so their masks should *miss* the birds, and
+# miss them better than squares anywhere do. (Squares that lie within the picture lie in its middle more often, as birds
+# do.) A gradient says where the word's probability would change, which need not be where its thing is.
 
 # %%
 groups = np.array(test.named_groups())
@@ -624,7 +628,11 @@ if drawn:
             ax.scatter(each[key], each["flips"], color=colour, marker=marker, label=model, s=45)
             for _, row in each.iterrows():
                 ax.annotate(
-                    row["factor"], (row[key], row["flips"]), xytext=(6, -3), textcoords="offset points", fontsize=8
+                    row["factor"],
+                    (row[key], row["flips"]),
+                    xytext=(6, -9 if row["factor"] == "pattern" else -1),
+                    textcoords="offset points",
+                    fontsize=8,
                 )
         ax.set_xlabel(label)
         ax.margins(x=0.2)
@@ -641,6 +649,10 @@ if drawn:
 # The paper's third test: a diffusion model makes a picture out of a **latent**, so the latent must hold what the
 # picture shows. TExplain explains the latent of the last step, before it is decoded, and a captioner describes the
 # decoded picture. Do the two texts agree?
+#
+# The mini generator has a limit to know: places and colours come out as asked for, shapes do not. The mini CLIP
+# recognises the category in its pictures no better than by chance (`data/weights/generator-mini/card.json`). So it is
+# on places, colours and patterns that the two texts can agree.
 #
 # The translator reads the latents of many captioned pictures here. (They are too small for a translator that treats
 # every place alike, so this one sees the whole latent through a bottleneck, with an activation.)
@@ -797,6 +809,8 @@ for name, text in (
 claim("masking.keeps-average", "Table 2", "corrected", "TExplain's masking maintains the average accuracy.",
       f"average minus ERM's > -0.01, {RUNS}", gains["ERM", "average"],
       "table2.texplain-over-erm.average", -0.01)  # fmt: skip
+claim("masks-hide-the-word", "Table 2", "control", "Masks of words for water and land miss the birds.",
+      f"share on birds, RandMask minus TExplain > 0, {IMAGES}", misses, "table2.on-birds.randmask-minus-texplain")  # fmt: skip
 for name, interval in over.items():
     slug = name.replace(" ", "-")
     claim(f"words-come-from-features.{slug}", "controls", "control", f"True words come from the features, not: {name}.",

@@ -216,7 +216,7 @@ def test_masks_are_located_on_the_birds(cfg) -> None:
     own = pixels[chosen].clone()
     own[0, :, bird[0]] = 0
     own[1, :, ~bird[1]] = 0
-    assert repair.on_birds(repair.Masks(chosen, own), pixels, data).tolist() == [1, 0]  # the third has no mask
+    assert repair.on_birds(repair.Masks(chosen, own), pixels, data).tolist() == [1, 0, 0]  # the third has no mask
 
 
 def test_masktune_masks_every_picture_a_little(cfg) -> None:

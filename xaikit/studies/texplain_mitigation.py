@@ -131,7 +131,7 @@ def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], see
 
 
 def on_birds(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> np.ndarray:
-    """The share of each masked image's black pixels that lie on a drawn bird; images without any are left out.
+    """The share of each masked image's black pixels that lie on a drawn bird; 0 where nothing is black.
 
     Raises ValueError for photographs, of which nothing says where the bird is.
     """
@@ -139,8 +139,7 @@ def on_birds(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], data:
         raise ValueError("Where the bird is in a photograph is not known: this needs drawn scenes.")
     black = (masks.pixels != pixels[masks.chosen]).any(1)
     bird = data.scenes[masks.chosen].masks("birds", pixels.shape[-1])
-    counts = black.sum((1, 2))
-    return ((black & bird).sum((1, 2))[counts > 0] / counts[counts > 0]).double().numpy()
+    return ((black & bird).sum((1, 2)) / black.sum((1, 2)).clamp(min=1)).double().numpy()
 
 
 def balanced_last_layer(model: Preprocessed, features: Features, data: Grouped, device: str) -> nn.Module:
