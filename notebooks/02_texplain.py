@@ -627,13 +627,9 @@ if drawn:
         ):
             ax.scatter(each[key], each["flips"], color=colour, marker=marker, label=model, s=45)
             for _, row in each.iterrows():
-                ax.annotate(
-                    row["factor"],
-                    (row[key], row["flips"]),
-                    xytext=(6, -9 if row["factor"] == "pattern" else -1),
-                    textcoords="offset points",
-                    fontsize=8,
-                )
+                below = -9 if row["factor"] == "pattern" else -1  # "colour" lies beside it
+                at = (row[key], row["flips"])
+                ax.annotate(row["factor"], at, xytext=(6, below), textcoords="offset points", fontsize=8)
         ax.set_xlabel(label)
         ax.margins(x=0.2)
     axes[0].set_ylabel("answers that flip with the factor")
@@ -810,7 +806,8 @@ claim("masking.keeps-average", "Table 2", "corrected", "TExplain's masking maint
       f"average minus ERM's > -0.01, {RUNS}", gains["ERM", "average"],
       "table2.texplain-over-erm.average", -0.01)  # fmt: skip
 claim("masks-hide-the-word", "Table 2", "control", "Masks of words for water and land miss the birds.",
-      f"share on birds, RandMask minus TExplain > 0, {IMAGES}", misses, "table2.on-birds.randmask-minus-texplain")  # fmt: skip
+      f"share on birds, RandMask minus TExplain > 0, {IMAGES}", misses,
+      "table2.on-birds.randmask-minus-texplain")  # fmt: skip
 for name, interval in over.items():
     slug = name.replace(" ", "-")
     claim(f"words-come-from-features.{slug}", "controls", "control", f"True words come from the features, not: {name}.",
