@@ -105,7 +105,9 @@ check_class_names(original.names)
 classifier = study.nine_classifier(cfg, seed)
 features = Features(classifier.model, vit_classifier.TOKENS)
 pairs = pictures.captioned(cfg)
-translator = study.trained_translator(features, pairs, language, cfg.translator, seed, cfg.device)
+translator = study.trained_translator(
+    features, pairs, language, cfg.translator, seed, cfg.device, file=cfg.get("translator_file")
+)
 explainer = study.Explainer(features, translator, language, cfg.sampling)
 
 known = {name: study.features_of(features, each.images, len(each), cfg.device) for name, each in data.items()}

@@ -14,6 +14,7 @@ from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.texplain import Features, Translator
+from xaikit.translator_training import write_translator
 
 needs_captioner = pytest.mark.skipif(
     not (WEIGHTS / captioner.NAME).exists(), reason=f"{captioner.NAME} does not ship yet: `make models` trains it"
@@ -184,6 +185,15 @@ def test_a_trained_translator_tells_pictures_apart(cfg, language) -> None:
     texts = explainer.texts(codes, 1, 0)
     right = [text == f"a {data.names[label]}" for (text,), label in zip(texts, data.labels.tolist(), strict=True)]
     assert np.mean(right) > 0.8
+
+
+def test_a_translator_from_a_file_is_read_and_a_missing_one_named(cfg, language, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "DATASETS", tmp_path)
+    write_translator(tmp_path / "mine.safetensors", Translator(3, 4, 128))
+    job = (nn.Identity(), pictures.Captioned([], []), language, cfg.translator, 0, "cpu")
+    assert study.trained_translator(*job, file="mine.safetensors").arguments["width"] == 4
+    with pytest.raises(ValueError, match="missing: train it with python -m"):
+        study.trained_translator(*job, file="none.safetensors")
 
 
 @needs_captioner

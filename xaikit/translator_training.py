@@ -266,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--shards", nargs="+", metavar="PATTERN", help="webdataset shards of the first stage, cc3m/{00000..00331}.tar")
     add("--pairs", type=int, default=0, help="how many pairs of the shards make an epoch")
     add("--coco", type=Path, metavar="FOLDER", help="COCO of 2017, for the second stage")
-    add("--classifier", default="vit_base_patch16_384.augreg_in21k_ft_in1k", help="timm's name of it")
+    add("--classifier", default="vit_base_patch16_384.orig_in21k_ft_in1k", help="timm's name of it")
     add("--layer", default="norm", help="the module of it that gives the features")
     add("--language", default="Salesforce/blip-image-captioning-base", help="transformers' name or folder of a BLIP")
     add("--prompt", default="a picture of", help="what is put before every caption")

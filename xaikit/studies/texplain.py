@@ -31,7 +31,7 @@ from xaikit.studies.texplain_pictures import Captioned, batches
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.texplain import Translator
 from xaikit.text_overlap import Embed, mean_pooled, over_samples, overlap
-from xaikit.translator_training import InMemory
+from xaikit.translator_training import InMemory, read_translator
 from xaikit.translator_training import Recipe as TranslatorRecipe
 from xaikit.translator_training import train as train_translator
 from xaikit.words import document_frequency, dominant, words_of
@@ -96,14 +96,21 @@ def trained_translator(
     device: str,
     *,
     start: Translator | None = None,
+    file: str | None = None,
     **options: Any,
 ) -> Translator:
     """A translator (with `options`) from `features` to the language model, trained on image-caption pairs.
 
     The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
     it goes on from another translator of the same shape. `settings` are those of `translator_training.Recipe`, and
-    `longest`, the tokens of a caption.
+    `longest`, the tokens of a caption. With `file`, a name in the data folder, nothing is trained: it is what
+    `python -m xaikit.translator_training` has written. Raises ValueError where that is missing.
     """
+    if file is not None:
+        path = DATASETS / file
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: train it with python -m xaikit.translator_training, or name none.")
+        return read_translator(path, device)
     each = min(map(len, pairs.captions))
     flat = [text for texts in pairs.captions for text in texts[:each]]
     job = {
