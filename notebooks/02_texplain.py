@@ -145,7 +145,7 @@ axes[1].set_title("features $Z$")
 axes[1].set_xlabel(f"{known['original'].shape[2]} numbers")
 axes[1].set_ylabel(f"{known['original'].shape[1]} tokens")
 axes[2].text(0, 0.5, "\n".join(texts["original"][first][:9]), va="center", fontsize=8)
-axes[2].set_title(f"the first 9 of {cfg.sentences} sentences")
+axes[2].set_title(f"the first 9 of {cfg.sentences:,} sentences")
 cloud(axes[3], words["original"][first], "words", CLASS_WORDS[original.names[original.labels[first]]])
 for ax in axes[[0, 2]]:
     ax.axis("off")
@@ -551,7 +551,7 @@ for name in methods:
         row[key] = f"{over_seeds.value:.3f} ± {over_seeds.sd:.3f}"
     rows.append(row)
 table2 = record.table("table2", pd.DataFrame(rows))
-display(table2.set_index("method").T, repair.published_table2_frame().set_index("published, percent"))
+display(table2.set_index("method").fillna("–").T, repair.published_table2_frame().set_index("published, percent"))
 
 # %% [markdown]
 # **Notice.** Behind ± is the standard deviation over three runs; here the worst group is the minimum *within each run*.
@@ -717,7 +717,7 @@ for metric in scores["paired"]:
         "metric": metric, "latent against its picture": str(value), "against another picture": str(base),
         "difference": str(above[metric]), "published": published(id) if id else np.nan,
     })  # fmt: skip
-display(record.table("table1", pd.DataFrame(rows)).set_index("metric"))
+display(record.table("table1", pd.DataFrame(rows)).set_index("metric").fillna("–"))
 
 # %% [markdown]
 # **Notice.** How much of each score do unrelated pictures get? All sentences are captions in one small language, and

@@ -122,7 +122,8 @@ images = {name: test[name].stack(chosen[name].tolist()).to(cfg.device) for name 
 labels = {name: test[name].labels[chosen[name]] for name in test}
 some = [(name, i) for name in test for i in range(8)]
 figure = plots.image_grid(
-    torch.stack([images[name][i] for name, i in some]), [test[name].names[labels[name][i]] for name, i in some]
+    torch.stack([images[name][i] for name, i in some]),
+    [test[name].names[labels[name][i]].replace(" ", "\n") for name, i in some],
 )
 plt.show(figure)
 

@@ -235,13 +235,15 @@ def test_the_prefilter_finds_what_a_full_sort_finds() -> None:
 def test_draws_over_a_grid_of_numbers_come_by_the_probability_in_the_nucleus(top_p: float) -> None:
     probabilities = (1.5 * torch.randn(30, generator=torch.Generator().manual_seed(1))).double().softmax(0)
     probabilities[[7, 29]] = 0
-    side = 400
+    side, rows = 400, torch.stack([probabilities, probabilities.flip(0)])
     numbers = (torch.arange(side) + 1.0) / side
-    drawn = _draw(probabilities.expand(side**2, -1), torch.cartesian_prod(numbers, numbers), top_p)
-    expected = torch.from_numpy(nucleus(probabilities.numpy(), top_p)) * probabilities
-    shares = drawn.bincount(minlength=30) / side**2
-    torch.testing.assert_close(shares.double(), expected / expected.sum(), rtol=0, atol=2 / side)
-    assert not shares[expected == 0].any()
+    grid = torch.cartesian_prod(numbers, numbers).repeat_interleave(2, dim=0)
+    drawn = _draw(rows, torch.arange(2).repeat(side**2), grid, top_p)
+    for row, own in zip(rows, drawn.view(-1, 2).T, strict=True):
+        expected = torch.from_numpy(nucleus(row.numpy(), top_p)) * row
+        shares = own.bincount(minlength=30) / side**2
+        torch.testing.assert_close(shares.double(), expected / expected.sum(), rtol=0, atol=2 / side)
+        assert not shares[expected == 0].any()
 
 
 def test_a_feature_has_the_same_sentences_however_many_are_made_at_once() -> None:
@@ -301,17 +303,22 @@ def test_a_feature_is_encoded_once_and_no_more_is_held_than_asked_for() -> None:
     assert max(map(len, encoded)) == 4
 
 
-def test_sentences_that_have_ended_cost_nothing() -> None:
-    decoder, conditioning = build("bert", ending=5.0), looks("bert", 2)
+@pytest.mark.parametrize(("ending", "top_p"), ((5.0, 1), (3.0, 0.95), (0.0, 0.5), (2.0, 0.2)))
+def test_the_decoder_sees_a_beginning_once_for_all_sentences_that_go_on_from_it(ending: float, top_p: float) -> None:
+    decoder, conditioning = build("bert", ending=ending), looks("bert", 3)
     held = []
     decoder.cls.register_forward_hook(lambda _m, x, _y: held.append(len(x[0])))
-    options = dict(prompt=PROMPT, end=END, pad=PAD, seed=0, min_new_tokens=3, max_new_tokens=15)
-    found = sample(decoder, conditioning, 50, **options)
-    assert held[:6] == [2, 2, 2, 100, 100, 100]
-    assert all(later <= earlier for earlier, later in itertools.pairwise(held[3:]))
-    longest = int((found != PAD).sum(2).max())
-    assert len(held) == len(PROMPT) + longest - 1
-    assert held[-1] < 50
+    options = dict(prompt=PROMPT, end=END, pad=PAD, seed=0, top_p=top_p, min_new_tokens=2, max_new_tokens=9)
+    found = sample(decoder, conditioning, 50, **options).tolist()
+    going = [
+        max(len({tuple(each[:k]) for each in of_one if END not in each[:k]}) for of_one in found) for k in range(9)
+    ]
+    assert held[:3] == [3, 3, 3] and going[0] == 1
+    steps = sum(most > 0 for most in going)
+    assert len(held) == len(PROMPT) + steps - 1
+    for k in range(1, steps):
+        # Where no sentence parts from others, up to as many rows may be of sentences that have ended.
+        assert 3 * going[k] <= held[2 + k] < 2 * 3 * going[k]
 
 
 def test_the_decoder_is_left_as_it_was() -> None:

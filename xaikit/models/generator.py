@@ -8,25 +8,24 @@ of one family, `nine`, in which any thing can be anywhere.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
+from xaikit.models.quietly import without_progress_bars
 from xaikit.paths import WEIGHTS
 from xaikit.seeding import generator, seed_for
 from xaikit.world import SceneSet, nine
@@ -34,8 +33,8 @@ from xaikit.world import SceneSet, nine
 NAME = "generator-mini"
 PIXELS, CONTEXT = 64, 16
 SCENES = 12_000
-BATCHES = {"autoencoder": 8, "denoiser": 32}
-STEPS = {"autoencoder": 3_000, "denoiser": 2_200}
+BATCHES = {"autoencoder": 8, "denoiser": 32, "shapes": 64}
+STEPS = {"autoencoder": 3_000, "denoiser": 2_200, "shapes": 3_600}
 LEARNING_RATES = {"matrices": 0.02, "others": 2e-3}  # "matrices" is Muon's
 WARM_UP = 50  # steps to the full learning rates, which then fall to 0 in a straight line
 KL = 0.02  # nats, per value of a picture: keeps the latents near a standard normal without blurring them
@@ -162,32 +161,36 @@ def train_denoiser(
 ) -> None:
     """Teach the denoiser and the text encoder to predict v (Salimans and Ho, 2022) of the noised latents.
 
-    A share `SILENT` of the captions is left out.
+    A share `SILENT` of the captions is left out. First all amounts of noise come equally often, which is enough for
+    places and colours. Then those with more noise, where shapes are decided, come more often: of two draws the larger.
     """
     latents = _latents(pipeline.vae, pixels)
     tokens = _tokens(pipeline.tokenizer, captions)
     silence = _tokens(pipeline.tokenizer, [[""]])[0]
     schedule, text_encoder, unet = pipeline.scheduler, pipeline.text_encoder, pipeline.unet
-    draw, size = generator(0, NAME, "denoiser"), BATCHES["denoiser"]
+    levels = schedule.config.num_train_timesteps
 
-    def loss() -> Float[Tensor, ""]:
+    def loss(draw: torch.Generator, size: int, draws: int) -> Float[Tensor, ""]:
         rows = torch.randint(len(latents), (size,), generator=draw)
         chosen = torch.randint(tokens.shape[1], (size,), generator=draw)
         silent = torch.rand(size, 1, generator=draw) < SILENT
         texts = torch.where(silent, silence, tokens[rows, chosen]).to(unet.device)
-        times = torch.randint(schedule.config.num_train_timesteps, (size,), generator=draw)
+        times = torch.randint(levels, (draws, size), generator=draw).amax(0)
         clean, noise = latents[rows], torch.randn(size, *latents.shape[1:], generator=draw)
         target = schedule.get_velocity(clean, noise, times).to(unet.device)
         noised = schedule.add_noise(clean, noise, times).to(unet.device, memory_format=torch.channels_last)
         told = text_encoder(texts).last_hidden_state
         return F.mse_loss(unet(noised, times.to(unet.device), told).sample, target)
 
-    _fit("denoiser", nn.ModuleList([unet, text_encoder]), loss)
+    for draws, stage in enumerate(("denoiser", "shapes"), start=1):
+        drawn = partial(loss, generator(0, NAME, stage), BATCHES[stage], draws)
+        _fit(stage, nn.ModuleList([unet, text_encoder]), drawn)
 
 
 def _fit(name: str, model: nn.Module, loss: Callable[[], Float[Tensor, ""]]) -> None:
     """Take the steps of one stage and leave the model frozen, in evaluation mode."""
-    model.to(memory_format=torch.channels_last).train()  # convolutions are half as fast again on a CPU
+    model.train().requires_grad_(True)
+    model.to(memory_format=torch.channels_last)  # convolutions are half as fast again on a CPU
     device, steps = next(model.parameters()).device.type, STEPS[name]
     matrices, optimisers = _optimisers(model)
     schedules = [
@@ -264,7 +267,7 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     try:
         for module in learned:
             module.half()
-        with _quietly():
+        with without_progress_bars():
             pipeline.save_pretrained(part)
         if folder.exists():
             shutil.rmtree(folder)
@@ -343,7 +346,7 @@ def load_generator(name: str | Path, device: str = "cpu") -> Generator:
     """
     if isinstance(name, Path) and not (name / "model_index.json").is_file():
         raise ValueError(f"{name} holds no generator; run `make models` or restore the folder from the repository.")
-    with _quietly() if Path(name).is_dir() else nullcontext():
+    with without_progress_bars() if Path(name).is_dir() else nullcontext():
         pipeline = StableDiffusionPipeline.from_pretrained(
             name, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
         ).to(device)
@@ -356,16 +359,3 @@ def load_generator(name: str | Path, device: str = "cpu") -> Generator:
 def load_from(settings: Mapping[str, str], device: str = "cpu") -> Generator:
     """The generator that a profile names: `weights` that ship in data/weights/, or the `name` at the hub."""
     return load_generator(WEIGHTS / settings["weights"] if "weights" in settings else settings["name"], device)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the progress bars of diffusers and transformers."""
-    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    try:
-        for library in shown:
-            library.disable_progress_bar()
-        yield
-    finally:
-        for library in shown:
-            library.enable_progress_bar()

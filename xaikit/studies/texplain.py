@@ -76,9 +76,9 @@ class Explainer:
 
 def decoded(language: LanguageModel, sentences: Sentences) -> list[list[str]]:
     """The texts of the sentences of each image."""
-    flat = language.decode(sentences.flatten(0, 1))
-    n = sentences.shape[1]
-    return [flat[start : start + n] for start in range(0, len(flat), n)]
+    distinct, which = sentences.flatten(0, 1).unique(dim=0, return_inverse=True)  # many are alike
+    texts = language.decode(distinct)
+    return [[texts[i] for i in each] for each in which.view(sentences.shape[:2]).tolist()]
 
 
 def features_of(module: nn.Module, images: Any, count: int, device: str, size: int = 64) -> Tokens:
