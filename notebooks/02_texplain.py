@@ -46,13 +46,13 @@ from IPython.display import display
 
 from xaikit import plots, profiles
 from xaikit.metrics import group_accuracy
-from xaikit.mitigation import Recipe, over_runs
+from xaikit.mitigation import Recipe
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
 from xaikit.record import Record, published
 from xaikit.seeding import seed_for
-from xaikit.stats import bootstrap_mean, proportion, spearman, verdict
+from xaikit.stats import bootstrap_mean, over_runs, proportion, spearman, verdict
 from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures

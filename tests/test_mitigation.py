@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -24,7 +23,6 @@ from xaikit.mitigation import (
     flagged,
     group_weights,
     masked,
-    over_runs,
     randomly_masked,
     retrain_last_layer,
     salient,
@@ -428,17 +426,3 @@ def test_averages_by_hand() -> None:
     for bad in ([], ["a", "d"]):
         with pytest.raises(ValueError, match="training groups"):
             averages(correct, groups, bad)
-
-
-def test_the_interval_over_runs_is_students() -> None:
-    values = [0.91, 0.95, 0.88, 0.93]
-    found = over_runs(values)
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert found.value == pytest.approx(sum(values) / 4) and found.n == 4
-    assert found.sd**2 == pytest.approx(sum((v - sum(values) / 4) ** 2 for v in values) / 3)
-    constant = over_runs([1, 1, 1])
-    assert (constant.low, constant.value, constant.high, constant.sd) == (1, 1, 1, 0)
-    for bad in ([0.9, 0.8], [0.9, 0.8, float("nan")]):
-        with pytest.raises(ValueError, match="give 3 finite values or more"):
-            over_runs(bad)

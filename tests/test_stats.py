@@ -14,6 +14,7 @@ from xaikit.stats import (
     cluster_bootstrap,
     fisher,
     mcnemar,
+    over_runs,
     proportion,
     spearman,
     verdict,
@@ -328,3 +329,17 @@ def test_fisher_is_the_sum_of_the_tables_that_are_no_likelier() -> None:
     assert fisher(5, 9, 1, 7) == pytest.approx(expected)
     with pytest.raises(ValueError, match="No proportion"):
         fisher(5, 4, 1, 7)
+
+
+def test_the_interval_over_runs_is_students() -> None:
+    values = [0.91, 0.95, 0.88, 0.93]
+    found = over_runs(values)
+    low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.value == pytest.approx(sum(values) / 4) and found.n == 4
+    assert found.sd**2 == pytest.approx(sum((v - sum(values) / 4) ** 2 for v in values) / 3)
+    constant = over_runs([1, 1, 1])
+    assert (constant.low, constant.value, constant.high, constant.sd) == (1, 1, 1, 0)
+    for bad in ([0.9, 0.8], [0.9, 0.8, float("nan")]):
+        with pytest.raises(ValueError, match="give 3 finite values or more"):
+            over_runs(bad)

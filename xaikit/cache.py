@@ -47,13 +47,13 @@ def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str
     with FileLock(path.with_suffix(".lock")):  # of two processes one computes, and the other reads
         if path.exists():
             try:
-                result = _read(path)
+                result = read(path)
                 log.info("read %s", name)
                 return result
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=2)
         start = time.monotonic()
-        result = _write(path, name, producer(**inputs))
+        result = write(path, name, producer(**inputs))
         log.info("computed %s in %.1f s", name, time.monotonic() - start)
         return result
 
@@ -124,10 +124,11 @@ def _feed(digest: Any, value: Any) -> None:
             raise TypeError(f"an object of type {type(value).__name__}")
 
 
-def _write(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """One safetensors file: arrays as tensors, everything else and a checksum of the whole in its header.
+def write(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Write one safetensors file: arrays as tensors, all else and a checksum of the whole in its header.
 
-    Returns what reading it will give.
+    Returns what reading it will give. Raises TypeError, with the `name` of what was to be kept, for a value that is no
+    tensor, array or json.
     """
     arrays = [key for key, value in result.items() if isinstance(value, np.ndarray)]
     tensors = {key: value for key, value in result.items() if isinstance(value, Tensor)}
@@ -148,7 +149,8 @@ def _write(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     return _assemble(header, tensors)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """What `write` has written. Raises ValueError, KeyError, OSError or SafetensorError for a damaged file."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         # Copied, as they are maps of the file: were it cut short later, touching them would kill the process.

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Int64, Shaped
 from numpy.typing import ArrayLike
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import trange
@@ -23,7 +22,6 @@ from tqdm import trange
 from xaikit.metrics import group_accuracy
 from xaikit.models.precision import training_precision
 from xaikit.seeding import generator, seed_for
-from xaikit.stats import LEVEL, Interval
 
 # --- what is masked ---------------------------------------------------------------------------------------------
 
@@ -319,23 +317,3 @@ def averages(correct: ArrayLike, groups: ArrayLike, train_groups: ArrayLike) -> 
         raise ValueError(f"The training groups {names.tolist()} are none, or not all among those tested: test each.")
     weighted = np.average([accuracies[name] for name in names.tolist()], weights=sizes)
     return Averages(found.overall.value, float(np.mean(list(accuracies.values()))), float(weighted))
-
-
-@dataclass(frozen=True)
-class Runs(Interval):
-    """The mean of `n` runs with its 95 % interval, and the standard deviation `sd` between runs."""
-
-    sd: float
-
-
-def over_runs(values: Sequence[float | int]) -> Runs:
-    """The mean over at least 3 runs (seeds) of a number, with Student's t interval.
-
-    A minimum, such as the worst group's accuracy, is to be taken within each run before. Raises ValueError for fewer
-    runs and for NaN.
-    """
-    if len(values) < 3 or not np.isfinite(values).all():
-        raise ValueError(f"The {len(values)} runs are too few, or one is NaN: give 3 finite values or more.")
-    value, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * sd / len(values) ** 0.5
-    return Runs(value, value - half, value + half, len(values), sd)

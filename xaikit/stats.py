@@ -34,6 +34,13 @@ class Interval:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+@dataclass(frozen=True)
+class Runs(Interval):
+    """The mean of `n` runs with its 95 % interval, and the standard deviation `sd` between runs."""
+
+    sd: float
+
+
 def verdict(interval: Interval | tuple[float, float], threshold: float = 0.0) -> Verdict:
     """Say whether a quantity exceeds `threshold`; inconclusive where its interval reaches across.
 
@@ -56,6 +63,19 @@ def proportion(successes: int | np.integer, n: int | np.integer) -> Interval:
         raise ValueError(f"No proportion: {successes} of {n}; give 0 <= successes <= n and n >= 1.")
     low, high = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
     return Interval(float(successes / n), float(low), float(high), int(n))
+
+
+def over_runs(values: Sequence[float | int]) -> Runs:
+    """The mean over at least 3 runs (seeds) of a number, with Student's t interval.
+
+    A minimum, such as the worst group's accuracy, is to be taken within each run before. Raises ValueError for fewer
+    runs and for NaN.
+    """
+    if len(values) < 3 or not np.isfinite(values).all():
+        raise ValueError(f"The {len(values)} runs are too few, or one is NaN: give 3 finite values or more.")
+    value, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * sd / len(values) ** 0.5
+    return Runs(value, value - half, value + half, len(values), sd)
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> float:

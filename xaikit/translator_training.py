@@ -188,7 +188,7 @@ def train(
 
 def write_translator(path: Path, translator: Translator) -> None:
     """Write a translator's weights and arguments to a safetensors file, for `read_translator`."""
-    cache._write(path, "a translator", {"arguments": translator.arguments, **translator.state_dict()})
+    cache.write(path, "a translator", {"arguments": translator.arguments, **translator.state_dict()})
 
 
 def read_translator(path: Path, device: str = "cpu") -> Translator:
@@ -230,7 +230,7 @@ def _save(path: Path, job: dict, translator: Translator, optimiser: torch.optim.
         for name, tensor in state.items()
     }
     losses = {"curve": torch.tensor(curve, dtype=torch.float64)}
-    cache._write(path, "a checkpoint", {"job": job, **weights, **states, **losses})
+    cache.write(path, "a checkpoint", {"job": job, **weights, **states, **losses})
 
 
 def _resume(path: Path, job: dict, translator: Translator, optimiser: torch.optim.Optimizer) -> list[float]:
@@ -253,7 +253,7 @@ def _resume(path: Path, job: dict, translator: Translator, optimiser: torch.opti
 
 def _read(path: Path) -> dict:
     try:
-        return cache._read(path)
+        return cache.read(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or not of this package ({error}): delete it to start anew.") from error
 
