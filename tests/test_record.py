@@ -107,9 +107,9 @@ def test_a_figure_is_a_picture(out: Path) -> None:
 
 def test_tables_and_numbers_are_shown_readably(out: Path) -> None:
     kept = Record("01_x", "mini", 0)
-    shown = kept.table("t", pd.DataFrame({"p": [1 / 3]}, index=pd.Index(["row"], name="model")))
-    assert shown.to_dict() == {"p": {"row": "0.3333"}}
-    assert (out / "t.csv").read_text() == "model,p\nrow,0.333333\n"
+    shown = kept.table("t", pd.DataFrame({"p": [1 / 3], "q": [math.nan]}, index=pd.Index(["row"], name="model")))
+    assert shown.to_dict() == {"p": {"row": "0.3333"}, "q": {"row": "–"}}
+    assert (out / "t.csv").read_text() == "model,p,q\nrow,0.333333,\n"
     kept.number("n", 0.25, low=0.125, high=0.5, published="p.share", **NUMBER)
     kept.claim("c", verdict="fails", evidence=["n"], **CLAIM)
     assert kept.claims().columns[0] == "verdict"

@@ -15,6 +15,7 @@ from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.texplain import Features, Translator
 from xaikit.translator_training import write_translator
+from xaikit.world.lexicon import words_for
 
 needs_captioner = pytest.mark.skipif(
     not (WEIGHTS / captioner.NAME).exists(), reason=f"{captioner.NAME} does not ship yet: `make models` trains it"
@@ -133,6 +134,15 @@ def test_a_classifier_of_colours_depends_on_them_and_words_say_what_is_in_the_se
     flips = {factor: each.flips.mean() for factor, each in found.items()}
     assert flips["colour"] > 0.1 and flips["colour"] > flips["pattern"]  # some backgrounds are red as well
     assert all((each.mentions == 0.5).all() and (each.excess == 0.5).all() for each in found.values())
+
+
+def test_any_word_for_water_or_land_names_the_background_of_birds() -> None:
+    named, words = study.naming(world.Birds, "background")
+    assert named == "background" and set(words) == {"water", "land"}
+    assert {"water", "sea", "lake"} <= set(words["water"]) and {"land", "forest"} <= set(words["land"])
+    assert not set(words["water"]) & set(words["land"])
+    assert study.naming(world.Nine, "background")[0] == "place"
+    assert study.naming(world.Birds, "colour") == ("colour", words_for(world.Birds, "colour"))
 
 
 def test_next_values_change_one_factor_and_a_bird_s_kind() -> None:

@@ -84,7 +84,7 @@ class Record:
         self._files |= {png.name: png, pdf.name: pdf}
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Write `name`.csv with 6 significant digits and return the table for display, with 4.
+        """Write `name`.csv with 6 significant digits and return the table for display, with 4 and dashes for NaN.
 
         The index is written unless it only counts the rows.
         Raises ValueError for a name that is taken or not in lower case, and for an empty table.
@@ -95,7 +95,7 @@ class Record:
         counted = isinstance(table.index, pd.RangeIndex)
         write_text(csv, table.to_csv(index=not counted, float_format="%.6g", lineterminator="\n"))
         self._files[csv.name] = csv
-        return table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value)
+        return table.map(lambda value: f"{value:.4g}".replace("nan", "–") if isinstance(value, float) else value)
 
     def number(
         self,

@@ -37,6 +37,8 @@ from xaikit.translator_training import train as train_translator
 from xaikit.words import document_frequency, dominant, words_of
 from xaikit.world import SceneSet, lexicon
 from xaikit.world.lexicon import named_factors, true_words, words_for
+from xaikit.world.scene import Scene, Value
+from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_nine import HOMES
 
 Tokens = Float[Tensor, "images tokens width"]
@@ -337,9 +339,8 @@ def dependences(
     scenes, found = data.scenes, {}
     before = predictions(model, data.images, len(data), device).argmax(1)
     for factor in changeable(scenes):
-        changed, named = next_values(scenes, factor), SAID_AS.get(factor, factor)
+        changed, (named, words) = next_values(scenes, factor), naming(scenes.family, factor)
         after = predictions(model, changed.images(size), len(data), device).argmax(1)
-        words = words_for(scenes.family, named)
         shares = np.stack([mentioned(texts, own) for own in words.values()], 1)
         true = np.array([list(words).index(scene.factors[named]) for scene in scenes])
         own = shares[np.arange(len(true)), true]
@@ -349,13 +350,21 @@ def dependences(
     return found
 
 
-SAID_AS = {"background": "place"}  # captions name the place that a background is
+def naming(family: type[Scene], factor: str) -> tuple[str, Mapping[Value, Collection[str]]]:
+    """What changes in a scene with a factor, and the words for each of its values.
+
+    The background of things is one of nine places. That of birds is water or land, whatever word is said for it.
+    """
+    if factor != "background":
+        return factor, words_for(family, factor)
+    if family is Birds:
+        return factor, {name: lexicon.concepts(family)[str(name)] for name in family.values(factor)}
+    return "place", words_for(family, "place")
 
 
 def changeable(scenes: SceneSet) -> list[str]:
     """The factors that can be changed by themselves and that captions name."""
-    said = named_factors(scenes.family)
-    return [name for name in scenes.family.factor_names() if SAID_AS.get(name, name) in said]
+    return [name for name in scenes.family.factor_names() if name in {"background", *named_factors(scenes.family)}]
 
 
 def next_values(scenes: SceneSet, factor: str) -> SceneSet:
