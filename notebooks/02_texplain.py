@@ -683,9 +683,8 @@ if drawn:
 # picture shows. TExplain explains the latent of the last step, before it is decoded, and a captioner describes the
 # decoded picture. Do the two texts agree?
 #
-# The mini generator has a limit to know: places and colours come out as asked for, shapes do not. The mini CLIP
-# recognises the category in its pictures no better than by chance (`data/weights/generator-mini/card.json`). So it is
-# on places, colours and patterns that the two texts can agree.
+# How often the mini generator draws what it is asked for, by the mini CLIP, is in
+# `data/weights/generator-mini/card.json`. Nothing here rests on it: both texts are about what the picture shows.
 #
 # The translator reads the latents of many captioned pictures here. (They are too small for a translator that treats
 # every place alike, so this one sees the whole latent through a bottleneck, with an activation.)

@@ -120,7 +120,7 @@ def build() -> StableDiffusionPipeline:
 
 
 def train(device: str = "cpu") -> StableDiffusionPipeline:
-    """Train the generator from nothing. Takes about 35 minutes on a core.
+    """Train the generator from nothing. Takes nearly two hours on two cores.
 
     First the autoencoder learns to give back each picture. Then it stays as it is, and the denoiser learns with the
     text encoder to tell the noise in the latents of the whole corpus from what was there.
