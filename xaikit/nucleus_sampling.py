@@ -222,7 +222,10 @@ def _continue(
             rank = torch.arange(len(parents), device=device) - (counts.cumsum(0) - counts)[feature]
             kept = (rows * every).repeat_interleave(most)  # what fills a feature's rows up does not matter
             kept[most * feature + rank] = parents
-            cache = [own[:, kept] for own in cache]
+            grown = conditioned.cache(len(kept), rules.longest - 1)
+            for own, new in zip(cache, grown, strict=True):
+                new[:, :, :, :place] = own[:, kept, :, :place]
+            cache = grown
             row, rows = (most * feature + rank)[which], most
         first = (n * every).repeat_interleave(rows)
         first[row] = going

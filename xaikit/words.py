@@ -141,6 +141,7 @@ def _content(token: str) -> str | None:
     return None if len(token) < 2 or token in _DROPPED or word in _DROPPED else word
 
 
+@lru_cache(maxsize=2**16)
 def words_of(sentence: str) -> frozenset[str]:
     """The content words of a sentence, in lower case and as singulars."""
     return frozenset(map(_content, re.findall("[a-z]+", sentence.lower()))) - {None}
