@@ -188,8 +188,8 @@ def _continue(
 ) -> Int64[Tensor, "features n new"]:
     """Sentences behind a prompt with keys and values `start` and logits `logits`.
 
-    They grow as a tree: each feature has a place in the cache for every beginning that some of its sentences share, and
-    as many places as the feature with the most of them.
+    They grow as a tree: each feature has a row in the cache for every beginning that some of its sentences share, and
+    as many rows as the feature with the most of them, until more than half of the sentences are alone.
     """
     (features, n, _, _), prompt, device = uniform.shape, len(rules.prompt), logits.device
     every = torch.arange(features, device=device)
@@ -214,11 +214,14 @@ def _continue(
             break
         beginnings, which = (row * logits.shape[1] + drawn).unique(return_inverse=True)
         parents = beginnings // logits.shape[1]
-        feature = parents // rows
-        counts = feature.bincount(minlength=features)
-        most = int(counts.max())
+        most = int((parents // rows).bincount(minlength=features).max())
         # Where no sentence parts from others, all stay where they are until half of the rows are of ended ones.
         if most <= rows // 2 or len(parents.unique()) < len(parents):
+            if most > n // 2:  # few are alike: each gets a row of its own, as moving at every parting costs more
+                parents, which = row, torch.arange(len(row), device=device)
+            feature = parents // rows
+            counts = feature.bincount(minlength=features)
+            most = int(counts.max())
             rank = torch.arange(len(parents), device=device) - (counts.cumsum(0) - counts)[feature]
             kept = (rows * every).repeat_interleave(most)  # what fills a feature's rows up does not matter
             kept[most * feature + rank] = parents
