@@ -23,7 +23,6 @@ from decomposition import timed
 from transformers import BlipTextConfig, BlipTextLMHeadModel, DynamicCache, EncoderDecoderCache
 
 from xaikit.models import captioner
-from xaikit.models.captioner import load_captioner
 from xaikit.nucleus_sampling import sample
 from xaikit.paths import WEIGHTS
 from xaikit.world import nine
@@ -58,7 +57,7 @@ class Ways:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
         if options.model == "captioner":
-            shipped = load_captioner(str(WEIGHTS / captioner.NAME))
+            shipped = captioner.load_captioner(str(WEIGHTS / captioner.NAME))
             [image] = nine(1, seed=0, split="test").images()
             with torch.no_grad():
                 feature = shipped.image_encoder(image[None])
@@ -68,7 +67,7 @@ class Ways:
             decoder, feature = random_decoder(options.model, options.ending)
             self.prompt, end, pad, (least, most) = [START], END, PAD, (20, 30)
         self.decoder, self.feature = decoder.to(options.device), feature.to(options.device)
-        self.n, self.rows, self.pad = options.sentences, options.rows, pad
+        self.n, self.rows = options.sentences, options.rows
         self.ends = {"end": end, "pad": pad}
         self.lengths = {"min_new_tokens": least, "max_new_tokens": most}
 
@@ -85,7 +84,7 @@ class Ways:
             input_ids=start, attention_mask=torch.ones_like(start), encoder_hidden_states=self.feature,
             encoder_attention_mask=torch.ones_like(self.feature[:, :, 0], dtype=torch.int64), do_sample=True,
             top_p=TOP_P, top_k=0, **self.lengths, num_return_sequences=self.n,
-            eos_token_id=self.ends["end"], pad_token_id=self.pad,
+            eos_token_id=self.ends["end"], pad_token_id=self.ends["pad"],
             past_key_values=EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config)),
         )[:, len(self.prompt) :]  # fmt: skip
 
@@ -125,7 +124,7 @@ def compare(options: argparse.Namespace) -> None:
             if turn:  # the first is to warm up
                 wall[name].append(seconds)
                 processor[name].append(time.process_time() - before)
-    words = (ways.ours() != ways.pad).sum(1).double().mean()
+    words = (ways.ours() != ways.ends["pad"]).sum(1).double().mean()
     config, (_, tokens, _) = ways.decoder.config, ways.feature.shape
     layers, width, longest = config.num_hidden_layers, config.hidden_size, ways.lengths["max_new_tokens"]
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
