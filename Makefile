@@ -46,7 +46,7 @@ notebooks: $(READY) ## write the executed notebooks/*.ipynb
 	@$(PY) -m xaikit.run --notebooks
 
 lab: $(READY) ## JupyterLab with the paired notebooks
-	@$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+	@env $$($(PY) -m xaikit.arithmetic) $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest

@@ -15,7 +15,7 @@ import torch
 from decomposition import timed
 from transformers import BlipTextConfig, BlipTextLMHeadModel
 
-from xaikit.models.precision import training_precision
+from xaikit.arithmetic import training_precision
 from xaikit.texplain import Features, Translator, sentence_loss
 
 WEB_PAIRS, COCO_IMAGES = 14_000_000, 118_287

@@ -424,9 +424,15 @@ for name in MODELS:
         "retained": study.cue_retained(after[name], before, real_world, seed),
     }.items():
         for cue, interval in intervals.items():
-            fig4[measure, name, cue] = note(f"fig4.corrected.{name}.{cue}.{measure}", interval, "Figure 4")
+            unit = "ratio" if measure == "retained" else "fraction"
+            fig4[measure, name, cue] = note(f"fig4.corrected.{name}.{cue}.{measure}", interval, "Figure 4", unit=unit)
 dominance = {
-    name: note(f"fig4.corrected.{name}.dominance", study.dominance(after[name], real_world, seed), "Figure 4")
+    name: note(
+        f"fig4.corrected.{name}.dominance",
+        study.dominance(after[name], real_world, seed),
+        "Figure 4",
+        unit="difference",
+    )
     for name in MODELS
 }
 record.table("fig4", pd.DataFrame([(*key, *vars(value).values()) for key, value in fig4.items()],
@@ -689,7 +695,8 @@ for p, id, case, similarity in dosed:
     }
     doses.append({"training": p})
     for measure, (interval, protocol) in measures.items():
-        note(f"dose.{id}.{measure}", interval, "Dose and response", protocol)
+        unit = "difference" if measure == "corrected" else "fraction"
+        note(f"dose.{id}.{measure}", interval, "Dose and response", protocol, unit)
         doses[-1][measure] = interval
 ranked = {
     protocol: note(
@@ -796,7 +803,7 @@ for name, cue, sign in (("biased", "colour", 1), ("unbiased", "shape", -1)):
     )  # fmt: skip
 
 gap = study.dominance_gap(after["biased"], after["unbiased"], real_world, seed)
-note("fig4.corrected.gap", gap, "Figure 4")
+note("fig4.corrected.gap", gap, "Figure 4", unit="difference of differences")
 record.claim(
     "koller.tells-models-apart.corrected", item="Figure 4", protocol="corrected",
     text="The captions tell the biased from the unbiased model, on the same digits.",
@@ -811,7 +818,7 @@ random_scored = [
     study.published_run(case, data, choose_maps(nothing, "random", generator=draw))["influence"] for draw in draws
 ]
 gain = study.published_gain(scored["biased", "test"]["influence"], random_scored, "colour", seed)
-note("matching.gain.as-published", gain, "section 2.3", "as-published")
+note("matching.gain.as-published", gain, "section 2.3", "as-published", "difference")
 record.claim(
     "koller.needs-matching.as-published", item="section 2.3", text=text, protocol="as-published",
     rule="colour share of the biased model, matched minus random maps > 0, 95 % interval over batches",
@@ -821,6 +828,7 @@ gains = {
     name: note(
         f"matching.gain.{name}.{cue}",
         study.accuracy_gain(after[name][0], random_after[name], real_world, cue, seed), "section 2.3",
+        unit="difference",
     )
     for name, cue in (("biased", "colour"), ("unbiased", "shape"))
 }  # fmt: skip

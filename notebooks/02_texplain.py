@@ -202,7 +202,9 @@ for variant, each in texts.items():
     own = np.array([shares[name][i] for i, name in enumerate(names)])
     others = (shares.sum(axis=1).to_numpy() - own) / (len(CLASS_WORDS) - 1)
     note(f"fig2.class-word.{variant.replace('_', '-')}", mean(own), "Figure 2", "as-published")
-    on_background[variant] = note(f"fig2.class-word-excess.{variant.replace('_', '-')}", mean(own - others), "Figure 2")
+    on_background[variant] = note(
+        f"fig2.class-word-excess.{variant.replace('_', '-')}", mean(own - others), "Figure 2", unit="difference"
+    )
 pd.Series({key: str(value) for key, value in on_background.items()}, name="its class's word, minus others'").to_frame()
 
 # %% [markdown]
@@ -233,7 +235,7 @@ fits, fits_gain = {}, {}
 for kind, (own, other) in top.items():
     slug, protocol = kind.replace(" ", "-"), "as-published" if kind == "every word" else "corrected"
     fits[kind] = note(f"fig3.top-word.{slug}", mean(own), "Figure 3", protocol)
-    fits_gain[kind] = note(f"fig3.top-word-over-other-image.{slug}", mean(own - other), "Figure 3")
+    fits_gain[kind] = note(f"fig3.top-word-over-other-image.{slug}", mean(own - other), "Figure 3", unit="difference")
 matching = matching_gain = None
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
 if drawn:
@@ -241,7 +243,7 @@ if drawn:
     matches, matches_swapped = (study.matching(each, true, cfg.words) for each in (words["original"], swapped))
     matching = note("fig3.matching-words", mean(matches), "Figure 3", "as-published", "count")
     matching_gain = note(
-        "fig3.matching-words-over-other-image", mean(matches - matches_swapped), "Figure 3", unit="count"
+        "fig3.matching-words-over-other-image", mean(matches - matches_swapped), "Figure 3", unit="difference of counts"
     )
     there_are = note("fig3.true-words", mean(np.array([float(len(each)) for each in true])), "Figure 3", unit="count")
     print(f"There are {there_are} true words of a picture: more cannot match.")
@@ -341,7 +343,8 @@ record.figure("fig6", figure)
 plt.show(figure)
 first_answer = probabilities["original"].argmax(1, keepdim=True)
 lost = [each.gather(1, first_answer)[:, 0].numpy() for each in (probabilities["original"], probabilities["only_bg_t"])]
-print("The answer loses", note("fig6.probability-lost", mean(lost[0] - lost[1]), "Figure 6"), "of its probability.")
+probability_lost = note("fig6.probability-lost", mean(lost[0] - lost[1]), "Figure 6", unit="difference")
+print("The answer loses", probability_lost, "of its probability.")
 
 # %% [markdown]
 # ## Controls: who speaks, the classifier or the language model?
@@ -408,11 +411,11 @@ note("controls.share-explained-by-prior", mean(np.array(explained)), "controls",
 over = {"another picture": None, "zeros": None, "untrained classifier": None, "before fine-tuning": None}
 for name in over if drawn else ():
     over[name] = note(f"controls.gain-over-{name.replace(' ', '-')}", mean(counts["classifier"] - counts[name]),
-                      "controls", "control", "count")  # fmt: skip
+                      "controls", "control", "difference of counts")  # fmt: skip
 named_gain = {"untrained classifier": None, "before fine-tuning": None}
 for name in [name for name in named_gain if name in named]:
     named_gain[name] = note(f"controls.category-gain-over-{name.replace(' ', '-')}",
-                            mean(named["classifier"] - named[name]), "controls", "control")  # fmt: skip
+                            mean(named["classifier"] - named[name]), "controls", "control", "difference")  # fmt: skip
 print(f"Of the frequency of a top word, {np.mean(explained):.0%} would be there for any picture of this test.")
 
 # %% [markdown]
@@ -507,7 +510,7 @@ for kind, away in (("landbird", "water"), ("waterbird", "land")):
             note(f"fig7.{kind}.{away}.{split}.{who.lower()}", mean(share[split]), "Figure 7", protocol)
         shift[kind, who] = note(
             f"fig7.{kind}.{away}.shift.{who.lower()}", study.difference(share["test"], share["train"], seed),
-            "Figure 7", protocol,
+            "Figure 7", protocol, "difference",
         )  # fmt: skip
         rows.append({"birds": kind, "words for": away, "said by": who, "test − training": str(shift[kind, who])})
 pd.DataFrame(rows).set_index(["birds", "words for", "said by"])
@@ -555,7 +558,7 @@ if drawn:
     for name, interval in shares.items():
         note(f"table2.on-birds.{name.split()[-1].lower()}", interval, "Table 2", "control")
     misses = note("table2.on-birds.randmask-minus-texplain", mean(where["RandMask"] - where["TExplain"]), "Table 2",
-                  "control")  # fmt: skip
+                  "control", "difference")  # fmt: skip
     display(pd.Series({key: str(value) for key, value in shares.items()}, name="share that lies on a bird").to_frame())
 
 # %% [markdown]
@@ -598,7 +601,7 @@ display(table2.set_index("method").T, repair.published_table2_frame().set_index(
 gains = {
     (name, key): note(
         f"table2.texplain-over-{name.lower().replace(', ', '-').replace(' ', '-')}.{key.replace(' ', '-')}",
-        over_runs(by_method["TExplain"][key] - by_method[name][key]), "Table 2",
+        over_runs(by_method["TExplain"][key] - by_method[name][key]), "Table 2", unit="difference",
     )
     for name in methods if name != "TExplain" for key in ("worst group", "average")
 }  # fmt: skip
@@ -639,7 +642,8 @@ if drawn:
         for factor, found in factors.items():
             values = {key: mean(getattr(found, key)) for key in ("flips", "mentions", "excess")}
             for key, interval in values.items():
-                note(f"causal.{slug}.{factor}.{key}", interval, "causal", "control")
+                unit = "difference" if key == "excess" else "fraction"
+                note(f"causal.{slug}.{factor}.{key}", interval, "causal", "control", unit)
             rows.append({"model": model, "factor": factor} | {key: each.value for key, each in values.items()})
     causal = pd.DataFrame(rows)
     for key in tracks:
@@ -654,7 +658,8 @@ if drawn:
             "control", "covariance",
         )  # fmt: skip
     after, before = (depends[f"birds, {name}"]["background"].flips for name in ("last layer", "ERM"))
-    moved = note("causal.last-layer-minus-erm.background.flips", mean(after - before), "causal", "control")
+    moved = note("causal.last-layer-minus-erm.background.flips", mean(after - before), "causal", "control",
+                 "difference")  # fmt: skip
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
     for ax, key, label in zip(
         axes, tracks, ("sentences that name the factor", "true value named, minus another value"), strict=True

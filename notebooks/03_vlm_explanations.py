@@ -101,7 +101,11 @@ for name, data in test.items():
         rows.append({"task": name, "setting": setting, **vars(interval),
                      "published": published(f"agarwal.table2.{name}.{setting}", "fraction")})  # fmt: skip
     gained[name] = note(
-        f"table2.{name}.gain", bootstrap_mean(right[FINE_TUNED] - right[ZERO_SHOT], seed), "Table 2", "as-published"
+        f"table2.{name}.gain",
+        bootstrap_mean(right[FINE_TUNED] - right[ZERO_SHOT], seed),
+        "Table 2",
+        "as-published",
+        "difference",
     )
 table2 = pd.DataFrame(rows)
 display(record.table("table2", table2))
@@ -238,7 +242,9 @@ for (name, setting), judge in judges.items():
 rows, better = [], {}
 for (name, setting, kind), each in quality.items():
     for protocol, values in (("as-published", each.published), ("corrected", each.corrected)):
-        interval = note(f"fig4.{name}.{setting}.{kind}.{protocol}", bootstrap_mean(values, seed), "Figure 4", protocol)
+        interval = note(
+            f"fig4.{name}.{setting}.{kind}.{protocol}", bootstrap_mean(values, seed), "Figure 4", protocol, "ratio"
+        )
         rows.append({"task": name, "setting": setting, "order": kind, "protocol": protocol, **vars(interval),
                      "spread over ties": each.spread if protocol == "as-published" else np.nan})  # fmt: skip
 for name in test:
@@ -247,7 +253,11 @@ for name in test:
         ("as-published", ours.published - other.published), ("corrected", ours.corrected - other.corrected)
     ):  # fmt: skip
         better[name, protocol] = note(
-            f"fig4.{name}.zero-shot-minus-fine-tuned.{protocol}", bootstrap_mean(gap, seed), "Figure 4", protocol
+            f"fig4.{name}.zero-shot-minus-fine-tuned.{protocol}",
+            bootstrap_mean(gap, seed),
+            "Figure 4",
+            protocol,
+            "difference of ratios",
         )
 fig4 = pd.DataFrame(rows)
 record.table("fig4", fig4)
@@ -300,7 +310,7 @@ finds = {
     score: note(
         f"fig2.zero-shot-minus-fine-tuned.{score}",
         bootstrap_mean(shares[ZERO_SHOT, score] - shares[FINE_TUNED, "own"], seed),
-        "Figure 2", "as-published" if score == "own" else "control",
+        "Figure 2", "as-published" if score == "own" else "control", "difference",
     )
     for score in ("own", "softmax")
 }  # fmt: skip
@@ -361,11 +371,17 @@ for protocol, field in (("as-published", "published"), ("corrected", "corrected"
     for setting in (ZERO_SHOT, FINE_TUNED):
         for kind in ("original", "masked"):
             values = getattr(face_quality[setting, kind], field)
-            interval = note(f"fig5.{setting}.{kind}.{protocol}", bootstrap_mean(values, seed), "Figure 5", protocol)
+            interval = note(
+                f"fig5.{setting}.{kind}.{protocol}", bootstrap_mean(values, seed), "Figure 5", protocol, "ratio"
+            )
             rows.append({"setting": setting, "pictures": kind, "protocol": protocol, **vars(interval)})
         gap = getattr(face_quality[setting, "masked"], field) - getattr(face_quality[setting, "original"], field)
         masking[setting, protocol] = note(
-            f"fig5.{setting}.masked-minus-original.{protocol}", bootstrap_mean(gap, seed), "Figure 5", protocol
+            f"fig5.{setting}.masked-minus-original.{protocol}",
+            bootstrap_mean(gap, seed),
+            "Figure 5",
+            protocol,
+            "difference of ratios",
         )
 fig5 = pd.DataFrame(rows)
 record.table("fig5", fig5)
@@ -424,17 +440,21 @@ for kind in ("original", "masked"):
     on_faces[kind, "hit"] = note(
         f"table1.zero-shot-minus-fine-tuned.{kind}.hit",
         bootstrap_mean(hit[ZERO_SHOT, kind].astype(float) - hit[FINE_TUNED, kind], seed), "Table 1", "as-published",
+        "difference",
     )  # fmt: skip
     on_faces[kind, "energy"] = note(
-        f"table1.zero-shot-minus-fine-tuned.{kind}.energy", bootstrap_mean(ours.energy - other.energy, seed), "Table 1"
+        f"table1.zero-shot-minus-fine-tuned.{kind}.energy",
+        bootstrap_mean(ours.energy - other.energy, seed),
+        "Table 1",
+        unit="difference",
     )
 record.number("agarwal.table1.p.mcnemar", mcnemar(hit[ZERO_SHOT, "masked"], hit[FINE_TUNED, "masked"]),
-              unit="probability", item="Table 1", protocol="corrected")  # fmt: skip
+              unit="p-value", item="Table 1", protocol="corrected")  # fmt: skip
 for looks in ("female", "male"):
     base = f"agarwal.table1.decoded.{looks}"
     counts = [int(published(f"{base}.{setting}.hits")) for setting in (ZERO_SHOT, FINE_TUNED)]
     size = int(published(f"{base}.images"))
-    record.number(f"agarwal.table1.p.published.{looks}", fisher(counts[0], size, counts[1], size), unit="probability",
+    record.number(f"agarwal.table1.p.published.{looks}", fisher(counts[0], size, counts[1], size), unit="p-value",
                   item="Table 1", protocol="as-published", published=f"agarwal.table1.decoded.p.{looks}")  # fmt: skip
     print(f"published, {looks}: {counts[0]} and {counts[1]} of {size}, Fisher's exact p = "
           f"{fisher(counts[0], size, counts[1], size):.2f}")  # fmt: skip
@@ -472,7 +492,9 @@ for name in test:
                     note(f"{slug}.on-object", bootstrap_mean(on, seed), "score control", protocol)
                 )
                 row["object's area"] = region.double().mean().item()
-            deletion = note(f"{slug}.deletion", bootstrap_mean(good.corrected, seed), "score control", protocol)
+            deletion = note(
+                f"{slug}.deletion", bootstrap_mean(good.corrected, seed), "score control", protocol, "ratio"
+            )
             rows.append(row | {"deletion / random": str(deletion)})
 display(record.table("score_control", pd.DataFrame(rows)))
 sparser, controlled = {}, {}
@@ -482,12 +504,12 @@ for name in test:
         sparser[name, score] = note(
             f"control.{name}.size-gap.{score}",
             bootstrap_mean(sizes[name, ZERO_SHOT, score] - sizes[name, FINE_TUNED, "own"], seed),
-            "score control", protocol,
+            "score control", protocol, "difference",
         )  # fmt: skip
         controlled[name, score] = note(
             f"control.{name}.deletion-gap.{score}",
             bootstrap_mean(control[name, ZERO_SHOT, score] - control[name, FINE_TUNED, "own"], seed),
-            "score control", protocol,
+            "score control", protocol, "difference of ratios",
         )  # fmt: skip
 
 # %% [markdown]
@@ -595,7 +617,10 @@ for name in test:
             slug = f"explainers.{name}.{setting.name}.{explainer.lower().replace(' ', '-')}"
             row = {"task": name, "setting": setting.name, "explainer": explainer}
             for kind, each in found.items():
-                row[kind] = note(f"{slug}.{kind}", bootstrap_mean(each.corrected, seed), "other explainers").value
+                interval = note(
+                    f"{slug}.{kind}", bootstrap_mean(each.corrected, seed), "other explainers", unit="ratio"
+                )
+                row[kind] = interval.value
             across[name, setting.name, explainer] = found["deletion"].corrected
             if region.any():
                 energy = study.energy_in(own.cpu(), region)
@@ -608,7 +633,7 @@ for name in test:
     for explainer in ("MP", "Grad-CAM", "RISE", "integrated gradients"):
         gap = across[name, ZERO_SHOT, explainer] - across[name, FINE_TUNED, explainer]
         note(f"explainers.{name}.deletion-gap.{explainer.lower().replace(' ', '-')}", bootstrap_mean(gap, seed),
-             "other explainers", "control")  # fmt: skip
+             "other explainers", "control", "difference of ratios")  # fmt: skip
 
 # %% [markdown]
 # ## The claims

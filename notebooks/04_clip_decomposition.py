@@ -151,7 +151,7 @@ for protocol, each in answers.items():
         if name != "base":
             change[name, protocol] = note(
                 f"table1.{name.lower()}-change.{protocol}",
-                study.accuracy_change(given, each["base"], data.labels, seed), "Table 1", protocol,
+                study.accuracy_change(given, each["base"], data.labels, seed), "Table 1", protocol, "difference",
             )  # fmt: skip
 record.table("table1", pd.DataFrame(rows))
 anything = study.Classes(classes.embeddings, torch.ones_like(classes.choices))
@@ -192,7 +192,7 @@ record.figure("fig_msa", figure)
 plt.show(figure)
 kept = layers - cfg.last_layers
 late = study.accuracy_change(cumulative["corrected"][kept], cumulative["corrected"][0], data.labels, seed)
-note("fig-msa.early-change.corrected", late, "MSA figure")
+note("fig-msa.early-change.corrected", late, "MSA figure", unit="difference")
 
 # %% [markdown]
 # *Exercise.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
@@ -303,6 +303,7 @@ gain = {
             projected["general", cfg.compared_size], projected[name, cfg.compared_size], data.labels, seed
         ),
         "pool figure",
+        unit="difference",
     )
     for name in pools if name != "general"
 }  # fmt: skip
@@ -447,7 +448,7 @@ for protocol, each in correct.items():
     draws = [each[name] for name in random_names]
     gains["random", protocol] = study.worst_group_gain(each["place heads"], draws, groups, seed)
 for (over, protocol), gain_over in gains.items():
-    note(f"waterbirds.gain-over-{over}.{protocol}", gain_over, "Waterbirds", protocol)
+    note(f"waterbirds.gain-over-{over}.{protocol}", gain_over, "Waterbirds", protocol, "difference")
 
 # %% [markdown]
 # **Notice.** Two controls matter. *Random heads* says whether it has to be these heads. *No heads* says how much of the
@@ -711,6 +712,7 @@ for measure, lead in study.segmentation_lead(scores, "ours", seed).items():
         lead,
         "segmentation",
         "corrected" if measure == "foreground-ap" else "as-published",
+        "difference",
     )
     record.claim(
         f"gandelsman.segments-best.{measure}", item="segmentation",

@@ -4,8 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
-from xaikit import paths
+# Shapes and types of all calls are checked. (Its option for pytest refuses a package of which a module is loaded.)
+install_import_hook("xaikit", "beartype.beartype")
+
+from xaikit import paths  # noqa: E402
 
 NOTEBOOK = """# %% [markdown]
 # # A notebook in small

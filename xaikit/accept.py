@@ -1,20 +1,34 @@
-"""Accepted values of every number, with bands from the spread over seeds, and a run's drift from them."""
+"""Accepted values of every number, with bands from its spread over seeds and arithmetics, and a run's drift from them.
+
+A training is chaotic: another order of summation makes another network, as another seed does. So each of the runs
+that make the bands has a seed of its own under an arithmetic of its own, and a band says what any machine may give.
+"""
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xaikit.arithmetic import ARITHMETICS, NATIVE
 from xaikit.files import write_text
 from xaikit.paths import ROOT
+from xaikit.record import RANGES
 
-# A variance from four seeds is itself uncertain, so each is drawn towards the typical one of its unit, which
+# A variance from a few runs is itself uncertain, so each is drawn towards the typical one of its unit, which
 # weighs as much as this many degrees of freedom (Smyth 2004, the moderated t statistic, with a fixed prior).
 PRIOR_DEGREES = 4
 COVERAGE = 0.999
 EXACT_TOLERANCE = 1e-4
+WIDEST = 1 / 3  # of a number's range: a wider band checks nothing
+
+# Seed 0 is the ordinary run, under the profile's own arithmetic (None).
+VARIANTS: tuple[tuple[int, str | None], ...] = (
+    (0, None),
+    *enumerate((name for name in ARITHMETICS if name not in ("portable", NATIVE)), start=1),
+)
 
 
 @dataclass(frozen=True)
@@ -23,37 +37,61 @@ class Drift:
 
     within: list[str] = field(default_factory=list)
     outside: list[tuple[str, float, float, float]] = field(default_factory=list)  # id, value, low, high
+    unchecked: list[str] = field(default_factory=list)  # their bands are too wide to say anything
     unknown: list[str] = field(default_factory=list)  # in the run, not accepted
     missing: list[str] = field(default_factory=list)  # accepted, not in the run
+    same: bool = False  # all numbers and verdicts are those accepted, to the last digit
 
 
 def drift(record: Mapping[str, Any], profile: str, root: Path = ROOT) -> Drift:
     """Compare a run's record (the content of its numbers.json) with the accepted values of the profile."""
-    accepted = {id: band for id, band in read(profile, root).items() if band["notebook"] == record["notebook"]}
+    notebook = read(profile, root).get(record["notebook"], {})
+    accepted = notebook.get("numbers", {})
     values = {number["id"]: number["value"] for number in record["numbers"]}
-    placed = [(id, values[id], accepted[id]["low"], accepted[id]["high"]) for id in values if id in accepted]
+    checked = [id for id in values if id in accepted and accepted[id]["low"] is not None]
+    placed = [(id, values[id], accepted[id]["low"], accepted[id]["high"]) for id in checked]
     return Drift(
         within=[id for id, value, low, high in placed if low <= value <= high],
         outside=[(id, value, low, high) for id, value, low, high in placed if not low <= value <= high],
+        unchecked=[id for id in values if id in accepted and id not in checked],
         unknown=[id for id in values if id not in accepted],
         missing=[id for id in accepted if id not in values],
+        same="digest" in record and record["digest"] == notebook.get("digest"),
     )
 
 
 def read(profile: str, root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """The accepted values of a profile by the number's id; none where nothing was accepted yet."""
+    """What is accepted for a profile, by notebook (see `accepted`); empty where nothing was accepted yet."""
     file = _file(profile, root)
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The accepted values of one notebook, from its records at several seeds, the ordinary one first.
+def accepted(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is accepted for one notebook, from its records by the name of the variant, the ordinary run's first.
 
-    A band is the 99.9 % prediction interval for one more seed,
+    `digest` is the ordinary run's, `variants` names the runs, `verdicts` has the verdict of each claim in each of
+    them, and `numbers` the bands (`bands`).
+    """
+    runs = list(records.values())
+    verdicts = [{claim["id"]: claim["verdict"] for claim in record["claims"]} for record in runs]
+    return {
+        "digest": runs[0]["digest"],
+        "variants": list(records),
+        "verdicts": {id: [each.get(id, "none") for each in verdicts] for id in verdicts[0]},
+        "numbers": bands(runs),
+    }
+
+
+def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The band of each number of one notebook, from its records under several variants, the ordinary run's first.
+
+    A band is the 99.9 % prediction interval for one more run,
     mean +- t(0.9995, d + d0) s sqrt(1 + 1/n), s^2 = (d s_i^2 + d0 s_0^2) / (d + d0), d = n - 1,
-    with s_0^2 the median of the variances s_i^2 > 0 over the notebook's numbers in the same unit, and wide
-    enough to hold all seeds' values. An exact identity that no seed changes keeps a relative tolerance of 1e-4,
-    a count none; a saturated accuracy may move like its peers, since other machines train other models.
+    with s_0^2 the median of the variances s_i^2 > 0 over the notebook's numbers in the same unit, wide
+    enough to hold all runs' values, and within the range of its unit. An exact identity that no run changes keeps a
+    relative tolerance of 1e-4, a count none; a saturated accuracy may move like its peers.
+    A number whose band covers more than a third of its range is not checked, and neither is a p-value that varies or
+    could: low and high are None.
     Raises ValueError for fewer than two records, and where they do not hold the same numbers.
     """
     import numpy as np
@@ -62,16 +100,16 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     from xaikit.record import rounded
 
     if len(records) < 2:
-        raise ValueError("a band needs the spread over at least two seeds: give more --seeds")
-    by_seed = [{number["id"]: number["value"] for number in record["numbers"]} for record in records]
-    for record, values in zip(records, by_seed, strict=True):
-        if differing := sorted(by_seed[0].keys() ^ values.keys()):
+        raise ValueError("a band needs the spread over at least two runs: give more variants")
+    by_run = [{number["id"]: number["value"] for number in record["numbers"]} for record in records]
+    for record, values in zip(records, by_run, strict=True):
+        if differing := sorted(by_run[0].keys() ^ values.keys()):
             raise ValueError(
                 f"{record['notebook']} records other numbers at seed {record['seed']} than at seed "
                 f"{records[0]['seed']}: {', '.join(differing)}"
             )
     units = {number["id"]: number["unit"] for number in records[0]["numbers"]}
-    values = {id: np.array([each[id] for each in by_seed]) for id in units}
+    values = {id: np.array([each[id] for each in by_run]) for id in units}
     variances = {id: float(np.var(seen, ddof=1)) for id, seen in values.items() if np.ptp(seen) > 0}
     typical = {
         unit: float(np.median([variance for id, variance in variances.items() if units[id] == unit]))
@@ -87,39 +125,49 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         moderated = degrees * variances.get(id, 0.0) + PRIOR_DEGREES * typical[units[id]]
         return reach * (moderated / (degrees + PRIOR_DEGREES)) ** 0.5
 
-    accepted = {}
+    found: dict[str, dict[str, Any]] = {}
     for id, seen in values.items():
         centre = float(seen.mean() if id in variances else seen[0])
         half = half_width(id)
-        accepted[id] = {
-            "notebook": records[0]["notebook"],
+        least, most = RANGES.get(units[id], (-math.inf, math.inf))
+        low = max(least, min(rounded(centre - half), float(seen.min())))
+        high = min(most, max(rounded(centre + half), float(seen.max())))
+        checks = high - low <= WIDEST * (most - least) and not (units[id] == "p-value" and id not in exact)
+        found[id] = {
             "value": float(seen[0]),
-            "low": min(rounded(centre - half), float(seen.min())),
-            "high": max(rounded(centre + half), float(seen.max())),
+            "low": low if checks else None,
+            "high": high if checks else None,
             "unit": units[id],
         }
-    return accepted
+    return found
 
 
-def accept(profile: str, seeds: Sequence[int], names: Sequence[str] = (), root: Path = ROOT) -> Path:
-    """Run the notebooks (all by default) at every seed and write data/accepted/<profile>.json.
+def accept(
+    profile: str,
+    variants: Sequence[tuple[int, str | None]] = VARIANTS,
+    names: Sequence[str] = (),
+    root: Path = ROOT,
+) -> Path:
+    """Run the notebooks (all by default) under every variant and write data/accepted/<profile>.json.
 
-    Seed 0 is the ordinary run, whose values are the accepted ones. The other notebooks' values stay.
+    A variant is a seed and an arithmetic; the first is the ordinary run, (0, None), whose values are the accepted
+    ones. Runs that are up to date are not repeated, so that what was stopped goes on. The other notebooks' values stay.
     """
     from xaikit import run
 
-    if len(set(seeds)) != len(seeds) or 0 not in seeds:
-        raise ValueError("the seeds must be different, and 0, the ordinary run, among them")
-    ordered = sorted(seeds, key=lambda seed: seed != 0)
+    if len({seed for seed, _ in variants}) != len(variants) or tuple(variants[:1]) != ((0, None),):
+        raise ValueError("the seeds must be different, and the first seed 0, the ordinary run")
     chosen = run.jobs(names, profile, root=root)
-    accepted = read(profile, root) if names else {}
+    everything = read(profile, root) if names else {}
     for job in chosen:
-        folders = [run.run_notebook(job.name, profile, seed=seed, root=root) for seed in ordered]
-        records = [json.loads((folder / "numbers.json").read_text(encoding="utf-8")) for folder in folders]
-        others = {id: band for id, band in accepted.items() if band["notebook"] != job.name}
-        accepted = others | bands(records)
+        records = {}
+        for seed, arithmetic in variants:
+            folder = run.run_notebook(job.name, profile, seed=seed, arithmetic=arithmetic, root=root)
+            variant = f"seed {seed}, {arithmetic or 'as the profile says'}"
+            records[variant] = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+        everything[job.name] = accepted(records)
     file = _file(profile, root)
-    write_text(file, json.dumps(dict(sorted(accepted.items())), indent=1) + "\n")
+    write_text(file, json.dumps(dict(sorted(everything.items())), indent=1) + "\n")
     return file
 
 
@@ -134,9 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m xaikit.accept", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="all of them by default")
     parser.add_argument("--profile", default="mini")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     options = parser.parse_args(arguments)
-    return run.guarded(lambda: print(f"wrote {accept(options.profile, options.seeds, options.names)}"))
+    return run.guarded(lambda: print(f"wrote {accept(options.profile, names=options.names)}"))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Heavy results, kept by what they were made from.
 
 A result's key is the content of all that it depends on: the code that produces it, its inputs, torch's
-version and the kind of device. Nothing ever has to be deleted by hand: what is stale is no longer asked for.
+version, the kind of device and the name of the arithmetic (`xaikit.arithmetic`). Nothing ever has to be deleted by
+hand: what is stale is no longer asked for.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -42,24 +44,30 @@ def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str
     other types; RuntimeError when code was edited after it was loaded; and what the producer raises.
     """
     name = _name(producer)
-    path = _path(producer, inputs)
+    path = path_of(producer, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):  # of two processes one computes, and the other reads
-        if path.exists():
-            try:
-                result = read(path)
-                log.info("read %s", name)
-                return result
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-                warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=2)
+        if (result := kept(path)) is not None:
+            log.info("read %s", name)
+            return result
         start = time.monotonic()
         result = write(path, name, producer(**inputs))
         log.info("computed %s in %.1f s", name, time.monotonic() - start)
         return result
 
 
-def _path(producer: Callable[..., dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
+def path_of(producer: Callable[..., dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
+    """The file in which `fetch` keeps `producer(**inputs)`; raises what `fetch` raises before it computes."""
     return paths.CACHE / f"{_name(producer)}-{_key(producer, inputs)}.safetensors"
+
+
+def kept(path: Path) -> dict[str, Any] | None:
+    """What the cache holds, or None; a damaged file counts as none, with a warning."""
+    try:
+        return read(path) if path.exists() else None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=3)
+        return None
 
 
 def _name(producer: Callable[..., Any]) -> str:
@@ -78,7 +86,8 @@ def _key(producer: Callable[..., Any], inputs: Mapping[str, Any]) -> str:
         if _text_loaded.setdefault(path, text) != text:
             raise RuntimeError(f"{path} was edited after it was loaded: restart Python to run the new code")
     digest = hashlib.blake2b(digest_size=32)
-    made_by = (producer.__module__, producer.__qualname__, sources.code_hash(code), torch.__version__)
+    arithmetic = os.environ.get("XAIKIT_ARITHMETIC", "native")  # read here, as cards hash whatever this module imports
+    made_by = (producer.__module__, producer.__qualname__, sources.code_hash(code), torch.__version__, arithmetic)
     digest.update(" ".join(made_by).encode())
     for argument, value in sorted(inputs.items()):
         try:

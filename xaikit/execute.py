@@ -1,7 +1,6 @@
 """One notebook, executed from its first cell to its last: read by jupytext, run by papermill."""
 
 import ast
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +67,7 @@ def execute(
 ) -> NotebookNode:
     """Run a notebook in a kernel of this interpreter, in `folder`, and return it with its outputs, cleaned.
 
+    `environment` holds all of the kernel's environment variables.
     `output` follows the run cell by cell, `log` gets all that the cells print, and `say` each heading as it
     is reached. No cell may take longer than `timeout` seconds.
     Raises RuntimeError with a few lines that name the section, the cell and the error.
@@ -136,7 +136,7 @@ def _kernel_manager(environment: Mapping[str, str], log: TextIO) -> type[AsyncKe
             return KernelSpec(**get_kernel_dict())
 
         async def start_kernel(self, **options: Any) -> None:
-            given = {"env": {**os.environ, **environment}, "stdout": log, "stderr": log}
+            given = {"env": dict(environment), "stdout": log, "stderr": log}
             await super().start_kernel(**(options | given))
 
     return ThisInterpreter

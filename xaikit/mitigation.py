@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import trange
 
+from xaikit.arithmetic import training_precision
 from xaikit.metrics import group_accuracy
-from xaikit.models.precision import training_precision
 from xaikit.seeding import generator, seed_for
 
 # --- what is masked ---------------------------------------------------------------------------------------------

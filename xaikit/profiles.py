@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xaikit.arithmetic import NATIVE
+
 FOLDER = Path(__file__).parent / "profiles"
 
 
@@ -64,6 +66,13 @@ def cell_timeout(name: str, folder: Path = FOLDER) -> int:
     check(name, folder)
     tables = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
     return int(tables.get("common", {}).get("cell_timeout", 3_600))
+
+
+def arithmetic(name: str, folder: Path = FOLDER) -> str:
+    """The arithmetic (`xaikit.arithmetic`) of the notebooks under a profile; the machine's own where it names none."""
+    check(name, folder)
+    tables = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    return str(tables.get("common", {}).get("arithmetic", NATIVE))
 
 
 def load(name: str, section: str, seed: int, folder: Path = FOLDER) -> Settings:

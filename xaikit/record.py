@@ -1,5 +1,6 @@
 """What a run leaves behind: figures, tables, numbers and the claims that they decide."""
 
+import hashlib
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import re
 import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +18,25 @@ from typing import Any, Literal, SupportsFloat, get_args
 import pandas as pd
 from matplotlib.figure import Figure
 
-from xaikit import paths, sources
+from xaikit import arithmetic, paths, sources
 from xaikit.files import replacing, write_text
 
 Protocol = Literal["as-published", "corrected", "control", "exact"]
 Verdict = Literal["holds", "fails", "inconclusive", "not-run"]
 _VERSIONED = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy")
-_CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0}
+_CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0, ("percent", "difference"): 0.01}
+# Where a number of each unit can lie. A difference is one of two fractions; a ratio may be above 1.
+RANGES: dict[str, tuple[float, float]] = {
+    "fraction": (0, 1),
+    "fraction of heads": (0, 1),
+    "share of maps": (0, 1),
+    "p-value": (0, 1),
+    "difference": (-1, 1),
+    "correlation": (-1, 1),
+    "rank correlation": (-1, 1),
+    "cosine": (-1, 1),
+    "count": (0, math.inf),
+}
 
 
 def published(id: str, unit: str | None = None) -> float:
@@ -50,6 +63,13 @@ def _published_numbers(file: Path) -> dict[str, dict[str, Any]]:
 def rounded(value: float) -> float:
     """`value` at 6 significant digits; whole numbers stay exact."""
     return value if value.is_integer() else float(f"{value:.6g}")
+
+
+def digest(numbers: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of a record's values, intervals and verdicts: runs with one digest agree to the last digit written."""
+    values = [[number[key] for key in ("id", "value", "low", "high", "n")] for number in numbers]
+    text = json.dumps([values, [[claim["id"], claim["verdict"]] for claim in claims]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Record:
@@ -112,10 +132,11 @@ class Record:
     ) -> None:
         """Record one number, with its 95 % interval [low, high] from `n` samples where it has one.
 
-        `item` is the figure or table of the paper, `published` the id of the paper's value in
-        `data/published.toml`, which is stored in `unit` (percent and fraction convert to each other).
-        Raises ValueError for an id that is taken or not in lower case, a value that is not finite or outside
-        of its interval, and an unknown protocol or published id.
+        `unit` is free text; one of `RANGES` says where the number can lie. `item` is the figure or table of the paper,
+        `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent and
+        fraction convert to each other).
+        Raises ValueError for an id that is taken or not in lower case, a value that is not finite, outside of its
+        interval or of its unit's range, and an unknown protocol or published id.
         """
         self._new(id, self._numbers, "number")
         _one_of(protocol, get_args(Protocol), f"protocol of {id!r}")
@@ -127,6 +148,9 @@ class Record:
             raise ValueError(f"number {id!r} has half an interval: give both low and high, or neither")
         if None not in interval and not interval[0] <= stored <= interval[1]:
             raise ValueError(f"number {id!r} lies outside of its interval: {value} [{low}, {high}]")
+        least, most = RANGES.get(unit, (-math.inf, math.inf))
+        if not least <= stored <= most:
+            raise ValueError(f"number {id!r} is {value}, and a {unit} lies in [{least}, {most}]: give its own unit")
         self._numbers[id] = {
             "id": id,
             "value": stored,
@@ -207,18 +231,21 @@ class Record:
         return pd.DataFrame(rows)
 
     def save(self) -> Path:
-        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds."""
+        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`."""
+        numbers, claims = ([kept[id] for id in sorted(kept)] for kept in (self._numbers, self._claims))
         content = {
             "notebook": self.notebook,
             "profile": self.profile,
             "seed": self.seed,
             "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),
             "device": _device(),
+            "machine": arithmetic.machine(),
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
             "artefacts": sorted(self._files),
-            "numbers": [self._numbers[id] for id in sorted(self._numbers)],
-            "claims": [self._claims[id] for id in sorted(self._claims)],
+            "digest": digest(numbers, claims),
+            "numbers": numbers,
+            "claims": claims,
         }
         file = self.folder / "numbers.json"
         write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

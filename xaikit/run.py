@@ -16,12 +16,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from xaikit import arithmetic as arithmetics
 from xaikit import profiles, sources
 from xaikit.files import replacing, write_text
 from xaikit.paths import ROOT
@@ -31,12 +32,13 @@ DEFAULT_SEED = 0
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook under one profile and seed, and where its files are."""
+    """One notebook under one profile, seed and arithmetic (None: the profile's own), and where its files are."""
 
     name: str
     profile: str
     seed: int = DEFAULT_SEED
     root: Path = ROOT
+    arithmetic: str | None = None
 
     @property
     def script(self) -> Path:
@@ -44,32 +46,55 @@ class Job:
 
     @property
     def results(self) -> Path:
-        """Figures, tables and numbers; only the ordinary seed's are the project's own."""
-        if self.seed == DEFAULT_SEED:
+        """Figures, tables and numbers; only the ordinary run's are the project's own."""
+        if not self.variant:
             return self.root / "figures" / self.profile / self.name
         return self.work / self.name
 
     @property
+    def variant(self) -> str:
+        """What is not as in the ordinary run: "seed-1-native", say."""
+        seed = [] if self.seed == DEFAULT_SEED and self.arithmetic is None else [f"seed-{self.seed}"]
+        return "-".join([*seed, *([] if self.arithmetic is None else [self.arithmetic])])
+
+    @property
     def work(self) -> Path:
-        folder = self.root / "build" / self.profile
-        return folder if self.seed == DEFAULT_SEED else folder / f"seed-{self.seed}"
+        return self.root / "build" / self.profile / self.variant
 
     def file(self, suffix: str) -> Path:
         """What else a run leaves in the build folder: .ipynb, .log, .stamp, and .part while it goes on."""
         return self.work / f"{self.name}{suffix}"
 
 
-def jobs(names: Sequence[str], profile: str, seed: int = DEFAULT_SEED, root: Path = ROOT) -> list[Job]:
+def jobs(
+    names: Sequence[str],
+    profile: str,
+    seed: int = DEFAULT_SEED,
+    root: Path = ROOT,
+    arithmetic: str | None = None,
+) -> list[Job]:
     """The jobs for the named notebooks, or for all there are.
 
-    Raises ValueError for a notebook or profile that there is not.
+    Raises ValueError for a notebook, profile or arithmetic that there is not.
     """
-    profiles.check(profile, root / sources.PACKAGE / "profiles")
+    own = profiles.arithmetic(profile, root / sources.PACKAGE / "profiles")
+    if arithmetic is not None and arithmetic not in arithmetics.ARITHMETICS:
+        raise ValueError(f"unknown arithmetic {arithmetic!r}: choose one of {', '.join(arithmetics.ARITHMETICS)}")
+    arithmetic = None if arithmetic == own else arithmetic
     known = sorted(file.stem for file in (root / "notebooks").glob("[0-9][0-9]_*.py"))
     for name in names:
         if name not in known:
             raise ValueError(f"unknown notebook {name!r}: choose one of {', '.join(known)}")
-    return [Job(name, profile, seed, root) for name in names or known]
+    return [Job(name, profile, seed, root, arithmetic) for name in names or known]
+
+
+def variants_run(job: Job) -> list[Job]:
+    """The runs of a notebook with other seeds and arithmetics whose results lie in the build folder."""
+    found = []
+    for folder in sorted((job.root / "build" / job.profile).glob(f"seed-*/{job.name}")):
+        _, seed, *arithmetic = folder.parent.name.split("-", 2)
+        found.append(replace(job, seed=int(seed), arithmetic=arithmetic[0] if arithmetic else None))
+    return found
 
 
 def run_notebook(
@@ -81,16 +106,17 @@ def run_notebook(
     timeout: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     root: Path = ROOT,
+    arithmetic: str | None = None,
 ) -> Path:
     """Run one notebook unless its results are up to date, and return the folder that holds them.
 
     `parameters` are for the notebook's cell tagged so, beside `profile` and `seed`; no cell may take longer
-    than `timeout` seconds (by default what the profile says). Another process that runs the same notebook is
-    waited for.
+    than `timeout` seconds (by default what the profile says). `arithmetic` is one of `xaikit.arithmetic`, by default
+    the profile's. Another process that runs the same notebook is waited for.
     Raises ValueError for an unknown name, profile or parameter, and RuntimeError, saying what failed and
     where the log is, when the notebook fails; an earlier run's results then stay, but count as stale.
     """
-    (job,) = jobs([name], profile, seed, root)
+    (job,) = jobs([name], profile, seed, root, arithmetic)
     timeout = timeout or profiles.cell_timeout(profile, root / "xaikit" / "profiles")
     made_from = {"source": sources.notebook_source(name, profile, root), "parameters": dict(parameters or {})}
     with _exclusive(job):
@@ -141,9 +167,11 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
     part, log = job.file(".part"), job.file(".log")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    label = job.name if job.seed == DEFAULT_SEED else f"{job.name} (seed {job.seed})"
+    label = f"{job.name} ({job.variant})" if job.variant else job.name
+    own = profiles.arithmetic(job.profile, job.root / sources.PACKAGE / "profiles")
+    environment = arithmetics.environment(job.arithmetic or own)
     # Fixed hashes, as the order of a set of strings must not differ from run to run.
-    environment = {"XAIKIT_OUT": str(part), "TQDM_MININTERVAL": "5", "PYTHONHASHSEED": "0"}
+    environment |= {"XAIKIT_OUT": str(part), "TQDM_MININTERVAL": "5", "PYTHONHASHSEED": "0"}
     try:
         executed = execute.execute(
             notebook,
@@ -190,7 +218,7 @@ def _publish(part: Path, results: Path, old: Path) -> None:
 def write_pages(chosen: Sequence[Job]) -> None:
     """Put the executed notebooks, run first where they are not fresh, beside their scripts."""
     for job in chosen:
-        run_notebook(job.name, job.profile, seed=job.seed, root=job.root)
+        run_notebook(job.name, job.profile, seed=job.seed, root=job.root, arithmetic=job.arithmetic)
         page = job.script.with_suffix(".ipynb")
         write_text(page, job.file(".ipynb").read_text(encoding="utf-8"))
         written = job.script.stat().st_mtime
@@ -237,6 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--profile", default="mini", help="mini (default) or paper: which models, data and sizes")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of all random draws (default: %(default)s)")
+    parser.add_argument(
+        "--native", dest="arithmetic", action="store_const", const=arithmetics.NATIVE,
+        help="let the CPU choose instructions and threads: faster on some, with other digits than elsewhere",
+    )  # fmt: skip
+    parser.add_argument(
+        "--arithmetic", help=f"one of those that bands are made of: {', '.join(arithmetics.ARITHMETICS)}"
+    )
     parser.add_argument("--force", action="store_true", help="run even what is up to date")
     parser.add_argument("--timeout", type=int, help="seconds that a cell may take (default: the profile's)")
     parser.add_argument(
@@ -244,17 +279,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="for the notebook's cell tagged parameters, beside profile and seed",
     )  # fmt: skip
     parser.add_argument("--report", action="store_true", help="only show what the last runs left")
+    parser.add_argument("--seeds", action="store_true", help="with --report: all runs that lie in build/")
     parser.add_argument("--notebooks", action="store_true", help="write the executed notebooks/*.ipynb")
     options = parser.parse_args(arguments)
 
     def work() -> None:
         from xaikit.report import report
 
-        chosen = jobs(options.names, options.profile, options.seed)
+        chosen = jobs(options.names, options.profile, options.seed, arithmetic=options.arithmetic)
         if not chosen:
             raise ValueError("there are no notebooks: they are named like notebooks/01_name.py")
         if options.report:
-            return report(chosen)
+            return report(chosen, seeds=options.seeds)
         if options.notebooks:
             return write_pages(chosen)
         failed = []
@@ -267,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     force=options.force,
                     timeout=options.timeout,
                     parameters=dict(options.parameter),
+                    arithmetic=job.arithmetic,
                 )
             except RuntimeError as error:
                 print(error, file=sys.stderr)

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit import cache, hashing
+from xaikit.arithmetic import training_precision
 from xaikit.files import write_text
-from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.seeding import generator, seed_for
 from xaikit.texplain import Features, Translator, sentence_loss
@@ -159,7 +159,12 @@ def train(
     shares = _remaining(batches, recipe.epochs, steps_an_epoch, len(curve), (seed, accelerator.process_index))
     main = accelerator.is_main_process
     for given, sentences in tqdm(
-        shares, "training the translator", steps, initial=len(curve), mininterval=5, disable=not main
+        shares,
+        "training the translator",
+        steps,
+        initial=len(curve),
+        mininterval=5,
+        **({} if main else {"disable": True}),
     ):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(len(curve), steps)

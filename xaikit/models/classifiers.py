@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from xaikit import cache
+from xaikit.arithmetic import training_precision
 from xaikit.hooks import evaluating
-from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.seeding import generator, seed_for
+from xaikit.side_by_side import fetch_all
 
 # CLIP's normalisation, which the published code gives to the standalone model too.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -121,14 +121,24 @@ def train(
     return Trained(trained.eval(), curves)
 
 
-def train_once(**job: Any) -> Trained:
-    """`train` with these arguments, or what it gave before for the same ones; the model's weights are frozen."""
-    result = cache.fetch(_trained, **job)
+def train_all(jobs: Mapping[str, Mapping[str, Any]], device: str = "cpu") -> dict[str, Trained]:
+    """`train(**job, device=device)` for each job by its name, or what it gave before; the weights are frozen.
+
+    On a CPU they are trained side by side, each on one thread.
+    """
+    results = fetch_all(
+        _trained, {name: {**job, "device": device} for name, job in jobs.items()},
+        label="training classifiers", device=device,
+    )  # fmt: skip
+    return {name: _rebuilt(jobs[name]["recipe"], result, device) for name, result in results.items()}
+
+
+def _rebuilt(recipe: Recipe, result: dict[str, Any], device: str) -> Trained:
     curves = result.pop("curves")
     with torch.device("meta"):  # no time is spent on weights that are replaced at once
-        model = build(job["recipe"], pretrained=False)
+        model = build(recipe, pretrained=False)
     model.load_state_dict(result, assign=True)
-    return Trained(model.to(job["device"]).eval().requires_grad_(False), curves)
+    return Trained(model.to(device).eval().requires_grad_(False), curves)
 
 
 def _trained(**job: Any) -> dict[str, Any]:

