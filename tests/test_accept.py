@@ -8,6 +8,7 @@ import pytest
 from scipy import integrate, optimize
 
 from xaikit import accept, run
+from xaikit.arithmetic import ARITHMETICS
 
 
 def a_record(values: dict[str, tuple[float, str]], seed: int = 0, notebook: str = "01_x") -> dict[str, Any]:
@@ -15,7 +16,8 @@ def a_record(values: dict[str, tuple[float, str]], seed: int = 0, notebook: str 
         {"id": id, "value": value, "unit": unit, "protocol": "exact" if "identity" in id else "corrected"}
         for id, (value, unit) in values.items()
     ]
-    return {"notebook": notebook, "seed": seed, "numbers": numbers}
+    claims = [{"id": "a.claim", "verdict": "holds" if seed < 2 else "fails"}]
+    return {"notebook": notebook, "seed": seed, "digest": f"digest {seed}", "numbers": numbers, "claims": claims}
 
 
 def records(*by_seed: dict[str, tuple[float, str]]) -> list[dict[str, Any]]:
@@ -34,7 +36,7 @@ def t_quantile(probability: float, degrees: float) -> float:
 
 def test_bands_follow_the_formula() -> None:
     seen = {"a": [0.50, 0.52, 0.47, 0.51], "b": [0.8, 0.9, 0.7, 0.8], "c": [0.1, 0.1, 0.1, 0.2]}
-    made = accept.bands(records(*({id: (each[i], "fraction") for id, each in seen.items()} for i in range(4))))
+    made = accept.bands(records(*({id: (each[i], "score") for id, each in seen.items()} for i in range(4))))
     squared = {id: np.var(each, ddof=1) for id, each in seen.items()}
     typical = np.median(list(squared.values()))
     for id, each in seen.items():
@@ -43,26 +45,51 @@ def test_bands_follow_the_formula() -> None:
         assert made[id]["value"] == each[0]
         assert made[id]["low"] == pytest.approx(np.mean(each) - half, rel=1e-4)
         assert made[id]["high"] == pytest.approx(np.mean(each) + half, rel=1e-4)
-        assert (made[id]["unit"], made[id]["notebook"]) == ("fraction", "01_x")
+        assert made[id]["unit"] == "score"
 
 
 def test_bands_hold_all_seeds_even_a_lone_outlier() -> None:
     quiet = {f"quiet{i}": [0.5 + 1e-6 * i, 0.5] for i in range(9)}
     seen = {**quiet, "wild": [0.0, 1.0]}
-    made = accept.bands(records(*({id: (each[i], "fraction") for id, each in seen.items()} for i in range(2))))
+    made = accept.bands(records(*({id: (each[i], "score") for id, each in seen.items()} for i in range(2))))
     for id, each in seen.items():
         assert made[id]["low"] <= min(each) and max(each) <= made[id]["high"]
+
+
+def test_bands_stay_in_the_range_of_the_unit_and_too_wide_ones_check_nothing() -> None:
+    seen = {
+        "near one": ("fraction", [1.0, 0.99, 1.0, 0.98]),
+        "wide": ("fraction", [0.2, 0.5, 0.9, 0.4]),
+        "wide difference": ("difference", [-0.6, 0.5, 0.3, 0.1]),
+        "a difference": ("difference", [-0.02, 0.01, 0.0, 0.02]),
+        "rare": ("count", [0, 1, 0, 2]),
+        "p": ("p-value", [1.0, 1.0, 1.0, 1.0]),
+        "p.identity": ("p-value", [0.25, 0.25, 0.25, 0.25]),
+        "free": ("score", [-5.0, 9.0, 100.0, 3.0]),
+    }
+    units = {id: unit for id, (unit, _) in seen.items()}
+    # Many quiet ones of a unit, so that the typical variance is small.
+    seen |= {
+        f"quiet {unit} {i}": (unit, [0.9, 0.9, 0.9, 0.901]) for unit in ("fraction", "difference") for i in range(9)
+    }
+    made = accept.bands(records(*({id: (each[i], unit) for id, (unit, each) in seen.items()} for i in range(4))))
+    assert {id for id in units if made[id]["low"] is None} == {"wide", "wide difference", "p"}
+    assert all(made[id]["high"] is None for id in ("wide", "wide difference", "p"))
+    assert made["near one"]["high"] == 1.0 and 0.9 < made["near one"]["low"] < 0.98
+    assert made["a difference"]["low"] < -0.02 and made["rare"]["low"] == 0.0
+    assert made["p.identity"]["low"] == pytest.approx(0.25, rel=1e-3)
+    assert made["free"]["low"] < -5.0
 
 
 def test_numbers_that_no_seed_changes() -> None:
     same = {
         "count": (1234567.0, "count"),
-        "identity": (0.169014, "fraction"),
-        "saturated": (1.0, "fraction"),
-        "alone": (2.0, "score"),
-        "moves": (0.1, "fraction"),
+        "identity": (0.169014, "score"),
+        "saturated": (1.0, "score"),
+        "alone": (2.0, "another"),
+        "moves": (0.1, "score"),
     }
-    made = accept.bands(records(same, {**same, "moves": (0.3, "fraction")}))
+    made = accept.bands(records(same, {**same, "moves": (0.3, "score")}))
     width = {id: band["high"] - band["low"] for id, band in made.items()}
     assert made["count"]["value"] == 1234567.0 and width["count"] == 0
     assert width["identity"] == pytest.approx(2e-4 * 0.169014, rel=0.1)
@@ -85,7 +112,7 @@ def test_bands_hold_a_new_seed_as_often_as_they_say() -> None:
 def test_seeds_must_agree_on_the_numbers() -> None:
     with pytest.raises(ValueError, match="01_x records other numbers at seed 1 than at seed 0: a, b"):
         accept.bands(records({"a": (1.0, "count")}, {"b": (1.0, "count")}))
-    with pytest.raises(ValueError, match="at least two seeds"):
+    with pytest.raises(ValueError, match="at least two runs: give more variants"):
         accept.bands(records({"a": (1.0, "count")}))
 
 
@@ -96,7 +123,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
 
-    def faked(name: str, profile: str, *, seed: int, root: Path) -> Path:
+    def faked(name: str, profile: str, *, seed: int, arithmetic: str | None, root: Path) -> Path:
         folder = root / "runs" / name / str(seed)
         folder.mkdir(parents=True, exist_ok=True)
         content = a_record({f"{name}.n": (0.5 + seed, "score"), f"{name}.k": (3.0, "count")}, seed, name)
@@ -107,28 +134,52 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+VARIANTS = ((0, None), (2, "native"), (5, "plain"))
+
+
 def test_accept_then_drift(root: Path) -> None:
     assert accept.drift(a_record({"new": (1.0, "count")}), "mini", root) == accept.Drift(unknown=["new"])
-    file = accept.accept("mini", [1, 2, 0], root=root)
+    file = accept.accept("mini", VARIANTS, root=root)
     assert file == root / "data" / "accepted" / "mini.json"
     first = file.read_bytes()
-    assert accept.read("mini", root)["01_x.n"]["value"] == 0.5
-    accept.accept("mini", [0, 1, 2], ["01_x"], root=root)
+    kept = accept.read("mini", root)["01_x"]
+    assert kept["numbers"]["01_x.n"]["value"] == 0.5 and kept["digest"] == "digest 0"
+    assert kept["variants"] == ["seed 0, as the profile says", "seed 2, native", "seed 5, plain"]
+    assert kept["verdicts"] == {"a.claim": ["holds", "fails", "fails"]}
+    accept.accept("mini", VARIANTS, ["01_x"], root=root)
     assert file.read_bytes() == first  # the other notebook's values stayed
 
-    band = accept.read("mini", root)["01_x.n"]
-    record = a_record({"01_x.n": (band["high"] * 1.01, "score"), "01_x.new": (1.0, "count")})
+    band = kept["numbers"]["01_x.n"]
+    record = a_record({"01_x.n": (band["high"] * 1.01, "score"), "01_x.new": (1.0, "count")}, seed=1)
     assert accept.drift(record, "mini", root) == accept.Drift(
         outside=[("01_x.n", band["high"] * 1.01, band["low"], band["high"])],
         unknown=["01_x.new"],
         missing=["01_x.k"],
     )
     good = a_record({"01_x.n": (0.5, "score"), "01_x.k": (3.0, "count")})
-    assert accept.drift(good, "mini", root) == accept.Drift(within=["01_x.n", "01_x.k"])
+    assert accept.drift(good, "mini", root) == accept.Drift(within=["01_x.n", "01_x.k"], same=True)
 
 
-def test_the_ordinary_seed_is_one_of_them(root: Path) -> None:
-    for seeds in ([1, 2], [0, 0]):
-        with pytest.raises(ValueError, match="the seeds must be different, and 0, the ordinary run, among them"):
-            accept.accept("mini", seeds, root=root)
+def test_a_number_that_is_not_checked_is_counted_as_such(root: Path) -> None:
+    file = root / "data" / "accepted" / "mini.json"
+    file.parent.mkdir(parents=True)
+    numbers = {"a": {"low": None, "high": None}, "b": {"low": 0.0, "high": 1.0}}
+    file.write_text(json.dumps({"01_x": {"digest": "d", "numbers": numbers}}))
+    record = a_record({"a": (0.9, "fraction"), "b": (0.5, "fraction")})
+    assert accept.drift(record, "mini", root) == accept.Drift(within=["b"], unchecked=["a"])
+
+
+def test_the_ordinary_run_is_the_first_of_them(root: Path) -> None:
+    for variants in (((1, None), (2, None)), ((0, None), (0, "native")), ((0, "native"), (1, None))):
+        with pytest.raises(ValueError, match="the seeds must be different, and the first seed 0, the ordinary run"):
+            accept.accept("mini", variants, root=root)
     assert not (root / "data").exists()
+
+
+def test_the_variants_cover_what_machines_do() -> None:
+    seeds, arithmetics = zip(*accept.VARIANTS, strict=True)
+    assert len(set(seeds)) == len(seeds) >= 8 and len(set(arithmetics)) == len(arithmetics)
+    chosen = [ARITHMETICS[name or "portable"] for name in arithmetics]
+    assert {values["OMP_NUM_THREADS"] for values in chosen} == {"1", "2"}
+    for variable, kinds in (("ATEN_CPU_CAPABILITY", 3), ("ONEDNN_MAX_CPU_ISA", 2), ("MKL_CBWR", 4)):
+        assert len({values.get(variable) for values in chosen}) == kinds

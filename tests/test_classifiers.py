@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.models import classifiers
-from xaikit.models.classifiers import Recipe, Trained, build, predict, train, train_once
+from xaikit.models.classifiers import Recipe, Trained, build, predict, train, train_all
 from xaikit.models.preprocessing import Preprocessed
 
 RECIPE = Recipe(pixels=16, epochs=1, measurements=1, batch=8, learning_rate=1e-3)
@@ -88,17 +88,20 @@ def test_measurements_are_spread_over_the_steps(data) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_a_cached_training_is_read_back_as_it_was(data, monkeypatch) -> None:
     watched = {"all": data, "first": (data[0][:1], data[1][:1])}
-    job = {"recipe": RECIPE, "images": data[0], "labels": data[1], "watched": watched, "device": "cpu"}
-    trained = train(**job, seed=0)
-    first = train_once(**job, seed=0)
+    job = {"recipe": RECIPE, "images": data[0], "labels": data[1], "watched": watched, "seed": 0}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as every training has one
+    trained = train(**job)
+    torch.set_num_threads(threads)
+    first = train_all({"one": job})["one"]
     monkeypatch.setattr(classifiers, "train", None)  # a second training would fail
-    second = train_once(**job, seed=0)
+    second = train_all({"one": job})["one"]
     for result in (first, second):
         assert same(result.model, trained.model) and result.curves == trained.curves
         assert not any(module.training for module in result.model.modules())
         assert not any(parameter.requires_grad for parameter in result.model.parameters())
-    with pytest.raises(TypeError):
-        train_once(**job, seed=1)
+    with pytest.raises(TypeError, match="other: 'NoneType'"):
+        train_all({"other": {**job, "seed": 1}})
 
 
 def test_predict_gives_the_highest_class_whatever_the_batches(trained, data) -> None:

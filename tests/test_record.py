@@ -67,7 +67,7 @@ def test_a_record_is_complete_and_repeats(out: Path) -> None:
         kept.save()
         content = {file.name: file.read_bytes() for file in out.iterdir()}
         numbers = json.loads(content.pop("numbers.json"))
-        assert numbers.pop("seconds") >= 0
+        assert numbers.pop("seconds") >= 0 and numbers.pop("machine")["arithmetic"]
         seen.append((content, json.dumps(numbers)))
         for file in out.iterdir():
             file.unlink()
@@ -124,6 +124,8 @@ def test_tables_and_numbers_are_shown_readably(out: Path) -> None:
         (0.5, {"low": 0.1, "high": math.inf}, "number 'x' is not finite"),
         (0.5, {"low": 0.6, "high": 0.7}, "number 'x' lies outside of its interval"),
         (0.5, {"low": 0.4}, "number 'x' has half an interval"),
+        (1.2, {}, r"number 'x' is 1.2, and a fraction lies in \[0, 1\]: give its own unit"),
+        (-0.1, {"unit": "count"}, "a count lies in"),
         (0.5, {"published": "p.none"}, "no published number 'p.none'"),
         (
             0.5,
@@ -170,10 +172,22 @@ def test_claims_need_recorded_evidence(out: Path) -> None:
         kept.claim("c", verdict="holds", evidence=[], **CLAIM)
 
 
+def test_the_digest_is_of_values_intervals_and_verdicts(out: Path) -> None:
+    def saved(value: float, verdict: record.Verdict = "holds", item: str = "Figure 4") -> str:
+        kept = Record("01_x", "mini", 0)
+        kept.number("x", value, **{**NUMBER, "item": item})
+        kept.claim("c", verdict=verdict, evidence=["x"], **CLAIM)
+        return json.loads(kept.save().read_text())["digest"]
+
+    assert saved(0.5) == saved(0.5, item="Figure 5")
+    assert len({saved(0.5), saved(0.500001), saved(0.5, "fails")}) == 3
+
+
 def test_published_numbers_convert(out: Path) -> None:
     assert record.published("p.share") == record.published("p.share", "percent") == 16.9
     assert record.published("p.share", "fraction") == 0.169
     assert record.published("p.half", "percent") == 50.0
+    assert record.published("p.share", "difference") == 0.169
 
 
 def test_a_live_session_may_run_a_cell_again(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import jupytext
 import nbformat
 import pytest
 
-from xaikit import report, run
+from xaikit import arithmetic, report, run
 
 NAME = "01_small"
 
@@ -109,7 +110,7 @@ def test_pages_and_results_repeat(checkout: Path) -> None:
         run.write_pages(run.jobs([], "mini", root=checkout))
         content = results(checkout)
         record = json.loads(content.pop("numbers.json"))
-        record.pop("seconds")
+        record.pop("seconds"), record.pop("machine")
         page = checkout / "notebooks" / f"{NAME}.ipynb"
         assert page.stat().st_mtime <= (checkout / "notebooks" / f"{NAME}.py").stat().st_mtime
         seen.append((content, record, page.read_bytes()))
@@ -225,6 +226,40 @@ def test_a_run_can_be_stopped_and_started_again(checkout: Path, how: signal.Sign
     assert "numbers.json" in results(checkout)
 
 
+def test_the_kernel_has_the_arithmetic_of_the_profile_or_the_one_asked_for(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(
+        checkout,
+        'print("drew it")',
+        'import os\nprint(os.environ.get("XAIKIT_ARITHMETIC"), os.environ.get("MKL_CBWR"))',
+    )
+    profile = checkout / "xaikit" / "profiles" / "mini.toml"
+    profile.write_text('[common]\narithmetic = "portable"\n' + profile.read_text())
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.delenv("XAIKIT_ARITHMETIC", raising=False)
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx2"}))
+
+    def said(folder: Path) -> str:
+        work = checkout / "build" / "mini" / folder
+        return re.search(r"^(\w+ \S+)$", (work / f"{NAME}.log").read_text(), re.MULTILINE)[1]
+
+    assert run.run_notebook(NAME, root=checkout) == checkout / "figures" / "mini" / NAME
+    assert said(Path()) == "portable AVX2,STRICT"
+    assert run.run_notebook(NAME, root=checkout, arithmetic="portable") == checkout / "figures" / "mini" / NAME
+    assert len(times_run(checkout)) == 1
+    folder = run.run_notebook(NAME, root=checkout, arithmetic="native")
+    assert folder == checkout / "build" / "mini" / "seed-0-native" / NAME and said(folder.parent) == "None COMPATIBLE"
+    run.run_notebook(NAME, root=checkout, seed=3, arithmetic="plain")
+    assert said(Path("seed-3-plain")) == "plain AVX2"
+    run.run_notebook(NAME, root=checkout, seed=3)
+    job = run.jobs([NAME], "mini", root=checkout)[0]
+    assert [(each.seed, each.arithmetic) for each in run.variants_run(job)] == [(0, "native"), (3, None), (3, "plain")]
+    assert len(times_run(checkout)) == 4
+    with pytest.raises(ValueError, match="unknown arithmetic 'fast': choose one of portable"):
+        run.run_notebook(NAME, root=checkout, arithmetic="fast")
+
+
 def test_two_processes_run_a_notebook_once(checkout: Path) -> None:
     both = [start(checkout, NAME) for _ in range(2)]
     said = "".join(process.communicate(timeout=120)[0] for process in both)
@@ -253,23 +288,43 @@ def test_doing_nothing_loads_nothing_heavy() -> None:
 
 def test_the_report_counts_what_the_records_say(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (checkout / "notebooks" / "02_later.py").write_text("")
-    numbers = [{"id": id, "value": value} for id, value in {"n.in": 0.5, "n.out": 0.9, "n.new": 1.0}.items()]
-    claims = [{"verdict": verdict} for verdict in ["holds"] * 3 + ["fails"] * 2 + ["inconclusive"]]
+    values = {"n.in": 0.5, "n.out": 0.9, "n.new": 1.0, "n.wide": 0.1}
+    numbers = [{"id": id, "value": value} for id, value in values.items()]
+    verdicts = ["holds"] * 3 + ["fails"] * 2 + ["inconclusive"]
+    claims = [{"id": f"claim-{position}", "verdict": verdict} for position, verdict in enumerate(verdicts)]
     artefacts = ["fig1.pdf", "fig1.png", "table1.csv"]
-    record = {"notebook": NAME, "seconds": 41.7, "artefacts": artefacts, "numbers": numbers, "claims": claims}
-    accepted = {id: {"notebook": NAME, "low": 0.4, "high": 0.6} for id in ("n.in", "n.out", "n.gone")}
+    record = {
+        "notebook": NAME, "seed": 0, "source": "s" * 64, "device": "cpu", "seconds": 41.7, "artefacts": artefacts,
+        "versions": {"torch": "2.15.0"}, "numbers": numbers, "claims": claims, "digest": "d",
+        "machine": {"cpu": "a CPU", "flags": "avx2 fma", "cores": 4, "threads": 2, "arithmetic": "portable"},
+    }  # fmt: skip
+    accepted = {id: {"low": 0.4, "high": 0.6} for id in ("n.in", "n.out", "n.gone")}
+    accepted["n.wide"] = {"low": None, "high": None}
+    other = {**record, "seed": 12, "claims": [{**claims[0], "verdict": "fails"}, *claims[1:]], "digest": "e"}
     for file, content in {
         f"figures/mini/{NAME}/numbers.json": record,
-        "data/accepted/mini.json": accepted,
+        f"build/mini/seed-12-native/{NAME}/numbers.json": other,
+        "data/accepted/mini.json": {NAME: {"digest": "d", "numbers": accepted}},
     }.items():
-        (checkout / file).parent.mkdir(parents=True)
+        (checkout / file).parent.mkdir(parents=True, exist_ok=True)
         (checkout / file).write_text(json.dumps(content))
     report.report(run.jobs([], "mini", root=checkout))
     said = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
-    assert rows == [[NAME, "42", "2", "3", "2", "1", "0", "1", "1"], ["02_later", "no", "run"]]
-    assert said.splitlines()[-3:] == [
+    counted = [NAME, "42", "2", "3", "2", "1", "0", "1", "1", "1", "as", "accepted"]
+    assert rows == [counted, ["02_later", "no", "run"]]
+    finding = "A number outside is a finding: please report it with this line. "
+    assert said.splitlines()[-4:] == [
         "outside: n.out = 0.9, accepted 0.4 to 0.6",
         "not recorded, though accepted: n.gone",
+        f"{finding}{NAME}, seed 0, source ssssssssssss; torch 2.15.0; cpu, a CPU, portable arithmetic, 2 threads on 4 "
+        "cores, avx2 fma",
         f"{NAME}: numbers not accepted yet: 1 (make accept)",
     ]
+    report.report(run.jobs([NAME], "mini", root=checkout), seeds=True)
+    said = capsys.readouterr().out
+    rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
+    assert rows[0] == counted
+    assert rows[1] == ["seed-12-native", "42", "2", "2", "3", "1", "0", "1", "1", "1", "other"]
+    assert "outside: seed-12-native: n.out = 0.9, accepted 0.4 to 0.6" in said
+    assert said.splitlines()[-1] == "claim-0: holds 1, fails 1 of 2 runs"

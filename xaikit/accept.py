@@ -15,7 +15,7 @@ from typing import Any
 from xaikit.arithmetic import ARITHMETICS, NATIVE
 from xaikit.files import write_text
 from xaikit.paths import ROOT
-from xaikit.record import RANGES
+from xaikit.units import RANGES
 
 # A variance from a few runs is itself uncertain, so each is drawn towards the typical one of its unit, which
 # weighs as much as this many degrees of freedom (Smyth 2004, the moderated t statistic, with a fixed prior).

@@ -20,23 +20,12 @@ from matplotlib.figure import Figure
 
 from xaikit import arithmetic, paths, sources
 from xaikit.files import replacing, write_text
+from xaikit.units import RANGES
 
 Protocol = Literal["as-published", "corrected", "control", "exact"]
 Verdict = Literal["holds", "fails", "inconclusive", "not-run"]
 _VERSIONED = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy")
 _CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0, ("percent", "difference"): 0.01}
-# Where a number of each unit can lie. A difference is one of two fractions; a ratio may be above 1.
-RANGES: dict[str, tuple[float, float]] = {
-    "fraction": (0, 1),
-    "fraction of heads": (0, 1),
-    "share of maps": (0, 1),
-    "p-value": (0, 1),
-    "difference": (-1, 1),
-    "correlation": (-1, 1),
-    "rank correlation": (-1, 1),
-    "cosine": (-1, 1),
-    "count": (0, math.inf),
-}
 
 
 def published(id: str, unit: str | None = None) -> float:
@@ -132,9 +121,9 @@ class Record:
     ) -> None:
         """Record one number, with its 95 % interval [low, high] from `n` samples where it has one.
 
-        `unit` is free text; one of `RANGES` says where the number can lie. `item` is the figure or table of the paper,
-        `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent and
-        fraction convert to each other).
+        `unit` is free text; for those of `units.RANGES` the number must lie there. `item` is the figure or table of
+        the paper, `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent
+        and fraction convert to each other).
         Raises ValueError for an id that is taken or not in lower case, a value that is not finite, outside of its
         interval or of its unit's range, and an unknown protocol or published id.
         """

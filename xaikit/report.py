@@ -41,7 +41,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False) -> None:
                 len(artefacts), *map(reached.count, VERDICTS), len(drift.within), len(drift.outside),
                 len(drift.unchecked),
             )  # fmt: skip
-            label = f"{each.name}, {each.variant}" if each.variant else each.name
+            label = f"  {each.variant}" if each.variant else each.name
             table.add_row(
                 label, f"{record['seconds']:.0f}", *map(str, counts), "as accepted" if drift.same else "other"
             )
@@ -54,7 +54,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False) -> None:
             if drift.outside:
                 notes.append(f"A number outside is a finding: please report it with this line. {_setting(record)}")
             if drift.unknown:
-                notes.append(f"{label}: numbers not accepted yet: {len(drift.unknown)} (make accept)")
+                notes.append(f"{run}{each.name}: numbers not accepted yet: {len(drift.unknown)} (make accept)")
         if seeds:
             notes += _differing(records)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)

@@ -1,0 +1,16 @@
+"""Where a number of each unit can lie; of other units nothing is known."""
+
+import math
+
+# A difference is one of two fractions; a ratio may be above 1.
+RANGES: dict[str, tuple[float, float]] = {
+    "fraction": (0, 1),
+    "fraction of heads": (0, 1),
+    "share of maps": (0, 1),
+    "p-value": (0, 1),
+    "difference": (-1, 1),
+    "correlation": (-1, 1),
+    "rank correlation": (-1, 1),
+    "cosine": (-1, 1),
+    "count": (0, math.inf),
+}
