@@ -13,7 +13,6 @@ from scipy import stats
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from xaikit import cache
 from xaikit.datasets import imagenet, imagenet9
 from xaikit.mitigation import Recipe, fine_tune
 from xaikit.models import vit_classifier
@@ -24,6 +23,7 @@ from xaikit.nucleus_sampling import sample
 from xaikit.paths import DATASETS
 from xaikit.profiles import Settings
 from xaikit.seeding import seed_for
+from xaikit.side_by_side import fetch_all
 from xaikit.stats import Interval, bootstrap
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.clip_pictures import WORLD
@@ -113,10 +113,25 @@ def trained_translator(
         if not path.is_file():
             raise ValueError(f"{path} is missing: train it with python -m xaikit.translator_training, or name none.")
         return read_translator(path, device)
+    seeds, of = {"translator": seed}, {"translator": features}
+    return trained_translators(of, pairs, language, settings, seeds, device, start=start, **options)["translator"]
+
+
+def trained_translators(
+    features: Mapping[str, nn.Module],
+    pairs: Captioned,
+    language: LanguageModel,
+    settings: Settings,
+    seeds: Mapping[str, int],
+    device: str,
+    *,
+    start: Translator | None = None,
+    **options: Any,
+) -> dict[str, Translator]:
+    """A translator as `trained_translator` gives for each of `features`, by their names; trained side by side."""
     each = min(map(len, pairs.captions))
     flat = [text for texts in pairs.captions for text in texts[:each]]
-    job = {
-        "features": features_of(features, pairs.images, len(pairs), device),
+    common = {
         "sentences": language.encode(flat, settings.longest).unflatten(0, (-1, each)),
         "decoder": language.decoder,
         "prompt": len(language.prompt),
@@ -124,13 +139,18 @@ def trained_translator(
         "arguments": {"to_width": language.width, **options} if start is None else dict(start.arguments),
         "start": start,
         "recipe": TranslatorRecipe(settings.epochs, settings.batch, settings.learning_rate),
-        "seed": seed,
         "device": device,
     }
-    state = cache.fetch(_translator, **job)
-    translator = _new_translator(job["features"], job["arguments"])
-    translator.load_state_dict(state)
-    return translator.to(device).eval().requires_grad_(False)
+    jobs = {
+        name: {**common, "features": features_of(module, pairs.images, len(pairs), device), "seed": seeds[name]}
+        for name, module in features.items()
+    }
+    found = {}
+    for name, state in fetch_all(_translator, jobs, label="training translators", device=device).items():
+        found[name] = _new_translator(jobs[name]["features"], common["arguments"])
+        found[name].load_state_dict(state)
+        found[name].to(device).eval().requires_grad_(False)
+    return found
 
 
 def _translator(
@@ -160,12 +180,26 @@ def _new_translator(features: Tokens, arguments: dict[str, Any]) -> Translator:
     return Translator(**{"tokens": features.shape[1], "width": features.shape[2], **arguments})
 
 
-def fine_tuned(model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, seed: int, device: str) -> nn.Module:
-    """`mitigation.fine_tune`, or what it gave before."""
-    state = cache.fetch(_fine_tuned, model=model, pixels=pixels, labels=labels, recipe=recipe, seed=seed, device=device)
-    tuned = copy.deepcopy(model)
-    tuned.load_state_dict(state)
-    return tuned.to(device).eval().requires_grad_(False)
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What `mitigation.fine_tune` needs: a model and the pictures, in 8 bits, that it is to learn from."""
+
+    model: nn.Module
+    pixels: UInt8[Tensor, "images 3 height width"]
+    labels: Int64[Tensor, " images"]
+    recipe: Recipe
+    seed: int
+
+
+def fine_tuned(tunings: Mapping[str, Tuning], device: str) -> dict[str, nn.Module]:
+    """`mitigation.fine_tune` for each, by its name, side by side; or what it gave before."""
+    jobs = {name: {**vars(tuning), "device": device} for name, tuning in tunings.items()}
+    found = {}
+    for name, state in fetch_all(_fine_tuned, jobs, label="fine-tuning", device=device).items():
+        found[name] = copy.deepcopy(tunings[name].model)
+        found[name].load_state_dict(state)
+        found[name].to(device).eval().requires_grad_(False)
+    return found
 
 
 def _fine_tuned(
@@ -292,7 +326,8 @@ def nine_classifier(cfg: Settings, seed: int) -> NineClassifier:
         return NineClassifier(model, imagenet.CLASS_NAMES, mapping)
     data = pictures.nine(cfg, seed, "train")
     start = vit_classifier.build(cfg.classifier, seed_for(seed, "nine"), len(data.names)).to(cfg.device)
-    model = fine_tuned(start, pixels(data), data.labels, Recipe(**cfg.train), seed_for(seed, "nine"), cfg.device)
+    tuning = Tuning(start, pixels(data), data.labels, Recipe(**cfg.train), seed_for(seed, "nine"))
+    model = fine_tuned({"nine": tuning}, cfg.device)["nine"]
     return NineClassifier(model, data.names, torch.arange(len(data.names)))
 
 
