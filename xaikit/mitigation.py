@@ -7,6 +7,7 @@ random squares; resampling and last-layer retraining know the groups, which the 
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,7 +155,7 @@ def fine_tune(
     anything that gives one image at each position, read batch by batch; pixels of 8 bits are divided by 255. With
     `weights` (`group_weights`) each batch's images are drawn with such probabilities, with replacement. With
     `parameters`, names of parameters or of modules, only these learn, and the model does so in evaluation mode: no
-    dropout, no new averages in batch norms. The copy is in float32; it learns in bfloat16 where the device has that.
+    dropout, no new averages in batch norms. The copy is in float32; on a GPU that has bfloat16 it learns in that.
     Raises ValueError where there is no image, labels or weights do not fit, a name is not in the model, and a loss is
     not finite.
     Source: TExplain, section 4.4, where the recipe is not said; MaskTune (Asgari et al., 2022).
@@ -179,7 +180,7 @@ def fine_tune(
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed_for(seed, "fine-tuning", "dropout"))
         for step, rows in zip(steps, batches, strict=False):
-            with training_precision(device):
+            with nullcontext() if device == "cpu" else training_precision(device):
                 logits = tuned(_pixels(images, rows, device)).float()
             if highest >= logits.shape[1]:
                 raise ValueError(f"Label {highest} is not among the model's classes 0 to {logits.shape[1] - 1}.")

@@ -1,6 +1,7 @@
 """The standalone classifiers of paper 1: torchvision ResNet-50s that call a digit five or eight."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +102,8 @@ def train(
             epoch = torch.randperm(len(images), generator=order).tensor_split(chunks)
         rows = epoch[step % chunks]
         target = labels[rows].to(device)
-        with training_precision(device):
+        # A CPU trains in float32, whatever it has: bfloat16 makes other networks of some CPUs, and none of them sooner.
+        with nullcontext() if device == "cpu" else training_precision(device):
             logits = trained(images[rows].to(device)).float()
         loss = F.cross_entropy(logits, target)
         if not loss.isfinite():
