@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rounding import assert_equal_up_to_rounding
 from torch import nn
 
 from xaikit import cache, paths
+from xaikit.decomposition import coefficients
+from xaikit.models.clip import load_from
 from xaikit.profiles import Settings
+from xaikit.world import nine
 
 calls: list[dict[str, Any]] = []
 
@@ -214,3 +218,18 @@ def test_two_processes_compute_once(tmp_path: Path) -> None:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert (tmp_path / "calls.txt").read_text() == "called\n"
+
+
+def test_a_forward_pass_is_the_same_within_rounding_in_any_batch_and_on_any_number_of_threads() -> None:
+    """As the module says of results that other arithmetics left."""
+    images, tower = nine(8, seed=0).images(64), load_from({"weights": "clip-vit-mini"}).image_encoder
+    threads, found = torch.get_num_threads(), {}
+    try:
+        for count, batch in ((1, 1), (1, 8), (2, 1), (2, 8)):
+            torch.set_num_threads(count)
+            parts = [vars(coefficients(tower, part)) for part in images.split(batch)]
+            found[count, batch] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    finally:
+        torch.set_num_threads(threads)
+    for each in found.values():
+        assert_equal_up_to_rounding(each, found[1, 1])

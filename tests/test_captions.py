@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real_files import BESIDE, written_or_real
 from torch import Tensor
 
+from xaikit import world
 from xaikit.datasets.captions import (
     BAD_CAPTION,
     BAD_IMAGE,
@@ -32,12 +34,7 @@ from xaikit.datasets.captions import (
 )
 from xaikit.datasets.imagenet import read_image
 from xaikit.download import read_manifest
-from xaikit.paths import ROOT
 
-COCO_MINI = ROOT.parent / "shared" / "data" / "coco-mini"
-with_coco_mini = pytest.mark.skipif(
-    not COCO_MINI.is_dir(), reason="there are no photographs of COCO beside the checkout"
-)
 EVERY_DIVISION = pytest.mark.parametrize(("processes", "workers"), [(1, 0), (3, 0), (1, 2), (2, 2)])
 
 
@@ -88,6 +85,46 @@ def write_coco(folder: Path, images: int = 22) -> dict:
     (folder / "annotations" / "captions_val2017.json").write_text(json.dumps(content))
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(instances))
     return content
+
+
+def draw_coco(folder: Path, split: str, images: int) -> None:
+    """COCO's layout with drawn birds: JPEGs of two sizes, categories and captions as the scenes have them."""
+    scenes = world.birds(images, seed=0, split={"val": "validation"}.get(split, split))
+    listed = [{"id": 7 * n, "file_name": f"{(5 * n) % images:012d}.jpg"} for n in range(images)]
+    told = [
+        {"image_id": image["id"], "caption": f"{caption[0].upper()}{caption[1:]} in  picture {n}. \n"}
+        for n, (image, scene) in enumerate(zip(listed, scenes, strict=True))
+        for caption in scene.captions
+    ]
+    outlined = [
+        {"image_id": image["id"], "category_id": label + 1}
+        for image, label in zip(listed, scenes.labels("species").tolist(), strict=True)
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(scenes.values("species"), start=1)]
+    (folder / f"{split}2017").mkdir(parents=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    for image, scene in zip(listed, scenes, strict=True):
+        size = 112 + image["id"] % 2 * 16
+        Image.fromarray(scene.image(size)).save(folder / f"{split}2017" / image["file_name"])
+    for name, content in (
+        ("captions", {"images": listed, "annotations": told}),
+        ("instances", {"images": listed, "annotations": outlined, "categories": categories}),
+    ):
+        (folder / "annotations" / f"{name}_{split}2017.json").write_text(json.dumps(content))
+
+
+# What each kind of files holds: images of both splits, categories, one of these, and a word of some captions.
+COCO = {
+    "written": ({"train": 24, "val": 16}, 8, "duck", "bird"),
+    "real": ({"train": 80, "val": 79}, 80, "bus", "kitchen"),
+}
+
+
+def coco_folder(kind: str, folder: Path, split: str) -> Path:
+    if kind == "real":
+        return BESIDE / "coco-mini"
+    draw_coco(folder, split, COCO[kind][0][split])
+    return folder
 
 
 def write_shard(path: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
@@ -177,35 +214,37 @@ def test_a_word_is_named_whole_and_in_any_case(tmp_path) -> None:
         captions_naming(data, "kit.hen")
 
 
-@with_coco_mini
-@pytest.mark.parametrize(("split", "count"), [("train", 80), ("val", 79)])
-def test_real_coco_gives_its_own_captions_and_categories(split, count) -> None:
-    data, categories = read_coco(COCO_MINI, split), read_categories(COCO_MINI, split)
-    assert len(data) == count and {len(captions) for captions in data.captions} == {5} and len(categories) == 80
-    written = json.loads((COCO_MINI / "annotations" / f"captions_{split}2017.json").read_text())
-    kept = json.loads((COCO_MINI / "annotations" / f"instances_{split}2017.json").read_text())
-    (bus,) = [category["id"] for category in kept["categories"] if category["name"] == "bus"]
-    of_bus = []
+@written_or_real("coco-mini")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_pictures_have_the_captions_and_categories_of_their_files(split, kind, tmp_path) -> None:
+    folder, (counts, count, category, word) = coco_folder(kind, tmp_path, split), COCO[kind]
+    data, categories = read_coco(folder, split), read_categories(folder, split)
+    assert len(data) == counts[split] and {len(captions) for captions in data.captions} == {5}
+    assert len(categories) == count
+    written = json.loads((folder / "annotations" / f"captions_{split}2017.json").read_text())
+    kept = json.loads((folder / "annotations" / f"instances_{split}2017.json").read_text())
+    (number,) = [entry["id"] for entry in kept["categories"] if entry["name"] == category]
+    expected = []
     for image in sorted(written["images"], key=lambda image: image["file_name"]):
         own = [entry["caption"] for entry in written["annotations"] if entry["image_id"] == image["id"]]
         own = [re.sub(r"\s+", " ", caption).strip() for caption in own]
         assert list(data.captions[data.ids.index(image["file_name"])]) == own
-        if any(entry["image_id"] == image["id"] and entry["category_id"] == bus for entry in kept["annotations"]):
-            of_bus += own
-    assert captions_of_category(data, categories, "bus") == of_bus and of_bus
-    kitchens = captions_naming(data, "kitchen")
-    assert len(kitchens) >= 5 and all("kitchen" in caption.lower() for caption in kitchens)
+        if any(entry["image_id"] == image["id"] and entry["category_id"] == number for entry in kept["annotations"]):
+            expected += own
+    assert captions_of_category(data, categories, category) == expected and expected
+    naming = captions_naming(data, word)
+    assert len(naming) >= 5 and all(word in caption.lower() for caption in naming)
     assert torch.equal(data[5].image, read_image(data.paths[5]))
 
 
-@with_coco_mini
-def test_real_coco_comes_in_batches() -> None:
-    data = read_coco(COCO_MINI, "val")
+@written_or_real("coco-mini")
+def test_pictures_come_in_batches(kind, tmp_path) -> None:
+    data = read_coco(coco_folder(kind, tmp_path, "val"), "val")
     known = [{caption: n for n, captions in enumerate(data.captions) for caption in captions}]
     pixels = []
     for images, ids in batches(data, partial(prepare, size=100), partial(_positions, known[0]), 32, seed=0):
         pixels += list(zip(ids[:, 0].tolist(), images, strict=True))
-    assert sorted(n for n, _ in pixels) == list(range(79))
+    assert sorted(n for n, _ in pixels) == list(range(len(data)))
     for n, image in pixels[:5]:
         assert torch.equal(image, read_image(data.paths[n])[:, :100, :100].float() / 255)
 

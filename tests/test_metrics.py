@@ -89,8 +89,9 @@ def test_scores_do_not_depend_on_the_batches(heatmaps, masks) -> None:
     together = segmentation_scores(heatmaps, masks, ignore=-1)
     parts = zip(heatmaps.split([1, 5, 3]), masks.split([1, 5, 3]), strict=True)
     joined = SegmentationScores.join(segmentation_scores(*part, ignore=-1) for part in parts)
-    for name in ("counts", "average_precision", "foreground_average_precision"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(together, name))
+    np.testing.assert_array_equal(joined.counts, together.counts)  # no heat lies within rounding of its map's mean
+    for name in ("average_precision", "foreground_average_precision"):
+        np.testing.assert_allclose(getattr(joined, name), getattr(together, name), rtol=0, atol=1e-12)
     assert joined.interval("miou", seed=3) == together.interval("miou", seed=3)
     with pytest.raises(ValueError, match="no segmentation scores to join"):
         SegmentationScores.join([])
@@ -149,6 +150,7 @@ def test_foreground_is_above_the_mean_of_each_stretched_map() -> None:
 
 def test_the_foreground_of_an_image_depends_on_no_other_image(heatmaps) -> None:
     for image, where in zip(heatmaps, foreground(heatmaps)[0], strict=True):
+        # No heat lies within rounding of its map's mean, so that other batches must choose the same pixels.
         assert torch.equal(foreground(image[None])[0][0], where)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import chain
 
 import numpy as np
@@ -80,8 +79,9 @@ def test_salient_pixels_lie_two_deviations_above_the_mean_of_the_positive_ones(s
         heat = each if size is None else slowly_enlarged(each, *size)
         positive = heat[heat > 0]
         threshold = np.mean(positive) + 2 * np.std(positive) if len(positive) else np.inf
-        np.testing.assert_array_equal(mine, heat > threshold)
-    assert found[[0, 5]].any() and not found[1:4].any()
+        clear = np.abs(heat - threshold) > 1e-12  # enlarged, a map that is all alike is so but for rounding
+        np.testing.assert_array_equal(mine[clear], heat[clear] > threshold)
+    assert found[[0, 5]].any() and not found[1:3].any() and (size or not found[3].any())
     with pytest.raises(ValueError, match="NaN or infinity"):
         salient(maps * torch.inf)
 
@@ -229,8 +229,7 @@ def by_hand(model: nn.Linear, x: Tensor, labels: Tensor, recipe: Recipe, steps: 
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_fine_tuning_takes_the_steps_of_the_recipe(monkeypatch, optimizer) -> None:
-    monkeypatch.setattr("xaikit.mitigation.training_precision", lambda device: nullcontext())
+def test_fine_tuning_takes_the_steps_of_the_recipe(optimizer) -> None:
     pixels, labels = coloured(30)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))

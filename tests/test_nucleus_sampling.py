@@ -32,7 +32,10 @@ LOOKS = {"bert": 16, "blip": 12}  # the width of the conditioning
 
 
 def build(kind: str, vocabulary: int = 20, ending: float = 0.0) -> nn.Module:
-    """A small decoder with random weights in float64; `ending` is added to the logit of the end."""
+    """A small decoder with random weights in float64, so that no choice hangs on rounding, whatever is done at once.
+
+    `ending` is added to the logit of the end.
+    """
     torch.manual_seed(3)
     size = dict(
         vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,

@@ -437,9 +437,10 @@ def test_a_training_tower_is_explained_as_in_evaluation_and_left_as_it_was() -> 
     before = state(tower)
     with torch.no_grad():
         for function, maps in zip(BASELINES.values(), expected, strict=True):
-            assert torch.equal(function(tower, images, directions), maps)
+            torch.testing.assert_close(function(tower, images, directions), maps)  # a dropped patch would change much
     tower.requires_grad_(False)
-    assert torch.equal(chefer(tower, images, directions), expected[-1]) and torch.is_grad_enabled()
+    torch.testing.assert_close(chefer(tower, images, directions), expected[-1])
+    assert torch.is_grad_enabled()
     tower.requires_grad_(True).conv1.weight.requires_grad_(False)
     assert state(tower) == before and not images.requires_grad and not directions.requires_grad
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rounding import clear_winners
 
 from xaikit import paths, profiles
 from xaikit.datasets.idenprof import PROFESSIONS, read_professions
@@ -156,7 +157,9 @@ def test_the_settings_differ_in_their_scores_and_share_an_encoder(settings, cars
     ):
         found = setting.score(test.labels, published=published)(test.images, rows)
         torch.testing.assert_close(found, expected[rows, test.labels], rtol=0, atol=1e-5)
-        assert torch.equal(setting.answers(embed(setting.model.encoder, test.batches(7))), expected.argmax(1))
+        clear = clear_winners(expected)
+        answers = setting.answers(embed(setting.model.encoder, test.batches(7)))
+        assert clear.sum() > 24 and torch.equal(answers[clear], expected.argmax(1)[clear])
     assert zero_shot.scale > 5 and fine_tuned.scale == 1
 
 

@@ -3,6 +3,13 @@
 A result's key is the content of all that it depends on: the code that produces it, its inputs, torch's
 version, the kind of device and the name of the arithmetic (`xaikit.arithmetic`). Nothing ever has to be deleted by
 hand: what is stale is no longer asked for.
+
+Under the portable arithmetic a result is the same to the last bit whatever Intel CPU made it. The name "native" says
+nothing of CPU and threads, and no key says in which batches a result was made where the batch is no input; so a run may
+read what another arithmetic has left, and a run that was stopped and goes on may hold both. What one forward pass gives
+is then the same within rounding: of CLIP's coefficients and features, in batches of 1, 4, 8 and 32, on 1 and 2 threads,
+with AVX-512, with AVX2 and with neither, no tensor was further apart than 3e-6 of its largest entry (a test allows
+2e-5). What was *trained* is another network altogether: rounding grows with every step.
 """
 
 import dataclasses

@@ -6,7 +6,8 @@
 The images, sorted by their ids, fall into blocks of fixed size, and each process takes every n-th block; so the blocks
 are the same however many processes there are. A block is one file, which is there whole or not at all: what a killed
 process finished is not computed again, by however many processes the work is taken up. The processes need not know of
-each other.
+each other. Where they differ in threads, or work is taken up on another CPU, blocks agree within rounding only:
+`xaikit.cache` says by how much.
 """
 
 import argparse

@@ -154,7 +154,7 @@ def fine_tune(
     anything that gives one image at each position, read batch by batch; pixels of 8 bits are divided by 255. With
     `weights` (`group_weights`) each batch's images are drawn with such probabilities, with replacement. With
     `parameters`, names of parameters or of modules, only these learn, and the model does so in evaluation mode: no
-    dropout, no new averages in batch norms. The copy is in float32; it learns in bfloat16 where the device has that.
+    dropout, no new averages in batch norms. The copy is in float32; on a GPU that has bfloat16 it learns in that.
     Raises ValueError where there is no image, labels or weights do not fit, a name is not in the model, and a loss is
     not finite.
     Source: TExplain, section 4.4, where the recipe is not said; MaskTune (Asgari et al., 2022).
