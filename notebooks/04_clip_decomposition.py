@@ -91,7 +91,7 @@ clip = load_from(cfg.clip, cfg.device)
 tower = clip.image_encoder
 data = pictures.classification(cfg, seed)
 classes = study.Classes(study.class_embeddings(clip, data.prompts), data.choices)
-shown = rng(seed, "shown").choice(len(data), 24, replace=False)
+shown = rng(seed, "shown").choice(len(data), min(24, len(data)), replace=False)
 figure = plots.image_grid(torch.stack([data.images[int(i)] for i in shown]), [data.class_name(i) for i in shown])
 plt.show(figure)
 
@@ -104,7 +104,7 @@ plt.show(figure)
 # where $i$ runs over the image tokens (`decompose`). Nothing is approximated: the two sides agree to rounding.
 
 # %%
-some = torch.stack([data.images[i] for i in range(16)]).to(cfg.device)
+some = torch.stack([data.images[i] for i in range(min(16, len(data)))]).to(cfg.device)
 errors = {}
 for level in ("layer", "head", "token", "head-token"):
     parts = decompose(tower, some, level)
@@ -321,6 +321,8 @@ all_contributions = parts.of_heads(every)
 carried = {}
 for topic, labels in data.factors.items():
     has = labels >= 0
+    if int(has.sum()) <= len(labels[has].unique()):
+        continue  # no two pictures have a value in common
     share = study.variance_explained(all_contributions[has], labels[has])
     chance = study.chance_of_variance_explained(len(labels[has].unique()), int(has.sum()))
     carried[topic] = ((share - chance) / (1 - chance)).clamp_min(0)
@@ -345,12 +347,14 @@ record.figure("specialisation", figure)
 plt.show(figure)
 labelled = [role for role in roles if role.topic in carried]
 right_label = [carried.loc[name_of(role.head)].idxmax() == role.topic for role in labelled]
-matches = note(
-    "specialisation.right-label",
-    proportion(sum(right_label), len(right_label)),
-    "specialisation",
-    unit="fraction of heads",
-)
+matches = None
+if labelled:
+    matches = note(
+        "specialisation.right-label",
+        proportion(sum(right_label), len(right_label)),
+        "specialisation",
+        unit="fraction of heads",
+    )
 
 # %% [markdown]
 # **Notice.** Compare the panels row by row. A head whose texts name one topic carries that topic; the rule of the left
@@ -463,6 +467,8 @@ for (over, protocol), gain_over in gains.items():
 # %%
 best = {topic: max(roles, key=lambda role: role.shares[topic] * role.explained) for topic in cfg.retrieval}
 topics = [topic for topic in cfg.retrieval if best[topic].shares[topic] > 0 and topic in data.factors]
+if not topics:
+    raise ValueError("No head's texts name a topic of `retrieval`: give the profile more topics, or a larger pool.")
 best_head = {topic: best[topic].head for topic in topics}
 embeddings = torch.cat([part.embedding for part in parts])
 rows, pictures_of = [], {}
@@ -591,6 +597,7 @@ for family in families:
         if not number:
             for name, content in seen.items():
                 examples_shown[name] += content[: 6 // len(families)].cpu()
+some = len(examples_shown["image"])
 scores = {name: SegmentationScores.join(each) for name, each in collected.items()}
 rows = []
 for name, score in scores.items():
@@ -608,9 +615,9 @@ for name, score in scores.items():
 segmentation = pd.DataFrame(rows)
 record.table("table_segmentation", segmentation)
 display(segmentation.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
-figure, axes = plt.subplots(6, len(names) + 2, figsize=(1.3 * (len(names) + 2), 8))
+figure, axes = plt.subplots(some, len(names) + 2, figsize=(1.3 * (len(names) + 2), 8 * some / 6), squeeze=False)
 for column, name in enumerate(("image", "mask", *names)):
-    for ax, index in zip(axes[:, column], range(6), strict=True):
+    for ax, index in zip(axes[:, column], range(some), strict=True):
         ax.axis("off")
         content = examples_shown[name][index]
         if name == "image":
@@ -686,7 +693,9 @@ record.claim(
     "gandelsman.labels-are-right.corrected", item="specialisation", protocol="corrected",
     text="What the texts say of a head is what it carries.",
     rule="share of heads whose role is the factor that explains most of their variance > chance, 95 % interval",
-    verdict=verdict(matches, 1 / len(carried.columns)), evidence=["gandelsman.specialisation.right-label"],
+    verdict=verdict(matches, 1 / len(carried.columns)) if matches else "not-run",
+    evidence=["gandelsman.specialisation.right-label"] if matches else [],
+    reason=None if matches else "no head has a role that is a factor of the pictures",
 )  # fmt: skip
 rivals = [gain["common words"], gain["random"]]
 record.claim(
@@ -704,7 +713,9 @@ for protocol in bird_means:
         record.claim(
             f"gandelsman.place-heads-beat-{over}.{protocol}", item="Waterbirds", protocol=protocol, text=text,
             rule=f"worst-group accuracy minus that of {over} > 0, 95 % interval",
-            verdict=verdict(gains[over, protocol]), evidence=[f"gandelsman.waterbirds.gain-over-{over}.{protocol}"],
+            verdict=verdict(gains[over, protocol]) if place_heads else "not-run",
+            evidence=[f"gandelsman.waterbirds.gain-over-{over}.{protocol}"],
+            reason=None if place_heads else "no head has the role of places, so none was silenced",
         )  # fmt: skip
 for measure, lead in study.segmentation_lead(scores, "ours", seed).items():
     note(

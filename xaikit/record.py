@@ -162,16 +162,20 @@ class Record:
         protocol: Protocol,
         verdict: Verdict,
         evidence: Sequence[str],
+        reason: str | None = None,
     ) -> None:
         """Record what became of one claim, by a rule that was written before the result.
 
-        `evidence` holds the ids of the recorded numbers that decided it.
-        Raises ValueError for an id that is taken or not in lower case, an unknown protocol or verdict, and
-        for evidence that is missing or not recorded (a claim that was not run needs none).
+        `evidence` holds the ids of the recorded numbers that decided it, `reason` says why a claim was not run.
+        Raises ValueError for an id that is taken or not in lower case, an unknown protocol or verdict, a reason
+        with another verdict than "not-run", and for evidence that is missing or not recorded (a claim that was not
+        run needs none).
         """
         self._new(id, self._claims, "claim")
         _one_of(protocol, get_args(Protocol), f"protocol of {id!r}")
         _one_of(verdict, get_args(Verdict), f"verdict of {id!r}")
+        if reason is not None and verdict != "not-run":
+            raise ValueError(f"claim {id!r} was run, so it needs no reason: leave {reason!r} out")
         unknown = [number for number in evidence if number not in self._numbers]
         if verdict != "not-run" and (unknown or not evidence):
             missing = ", ".join(unknown) or "none is given"
@@ -184,6 +188,7 @@ class Record:
             "rule": rule,
             "verdict": verdict,
             "evidence": list(evidence),
+            **({} if reason is None else {"reason": reason}),
         }
 
     def numbers(self) -> pd.DataFrame:
@@ -211,9 +216,8 @@ class Record:
                 "protocol": claim["protocol"],
                 "item": claim["item"],
                 "rule": claim["rule"],
-                "evidence": "; ".join(
-                    f"{id} = {_shown(self._numbers[id])}" for id in claim["evidence"] if id in self._numbers
-                ),
+                "evidence": claim.get("reason")
+                or "; ".join(f"{id} = {_shown(self._numbers[id])}" for id in claim["evidence"] if id in self._numbers),
             }
             for claim in self._claims.values()
         ]

@@ -111,7 +111,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     paired: bool = True,
 ) -> Interval:
-    """Percentile bootstrap over rows (images) of `statistic(*samples)`.
+    """Percentile bootstrap over rows (images) of `statistic(*samples)`, stretched to hold the estimate itself.
 
     Arguments: `samples` are arrays [rows, ...]; `paired` ones share their rows and are drawn together, others
     each on their own. A statistic with an `axis` argument (`np.mean`) is called on many resamples of
@@ -267,8 +267,9 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float | np.ndarray:
 
 
 def _percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return _finite(float(value), float(low), float(high), n)
+    # Resamples of a minimum over groups lie below it, and those of a constant beside it by rounding.
+    low, high = (float(end) for end in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return _finite(float(value), min(low, float(value)), max(high, float(value)), n)
 
 
 def _finite(value: float, low: float, high: float, n: int) -> Interval:

@@ -174,6 +174,11 @@ def shuffled(n: int, seed: int) -> Int64[np.ndarray, " n"]:
             return order
 
 
+def has_words(text: str) -> bool:
+    """Whether a text has a letter or digit, without which it cannot be scored."""
+    return bool(_words(text))
+
+
 def _words(text: str) -> list[str]:
     return re.findall("[a-z0-9]+", text.lower())
 

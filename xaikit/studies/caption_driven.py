@@ -297,6 +297,15 @@ def self_swap(clip: Clip, data: ColouredDigits) -> float:
     return (swapped - clip_similarities(clip, data)).abs().max().item()
 
 
+def example(data: ColouredDigits, **cues: int) -> int:
+    """The position of the first digit of a `shape` or `colour` or both. Raises ValueError where there is none."""
+    matches = torch.stack([labels_of(data)[cue] == value for cue, value in cues.items()]).all(0)
+    if not matches.any():
+        asked = " and ".join(f"{cue} {value}" for cue, value in cues.items())
+        raise ValueError(f"None of the {len(data)} digits has {asked}: paint them with another scheme.")
+    return int(matches.nonzero()[0, 0])
+
+
 def labels_of(data: ColouredDigits) -> dict[str, Int64[Tensor, " images"]]:
     """Both cues of the digits, under the names that the captions give them."""
     return {"shape": data.shape, "colour": data.colour}
@@ -347,8 +356,11 @@ def cue_auc(similarities: list[Tensor], data: ColouredDigits, seed: int) -> dict
 
 
 def cue_retained(similarities: list[Tensor], before: Tensor, data: ColouredDigits, seed: int) -> dict[str, Interval]:
-    """For each cue, the mean contrast after surgery as a part of CLIP's own before it, image by image the same."""
-    own = contrasts(before, data)
+    """For each cue, the mean contrast after surgery as a part of CLIP's own before it, image by image the same.
+
+    Cues that CLIP itself does not read rightly on the whole are left out: there is nothing to retain.
+    """
+    own = {cue: contrast for cue, contrast in contrasts(before, data).items() if contrast.mean() > 0}
     after = [contrasts(similarity, data) for similarity in similarities]
     return {cue: over_models([(each[cue] / own[cue].mean()).double().numpy() for each in after], seed) for cue in own}
 

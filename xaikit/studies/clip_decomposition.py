@@ -224,7 +224,8 @@ def roles(
     """The role of each head, by a rule that no one has to read the texts for.
 
     The variance that each of its `first` texts adds is credited to the topics that the text names, in equal parts. The
-    topic with the most is the head's role if it has at least the share `least` of what these texts explain.
+    topic with the most is the head's role if it has at least the share `least` of what these texts explain. Where they
+    explain nothing, no topic has a share, and the head no role.
     """
     found = []
     for row, head in enumerate(heads):
@@ -236,10 +237,10 @@ def roles(
             for topic in named:
                 credit[topic] += gain / len(named)
         total = float(gains.sum())
-        shares = {topic: value / total for topic, value in credit.items()}
+        shares = {topic: value / total if total > 0 else 0.0 for topic, value in credit.items()}
         best = max(shares, key=lambda topic: shares[topic])
         texts = tuple(pool.texts[pick] for pick in picks)
-        found.append(Role(head, texts, total, shares, best if shares[best] >= least else None))
+        found.append(Role(head, texts, total, shares, best if total > 0 and shares[best] >= least else None))
     return found
 
 
@@ -254,18 +255,29 @@ def with_role(found: Iterable[Role], topic: str) -> tuple[Head, ...]:
 def variance_explained(
     contributions: Float[Tensor, "images heads features"], labels: Int64[Tensor, " images"]
 ) -> Float[Tensor, " heads"]:
-    """The share of each head's variance that lies between the values of a factor (η², the one-way R²), in float64."""
+    """The share of each head's variance that lies between the values of a factor (η², the one-way R²), in float64.
+
+    0 for a head that never varies. Raises ValueError for no image.
+    """
+    if not len(labels):
+        raise ValueError("No image has the factor, so it explains nothing: leave it out.")
     x = contributions.double()
     x = x - x.mean(0)
     within = torch.zeros(x.shape[1], dtype=torch.float64)
     for value in labels.unique():
         group = x[labels == value]
         within += (group - group.mean(0)).square().sum((0, 2))
-    return 1 - within / x.square().sum((0, 2))
+    total = x.square().sum((0, 2))
+    return torch.where(total > 0, 1 - within / total, 0.0)
 
 
 def chance_of_variance_explained(values: int, images: int) -> float:
-    """What a factor that a head knows nothing about explains on average: (values − 1) / (images − 1)."""
+    """What a factor that a head knows nothing about explains on average: (values − 1) / (images − 1).
+
+    Raises ValueError unless some images share a value: else the values explain everything, whatever they are.
+    """
+    if not 1 <= values < images:
+        raise ValueError(f"{values} values of {images} images: give a factor that some images have in common.")
     return (values - 1) / (images - 1)
 
 
@@ -273,7 +285,12 @@ def chance_of_variance_explained(values: int, images: int) -> float:
 
 
 def worst_group(correct: np.ndarray, groups: np.ndarray) -> float:
-    """The accuracy of the group with the lowest: `correct` [images] is 0 or 1, `groups` [images] numbers the groups."""
+    """The accuracy of the group with the lowest: `correct` [images] is 0 or 1, `groups` [images] numbers the groups.
+
+    Groups without an image are left out. Raises ValueError for no image.
+    """
+    if not len(correct):
+        raise ValueError("There is no image, so no group is the worst: give at least one.")
     groups = groups.astype(int)
     right, sizes = np.bincount(groups, correct), np.bincount(groups)
     return float((right[sizes > 0] / sizes[sizes > 0]).min())

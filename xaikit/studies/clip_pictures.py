@@ -20,8 +20,9 @@ from xaikit.profiles import Settings
 from xaikit.record import published
 from xaikit.seeding import generator, rng
 from xaikit.studies.clip_decomposition import Head, Pool
-from xaikit.world import SceneSet
+from xaikit.world import Scene, SceneSet
 from xaikit.world.language import article
+from xaikit.world.scene import Value
 from xaikit.world.scene_birds import Birds
 
 WORLD = "world"  # the value of a profile's `data` that asks for drawn scenes
@@ -215,18 +216,35 @@ def heatmap_examples(cfg: Settings, seed: int) -> tuple[Float[Tensor, "images 3 
     """A few images, and texts to look for in them."""
     texts = list(cfg.heatmap_texts)
     if cfg.data == WORLD:
-        birds = world.birds(200, seed=seed, split="test", alignment=0.5)
-        things = world.nine(100, seed=seed, split="test", alignment=0.0)
-        cars = world.cars(100, seed=seed, split="test", written=1.0)
-        two = next(i for i, scene in enumerate(birds) if scene.count == 2 and scene.background == "water")
-        one = next(i for i, scene in enumerate(birds) if scene.count == 1 and scene.background == "land")
-        red = next(i for i, scene in enumerate(things) if scene.colour == "red" and scene.category == "dog")
-        return torch.stack(
-            [birds[[two]].images()[0], birds[[one]].images()[0], things[[red]].images()[0], cars[:1].images()[0]]
-        ), texts
+        return torch.stack([SceneSet.of([scene]).images()[0] for scene in heatmap_scenes(seed)]), texts
     data = classification(cfg, seed)
-    chosen = rng(seed, "heatmaps").choice(len(data), 4, replace=False)
+    chosen = rng(seed, "heatmaps").choice(len(data), min(4, len(data)), replace=False)
     return torch.stack([data.images[int(index)] for index in chosen]), texts
+
+
+def heatmap_scenes(seed: int) -> list[Scene]:
+    """Two birds on water, one on land, a red dog, and a car with a name on its door."""
+    birds = world.birds(200, seed=seed, split="test", alignment=0.5)
+    things = world.nine(100, seed=seed, split="test", alignment=0.0)
+    cars = world.cars(100, seed=seed, split="test", written=1.0)
+    return [
+        scene_with(birds, count=2, background="water"),
+        scene_with(birds, count=1, background="land"),
+        scene_with(things, category="dog", colour="red"),
+        cars[0],
+    ]
+
+
+def scene_with(scenes: SceneSet, **factors: Value) -> Scene:
+    """The first scene with these factors; where no scene has them all, the first one, drawn anew with them.
+
+    Which factors meet in a set is left to its seed, so whoever needs a certain picture asks for it here.
+    Raises ValueError for no scene, and for factors and values that the family does not have.
+    """
+    if not len(scenes):
+        raise ValueError("There is no scene to choose from: make a set of at least one.")
+    wanted = scenes[0].replace(**factors)  # also says what is wrong with the factors
+    return next((scene for scene in scenes if scene == scene.replace(**factors)), wanted)
 
 
 # --- texts ----------------------------------------------------------------------------------------------------------

@@ -30,11 +30,11 @@ from xaikit.studies.clip_pictures import WORLD
 from xaikit.studies.texplain_pictures import Captioned, batches
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.texplain import Translator
-from xaikit.text_overlap import Embed, mean_pooled, over_samples, overlap
+from xaikit.text_overlap import Embed, has_words, mean_pooled, over_samples, overlap
 from xaikit.translator_training import InMemory, read_translator
 from xaikit.translator_training import Recipe as TranslatorRecipe
 from xaikit.translator_training import train as train_translator
-from xaikit.words import document_frequency, dominant, words_of
+from xaikit.words import document_frequency, dominant, explained_by_prior, words_of
 from xaikit.world import SceneSet, lexicon
 from xaikit.world.lexicon import named_factors, true_words, words_for
 from xaikit.world.scene import Scene, Value
@@ -106,7 +106,7 @@ def trained_translator(
     The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
     it goes on from another translator of the same shape. `settings` are those of `translator_training.Recipe`, and
     `longest`, the tokens of a caption. With `file`, a name in the data folder, nothing is trained: it is what
-    `python -m xaikit.translator_training` has written. Raises ValueError where that is missing.
+    `python -m xaikit.translator_training` has written. Raises ValueError where that is missing, and for no pair.
     """
     if file is not None:
         path = DATASETS / file
@@ -129,6 +129,8 @@ def trained_translators(
     **options: Any,
 ) -> dict[str, Translator]:
     """A translator as `trained_translator` gives for each of `features`, by their names; trained side by side."""
+    if not len(pairs):
+        raise ValueError("There is no image with captions to learn from: ask for at least two pairs.")
     each = min(map(len, pairs.captions))
     flat = [text for texts in pairs.captions for text in texts[:each]]
     common = {
@@ -268,16 +270,32 @@ def kind_of_place(data: Classified, name: str) -> frozenset[str]:
     )
 
 
-def most_likely(found: Mapping[str, float], names: Mapping[str, Collection[str]]) -> str:
-    """The class whose words together are the most frequent."""
-    return max(names, key=lambda name: sum(found.get(word, 0.0) for word in names[name]))
+def most_likely(found: Mapping[str, float], names: Mapping[str, Collection[str]]) -> str | None:
+    """The class whose words together are the most frequent; none where no class has a word."""
+    said = {name: sum(found.get(word, 0.0) for word in words) for name, words in names.items()}
+    best = max(said, key=lambda name: said[name])
+    return best if said[best] > 0 else None
 
 
 def rank_agreement(found: Mapping[str, float], reference: Mapping[str, float]) -> float:
-    """Spearman's correlation of the frequencies of the words that are dominant in the reference."""
+    """Spearman's correlation of the frequencies of the words that are dominant in the reference.
+
+    0, and not undefined, where one of the two does not tell any words apart.
+    """
     judged = dominant(reference)
-    ranks = stats.spearmanr([found.get(word, 0.0) for word in judged], [reference[word] for word in judged])
-    return float(ranks.statistic)
+    both = [[each.get(word, 0.0) for word in judged] for each in (found, reference)]
+    if any(len(set(frequencies)) < 2 for frequencies in both):
+        return 0.0
+    return float(stats.spearmanr(*both).statistic)
+
+
+def prior_shares(found: Sequence[Mapping[str, float]], prior: Mapping[str, float], most: int) -> np.ndarray:
+    """The mean share of the `most` most frequent words of each image that `words.explained_by_prior` explains.
+
+    Images without a word are left out. Raises ValueError as `words.explained_by_prior` does.
+    """
+    shares = [list(explained_by_prior(each, prior).values())[:most] for each in found]
+    return np.array([np.mean(each) for each in shares if each])
 
 
 def difference(first: np.ndarray, second: np.ndarray, seed: int) -> Interval:
@@ -440,11 +458,16 @@ PUBLISHED_TABLE1 = {
 def overlaps(candidates: Sequence[str], references: Sequence[str], embed: Embed, each: int) -> dict[str, np.ndarray]:
     """The text overlap of pairs of sentences, the mean over the `each` pairs of every picture.
 
-    The cosine lies in [-1, 1], the others in [0, 100], as Table 1 prints them.
+    The cosine lies in [-1, 1], the others in [0, 100], as Table 1 prints them. A sentence without a letter or digit,
+    which a decoder may sample, has nothing in common with any: 0. Raises ValueError for no pair of sentences with one.
     """
-    found = overlap(candidates, references, embed=embed)
+    rows = [row for row, pair in enumerate(zip(candidates, references, strict=True)) if all(map(has_words, pair))]
+    found = overlap([candidates[row] for row in rows], [references[row] for row in rows], embed=embed)
     scale = {name: 1 if name == "cosine" else 100 for name in found}
-    return {name: scale[name] * over_samples(scores.reshape(-1, each), "mean") for name, scores in found.items()}
+    scores = {name: np.zeros(len(candidates)) for name in found}
+    for name, own in found.items():
+        scores[name][rows] = own
+    return {name: scale[name] * over_samples(own.reshape(-1, each), "mean") for name, own in scores.items()}
 
 
 def sentence_embeddings(cfg: Settings) -> Embed:

@@ -76,7 +76,7 @@ def captioned(cfg: Settings, families: Sequence[str] = ()) -> Captioned:
     """The image-caption pairs that translators learn from, `cfg.pairs` of them: general ones, not those explained.
 
     Drawn ones, of the `families` given or of all, are some of those that the mini captioner learned from, as COCO is
-    of BLIP's.
+    of BLIP's. Raises ValueError for families that the corpus does not have.
     """
     if cfg.data != WORLD:
         found = real_captions.read_coco(DATASETS / cfg.coco, "train").select(range(cfg.pairs))
@@ -84,6 +84,8 @@ def captioned(cfg: Settings, families: Sequence[str] = ()) -> Captioned:
     parts: dict[str, SceneSet] = {
         name: scenes for name, scenes in clip_vit_mini.corpus().items() if not families or name in families
     }
+    if not parts:
+        raise ValueError(f"The corpus has no scenes of {', '.join(families)}: name families of the world.")
     parts = {name: scenes[: cfg.pairs // len(parts)] for name, scenes in parts.items()}
     images = ConcatDataset([scenes.images(cfg.size) for scenes in parts.values()])
     return Captioned(images, [five for name, scenes in parts.items() for five in clip_vit_mini.captions(name, scenes)])

@@ -105,7 +105,8 @@ def causes(test: dict[str, Classified], size: int) -> list[Cause]:
     """What drawn pictures of both tasks show, and how it is changed; nothing for photographs.
 
     Clothing, tool and place become those of the next profession; make, model and place of a car become the next ones;
-    looks are exchanged, faces hidden. The name on a car is replaced by that of another make, on those that have one.
+    looks are exchanged, faces hidden. The name on a car is replaced by that of another make, on those that have one;
+    where none has, that cause is left out.
     """
     if any(data.scenes is None for data in test.values()):
         return []
@@ -114,7 +115,8 @@ def causes(test: dict[str, Classified], size: int) -> list[Cause]:
                          ("background", "background")):  # fmt: skip
         found.append(_cause(OCCUPATION, part, test[OCCUPATION], factor, size))
     for part, factor in (("text", "text"), ("emblem", "make"), ("body", "model"), ("background", "background")):
-        found.append(_cause(CARS, part, test[CARS], factor, size))
+        if factor != "text" or len(with_text(test[CARS])):
+            found.append(_cause(CARS, part, test[CARS], factor, size))
     return found
 
 
@@ -172,7 +174,10 @@ def portraits(data: Classified, cfg: Settings, seed: int) -> Portraits:
     size = (cfg.size, cfg.size)
     if data.scenes is not None:
         masked = data.scenes.replace(face_mask=True)
-        faces = box_masks([scene.boxes(cfg.size)["face"][0] for scene in masked], size)
+        boxes = [scene.boxes(cfg.size)["face"] for scene in masked]
+        if hidden := [place for place, found in enumerate(boxes) if not found]:
+            raise ValueError(f"Nothing is seen of the face of person {hidden[0]}: draw at more than {cfg.size} pixels.")
+        faces = box_masks([found[0] for found in boxes], size)
         looks = tuple(str(value) for value in data.scenes.values("presentation"))
         images = data.scenes.images(cfg.size), masked.images(cfg.size)
         return Portraits(*images, faces, data.labels, data.scenes.labels("presentation"), looks)
