@@ -51,7 +51,7 @@ lab: $(READY) ## JupyterLab with the paired notebooks
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest
 
-accept: $(READY) ## accept the present numbers, with bands from several seeds (on purpose only)
+accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
 	@$(PY) -m xaikit.accept --profile '$(PROFILE)'
 
 check: $(READY) ## lint and check the format
