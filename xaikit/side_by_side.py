@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import partialmethod
 from typing import Any
 
 import psutil
@@ -123,7 +124,7 @@ def _deterministic() -> bool:
 
 def _begin(deterministic: bool) -> None:
     """Make a new process one of a single thread, which ends with the one that started it."""
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is loaded: bars of many jobs would run into each other
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # bars of many jobs would run into each other
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     import torch
