@@ -61,7 +61,8 @@ def test_removal_curves_equal_a_sequential_loop(classifier: nn.Module, insertion
         assert float(found.areas("max")[i]) == pytest.approx(area / max(scores), abs=1e-6)
         assert float(found.areas("initial")[i]) == pytest.approx(area / scores[0], abs=1e-6)
         low, high = min(scores), max(scores)
-        assert float(found.areas("minmax")[i]) == pytest.approx((area - low) / (high - low), abs=1e-5)
+        # A narrow range makes the rounding of its ends larger by as much.
+        assert float(found.areas("minmax")[i]) == pytest.approx((area - low) / (high - low), abs=1e-6 / (high - low))
 
 
 def test_each_image_is_scored_as_itself(classifier: nn.Module) -> None:
