@@ -94,7 +94,7 @@ def captioned(cfg: Settings, families: Sequence[str] = ()) -> Captioned:
 def generator_prompts(cfg: Settings, seed: int) -> dict[str, list[str]]:
     """What the generator is asked to draw: `cfg.generated` captions of each of `cfg.categories`."""
     if cfg.data == WORLD:
-        scenes = world.nine(len(HOMES) * cfg.generated, seed=seed, split="validation")
+        scenes = list(world.nine(len(HOMES) * cfg.generated, seed=seed, split="validation"))
         return {name: [scene.captions[0] for scene in scenes if scene.category == name] for name in cfg.categories}
     found = real_captions.read_coco(DATASETS / cfg.coco, "val")
     return {name: real_captions.captions_naming(found, name)[: cfg.generated] for name in cfg.categories}
