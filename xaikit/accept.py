@@ -39,7 +39,7 @@ class Drift:
     outside: list[tuple[str, float, float, float]] = field(default_factory=list)  # id, value, low, high
     unchecked: list[str] = field(default_factory=list)  # their bands are too wide to say anything
     unknown: list[str] = field(default_factory=list)  # in the run, not accepted
-    missing: list[str] = field(default_factory=list)  # accepted, not in the run
+    missing: list[str] = field(default_factory=list)  # checked, not in the run
     same: bool = False  # all numbers and verdicts are those accepted, to the last digit
 
 
@@ -55,7 +55,7 @@ def drift(record: Mapping[str, Any], profile: str, root: Path = ROOT) -> Drift:
         outside=[(id, value, low, high) for id, value, low, high in placed if not low <= value <= high],
         unchecked=[id for id in values if id in accepted and id not in checked],
         unknown=[id for id in values if id not in accepted],
-        missing=[id for id in accepted if id not in values],
+        missing=[id for id in accepted if id not in values and accepted[id]["low"] is not None],
         same="digest" in record and record["digest"] == notebook.get("digest"),
     )
 
@@ -90,9 +90,9 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     with s_0^2 the median of the variances s_i^2 > 0 over the notebook's numbers in the same unit, wide
     enough to hold all runs' values, and within the range of its unit. An exact identity that no run changes keeps a
     relative tolerance of 1e-4, a count none; a saturated accuracy may move like its peers.
-    A number whose band covers more than a third of its range is not checked, and neither is a p-value that varies or
-    could: low and high are None.
-    Raises ValueError for fewer than two records, and where they do not hold the same numbers.
+    A number is not checked, low and high are None, where its band covers more than a third of its range, where it is a
+    p-value that is not exact, and where a run has none, as there was nothing to measure.
+    Raises ValueError for fewer than two records.
     """
     import numpy as np
     from scipy import stats
@@ -102,14 +102,9 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     if len(records) < 2:
         raise ValueError("a band needs the spread over at least two runs: give more variants")
     by_run = [{number["id"]: number["value"] for number in record["numbers"]} for record in records]
-    for record, values in zip(records, by_run, strict=True):
-        if differing := sorted(by_run[0].keys() ^ values.keys()):
-            raise ValueError(
-                f"{record['notebook']} records other numbers at seed {record['seed']} than at seed "
-                f"{records[0]['seed']}: {', '.join(differing)}"
-            )
     units = {number["id"]: number["unit"] for number in records[0]["numbers"]}
-    values = {id: np.array([each[id] for each in by_run]) for id in units}
+    everywhere = set(units).intersection(*by_run)
+    values = {id: np.array([each[id] for each in by_run if id in each]) for id in units}
     variances = {id: float(np.var(seen, ddof=1)) for id, seen in values.items() if np.ptp(seen) > 0}
     typical = {
         unit: float(np.median([variance for id, variance in variances.items() if units[id] == unit]))
@@ -132,7 +127,8 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         least, most = RANGES.get(units[id], (-math.inf, math.inf))
         low = max(least, min(rounded(centre - half), float(seen.min())))
         high = min(most, max(rounded(centre + half), float(seen.max())))
-        checks = high - low <= WIDEST * (most - least) and not (units[id] == "p-value" and id not in exact)
+        checks = id in everywhere and high - low <= WIDEST * (most - least)
+        checks = checks and (units[id] != "p-value" or id in exact)
         found[id] = {
             "value": float(seen[0]),
             "low": low if checks else None,
