@@ -4,13 +4,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+from processes import is_running, wait_for
 
 from xaikit import arithmetic, report, run
 
@@ -53,18 +52,6 @@ def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
         # Tests that run in the background of a shell inherit an ignored Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_run_leaves_its_results_and_a_second_one_does_nothing(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import is_running, wait_for
 from torch import nn
 
 from xaikit import side_by_side as module
@@ -117,15 +118,3 @@ def test_the_processes_end_with_the_one_that_started_them(tmp_path: Path) -> Non
         wait_for(lambda: not any(is_running(int(file.name)) for file in tmp_path.iterdir()), seconds=30)
     finally:
         parent.kill()
-
-
-def wait_for(condition, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
