@@ -11,7 +11,7 @@ import pytest
 from xaikit.paths import DATA
 
 FIELDS = {"id", "paper", "item", "value", "unit", "where", "kind"}
-UNITS = {"percent", "fraction", "probability", "score", "count", "number", "index"}
+UNITS = {"percent", "fraction", "p-value", "score", "count", "number", "index"}
 UNITS |= {"pixels", "words", "seconds", "minutes", "gigabytes"}
 KINDS = {"published", "repository", "decoded", "figure"}
 ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+")
@@ -59,7 +59,7 @@ def test_numbers_are_well_formed() -> None:
         value = number["value"]
         assert isinstance(value, int | float) and not isinstance(value, bool), number
         assert math.isfinite(value), number
-        if number["unit"] in {"percent", "fraction", "probability"}:
+        if number["unit"] in {"percent", "fraction", "p-value"}:
             assert 0 <= value <= (100 if number["unit"] == "percent" else 1), number
         if number["unit"] in {"count", "index", "pixels", "words"}:
             assert value >= 0 and value == int(value), number
