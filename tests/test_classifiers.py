@@ -86,6 +86,18 @@ def test_measurements_are_spread_over_the_steps(data) -> None:
     assert result.curves[-1]["accuracy"] == 1.0  # colour is easy
 
 
+def test_precise_batch_norm_averages_over_all_training_images(data) -> None:
+    """The first norm's mean is that of the first convolution's output; the weights are what they were."""
+    recipe = dataclasses.replace(RECIPE, measurements=2, precise_batch_norm=True)
+    precise, running = (train(each, *data, {"all": data}, seed=0).model for each in (recipe, RECIPE))
+    with torch.no_grad():
+        output = precise.model.conv1(precise.prepare(data[0]))
+    torch.testing.assert_close(precise.model.bn1.running_mean, output.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(running.model.bn1.running_mean, precise.model.bn1.running_mean, atol=1e-3)
+    assert torch.equal(precise.model.conv1.weight, running.model.conv1.weight)
+    assert not precise.training and precise.model.bn1.momentum == 0.1
+
+
 @pytest.mark.usefixtures("tiny")
 def test_a_cached_training_is_read_back_as_it_was(data, monkeypatch) -> None:
     watched = {"all": data, "first": (data[0][:1], data[1][:1])}
@@ -139,9 +151,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(data) -> None:
 
 
 def test_build_follows_the_recipe(monkeypatch) -> None:
-    model = build(dataclasses.replace(RECIPE, batch_norm_momentum=0.4), classes=7)
+    model = build(RECIPE, classes=7)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert len(norms) == 53 and all(norm.momentum == 0.4 for norm in norms)
+    assert len(norms) == 53
     assert model(torch.rand(2, 3, 28, 28)).shape == (2, 7) and model.size == 16
     assert (model.model.layer1[0].bn3.weight == 0).all()
     assert not model.grey and build(dataclasses.replace(RECIPE, grey=True)).grey

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torchvision.models import resnet50
 
 from xaikit.arithmetic import training_precision
@@ -33,7 +34,10 @@ class Recipe:
     schedule: str = "constant"  # or "one-cycle"
     weight_decay: float = 0.0
     grey: bool = False  # behind a colour-to-grey preprocessor, which is then a part of the model
-    batch_norm_momentum: float = 0.1  # higher where few steps must do for the running averages
+    # Before each measurement and at the end, batch norms get their averages from all training images, in batches of 100
+    # (Wu and Johnson, 2021). Running averages of a dozen steps are still on their way, and whether a network is right
+    # would be a matter of luck.
+    precise_batch_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,6 @@ def build(recipe: Recipe, classes: int = 2, *, pretrained: bool = True) -> Prepr
     except (KeyError, ValueError) as error:
         raise ValueError(f"torchvision's resnet50 has no weights {recipe.pretrained!r}: {error}.") from error
     model.fc = nn.Linear(model.fc.in_features, classes)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = recipe.batch_norm_momentum
     return Preprocessed(model, recipe.pixels, MEAN, STD, grey=recipe.grey)
 
 
@@ -111,6 +112,8 @@ def train(
         optimiser.step()
         schedule.step()
         seen, correct = seen + len(rows), correct + (logits.argmax(1) == target).sum().item()
+        if recipe.precise_batch_norm and (step + 1 in measured_at or step + 1 == steps):
+            update_bn((part.to(device) for part in images.tensor_split(-(-len(images) // 100))), trained)
         if step + 1 in measured_at:
             now = {"epoch": (step + 1) / chunks}
             curves.append({**now, "set": "train", "accuracy": correct / seen})
