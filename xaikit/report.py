@@ -24,7 +24,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False) -> None:
     below it the claims whose verdicts differ. Nothing but the records is read.
     """
     table = Table(title=f"profile {chosen[0].profile}")
-    table.add_column("notebook")
+    table.add_column("notebook", no_wrap=True)
     for heading in ("seconds", "artefacts", *VERDICTS, "within", "outside", "not checked"):
         table.add_column(heading, justify="right")
     table.add_column("digits")
@@ -57,7 +57,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False) -> None:
                 notes.append(f"{run}{each.name}: numbers not accepted yet: {len(drift.unknown)} (make accept)")
         if seeds:
             notes += _differing(records)
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
