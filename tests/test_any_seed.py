@@ -75,7 +75,7 @@ EXCEPTIONS = {
     "studies.texplain.Explainer.sentences": "samples by nucleus_sampling.sample",
     "studies.texplain.Explainer.texts": "samples by nucleus_sampling.sample",
     "studies.texplain.LatentTokens": "its generator makes pictures",
-    "studies.texplain.fine_tuned": TRAINS,
+    "studies.texplain.Tuning": KEEPS,
     "studies.texplain.nine_classifier": TRAINS,
     "studies.texplain.trained_translator": TRAINS,
     "studies.vlm_explanations.maps": "keeps on the disk what perturbation.meaningful_perturbation finds",
