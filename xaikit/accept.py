@@ -124,7 +124,7 @@ def bands(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     for id, seen in values.items():
         centre = float(seen.mean() if id in variances else seen[0])
         half = half_width(id)
-        least, most = RANGES.get(units[id], (-math.inf, math.inf))
+        least, most = map(float, RANGES.get(units[id], (-math.inf, math.inf)))
         low = max(least, min(rounded(centre - half), float(seen.min())))
         high = min(most, max(rounded(centre + half), float(seen.max())))
         checks = id in everywhere and high - low <= WIDEST * (most - least)
