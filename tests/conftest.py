@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from jaxtyping import install_import_hook
 # Shapes and types of all calls are checked. (Its option for pytest refuses a package of which a module is loaded.)
 install_import_hook("xaikit", "beartype.beartype")
 
-from xaikit import paths  # noqa: E402
+from xaikit import arithmetic, paths  # noqa: E402
 
 NOTEBOOK = """# %% [markdown]
 # # A notebook in small
@@ -55,6 +56,15 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test leaves anything in the checkout's cache, or finds anything there."""
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.delenv("XAIKIT_OUT", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that ship were trained in bfloat16 where a CPU has it. Tests must not depend on that, nor wait for it:
+    without AVX-512, as the portable arithmetic has it, libraries emulate it."""
+    for name in ("captioner", "clip_vit_mini", "generator"):
+        if module := sys.modules.get(f"xaikit.models.{name}"):
+            monkeypatch.setattr(module, "training_precision", arithmetic.training_precision)
 
 
 @pytest.fixture
