@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xaikit import arithmetic
 from xaikit.arithmetic import ARITHMETICS, NATIVE, PORTABLE, VARIABLE, environment
@@ -138,3 +139,20 @@ def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_notebooks_train_in_float32_on_every_cpu() -> None:
     with arithmetic.training_precision("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_trains_in_bfloat16_where_it_has_that(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
+    with FakeTensorMode(allow_non_fake_inputs=True), arithmetic.training_precision("cuda:0"):
+        square = torch.ones(2, 2, device="cuda")
+        assert (square @ square).dtype == (torch.bfloat16 if native else torch.float32)
+
+
+@on_linux
+def test_importing_portable_leaves_nothing_that_the_user_has_set() -> None:
+    code = "import os, xaikit.portable; print(*sorted(k for k in os.environ if k[:4] in ('GOMP', 'MKL_', 'DNNL')))"
+    variables = {**environment(NATIVE), "GOMP_SPINCOUNT": "9", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "DNNL_VERBOSE": "0"}
+    ran = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert ran.stdout == "MKL_CBWR MKL_DYNAMIC MKL_NUM_THREADS\n"

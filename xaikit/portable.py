@@ -7,4 +7,6 @@ import os
 
 from xaikit.arithmetic import PORTABLE, VARIABLE, environment
 
-os.environ.update(environment(os.environ.get(VARIABLE, PORTABLE)))
+given = environment(os.environ.get(VARIABLE, PORTABLE))
+os.environ.clear()  # an update alone would leave what the user has set of the same libraries
+os.environ.update(given)

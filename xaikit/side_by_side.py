@@ -46,7 +46,7 @@ def side_by_side(
     pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(_deterministic(),))
     try:
         # Pickled here: left to multiprocessing, torch would move the tensors to shared memory, of which containers
-        # have little.
+        # have little. Both ends are this program's, and nothing of it is ever kept.
         futures = {pool.submit(_call, pickle.dumps((function, dict(job)))): name for name, job in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], pickle.loads(_result(future, futures[future]))
