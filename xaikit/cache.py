@@ -13,6 +13,7 @@ with AVX-512, with AVX2 and with neither, no tensor was further apart than 3e-6 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -32,12 +33,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xaikit import paths, sources
+from xaikit import canonical, paths, sources
 from xaikit.files import replacing
 
 log = logging.getLogger(__name__)
 # The text that this process runs, or ran when it was first asked; what is on disk may have been edited since.
-_text_loaded = {file: file.read_bytes() for file in (paths.ROOT / sources.PACKAGE).rglob("*.py")}
+_text_loaded = dict(canonical.read().texts)
 
 
 def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str, Any]:
@@ -86,15 +87,8 @@ def _name(producer: Callable[..., Any]) -> str:
 
 
 def _key(producer: Callable[..., Any], inputs: Mapping[str, Any]) -> str:
-    file = Path(sys.modules[producer.__module__].__file__ or "").resolve()
-    code = {file, *sources.modules_reached(file)}
-    for path in sorted(code):
-        text = path.read_bytes()
-        if _text_loaded.setdefault(path, text) != text:
-            raise RuntimeError(f"{path} was edited after it was loaded: restart Python to run the new code")
     digest = hashlib.blake2b(digest_size=32)
-    arithmetic = os.environ.get("XAIKIT_ARITHMETIC", "native")  # read here, as cards hash whatever this module imports
-    made_by = (producer.__module__, producer.__qualname__, sources.code_hash(code), torch.__version__, arithmetic)
+    made_by = (_code(producer), torch.__version__, os.environ.get("XAIKIT_ARITHMETIC", "native"))
     digest.update(" ".join(made_by).encode())
     for argument, value in sorted(inputs.items()):
         try:
@@ -106,6 +100,23 @@ def _key(producer: Callable[..., Any], inputs: Mapping[str, Any]) -> str:
                 "numbers, text, paths, arrays, tensors or modules"
             ) from None
     return digest.hexdigest()[:32]
+
+
+def _code(thing: Callable[..., Any] | type) -> str:
+    """What a function or class does, with all that it reaches (`xaikit.canonical`)."""
+    file, name = canonical.place_of(thing)
+    code = canonical.read_with(file)
+    for path in sorted(code.files(file, [name])):
+        if _text_loaded.setdefault(path, code.texts[path]) != code.texts[path]:
+            raise RuntimeError(f"{path} was edited after it was loaded: restart Python to run the new code")
+    return code.digest(file, [name])
+
+
+@functools.cache  # what a loaded class does stays as it is
+def _class(kind: type) -> str:
+    """What objects of a class do: it and its bases, by their code where they are of this package, else by name."""
+    ours = [each.__module__.partition(".")[0] == canonical.PACKAGE for each in kind.__mro__]
+    return " ".join(_code(each) if own else each.__qualname__ for each, own in zip(kind.__mro__, ours, strict=True))
 
 
 def _feed(digest: Any, value: Any) -> None:
@@ -132,10 +143,13 @@ def _feed(digest: Any, value: Any) -> None:
             digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
         case nn.Module():
             described = re.sub(r"0x[0-9a-f]+", "", repr(value))  # addresses differ in every process
-            _feed(digest, (type(value).__qualname__, described, value.training, value.state_dict()))
+            _feed(
+                digest,
+                ([_class(type(part)) for part in value.modules()], described, value.training, value.state_dict()),
+            )
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            _feed(digest, (type(value).__qualname__, fields))
+            _feed(digest, (_class(type(value)), fields))
         case _:
             raise TypeError(f"an object of type {type(value).__name__}")
 

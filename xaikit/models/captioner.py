@@ -27,6 +27,7 @@ from transformers import (
 
 from xaikit.hooks import evaluating
 from xaikit.models import clip_vit_mini
+from xaikit.models.cards import check_folder
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.precision import training_precision
@@ -100,11 +101,13 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
     """Load a BLIP from a folder or by its name at the hub, in float32, in evaluation mode, frozen.
 
     `prompt` is put before every caption, as BLIP's training did with "a picture of". Raises ValueError for a folder
-    without a complete model, and for a hub's model that was neither downloaded nor can be reached.
+    without a complete model or with files that are not its card's, and for a hub's model that was neither downloaded
+    nor can be reached.
     """
     folder = Path(name)
     if folder.is_absolute() and not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} holds no captioner; run `make models` or restore the folder from the repository.")
+    check_folder(folder)
     try:
         with without_progress_bars() if folder.is_dir() else nullcontext():
             model = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)

@@ -3,26 +3,32 @@
 import hashlib
 import json
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from xaikit import canonical
 from xaikit.files import replacing, write_text
-from xaikit.sources import code_hash, modules_reached
+from xaikit.sources import weights_hash
 
 CLIP_WEIGHTS = "open_clip_model.safetensors"
-# Modules that only keep what others make, so that the weights do not depend on them.
-_ONLY_KEEP = {"cache.py", "files.py", "paths.py", "sources.py"}
+# The functions of a recipe's module by which weights are made; loading and running a model is no part of its recipe.
+_MADE_BY = ("train", "config", "tokenizer", "save")
 
 
-def recipe_hashes(module_file: str, config: dict) -> dict[str, str]:
-    """The hashes that a card records: of the configuration, and of the training code with the data it draws on."""
+def recipe_hashes(module: ModuleType, config: dict) -> dict[str, str]:
+    """The hashes that a card records: of the configuration, and of what the code does that trains and saves the model.
+
+    The code is that of the module's `train`, `config`, `tokenizer` and, where it has one, `save`, with all that they
+    reach, the data they draw among it (`xaikit.canonical`).
+    """
     text = json.dumps(config, sort_keys=True)
-    code = Path(module_file)
-    made_by = [module for module in (code, *modules_reached(code)) if module.name not in _ONLY_KEEP]
-    return {"config": hashlib.sha256(text.encode()).hexdigest(), "code_and_data": code_hash(made_by)}
+    file = Path(module.__file__ or "").resolve()
+    code = canonical.read_with(file).digest(file, [name for name in _MADE_BY if hasattr(module, name)])
+    return {"config": hashlib.sha256(text.encode()).hexdigest(), "code_and_data": code}
 
 
 def save_clip(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast, config: dict) -> None:
@@ -40,12 +46,18 @@ def save_clip(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerFast
         save_file(state, part)
 
 
-def weights_digest(folder: Path) -> str:
-    """The sha256 of the weights in a folder: its safetensors files, one after another in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def check_folder(folder: Path) -> None:
+    """Raise ValueError unless the files in a folder are those that its card describes; without a card nothing is known.
+
+    Every file counts: weights, configuration, tokenizer.
+    """
+    card = folder / "card.json"
+    try:
+        if card.is_file() and json.loads(card.read_text(encoding="utf-8")).get("sha256") != weights_hash(folder):
+            raise ValueError("its files are not those of its card")
+    except ValueError as error:
+        message = f"{folder} is damaged ({error}); restore it from the repository or run `make models`."
+        raise ValueError(message) from error
 
 
 def write_card(folder: Path, model: nn.Module, recipe: dict[str, str], **facts: object) -> None:
@@ -54,7 +66,7 @@ def write_card(folder: Path, model: nn.Module, recipe: dict[str, str], **facts: 
         "name": folder.name,
         **facts,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "sha256": weights_digest(folder),
+        "sha256": weights_hash(folder),
         "torch": torch.__version__.split("+")[0],
         "recipe": recipe,
     }

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from xaikit.models.cards import check_folder
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
@@ -342,10 +343,11 @@ def load_generator(name: str | Path, device: str = "cpu") -> Generator:
     """Load a Stable Diffusion from a folder, or by its name on the Hugging Face hub, from where it is downloaded.
 
     In float32, in evaluation mode, frozen, without a safety checker, as that would blacken pictures. Raises ValueError
-    for a folder without a pipeline.
+    for a folder without a pipeline, or with files that are not its card's.
     """
     if isinstance(name, Path) and not (name / "model_index.json").is_file():
         raise ValueError(f"{name} holds no generator; run `make models` or restore the folder from the repository.")
+    check_folder(Path(name))
     with without_progress_bars() if Path(name).is_dir() else nullcontext():
         pipeline = StableDiffusionPipeline.from_pretrained(
             name, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
