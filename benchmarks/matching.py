@@ -21,7 +21,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from xaikit.activation_matching import (
+from xaikit.hooks import evaluating, listening
+from xaikit.surgery.matching import (
     ActivationStatistics,
     Maps,
     activation_statistics,
@@ -31,7 +32,6 @@ from xaikit.activation_matching import (
     stages,
     upsampling_adjoint,
 )
-from xaikit.hooks import evaluating, listening
 
 Activations = dict[str, Tensor]  # of each layer, for one batch
 Pair = tuple[Activations, Activations]  # of the source, of the target

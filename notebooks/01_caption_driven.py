@@ -51,8 +51,6 @@ from open_clip.modified_resnet import ModifiedResNet
 from scipy.ndimage import uniform_filter1d
 
 from xaikit import plots, profiles
-from xaikit.activation_matching import convolutions, map_shapes, stages
-from xaikit.caption_surgery import choose_maps, shuffled, strongest
 from xaikit.datasets.digits import colour
 from xaikit.models.clip import load_from
 from xaikit.record import Record, published
@@ -61,6 +59,8 @@ from xaikit.seeding import generator
 from xaikit.stats import bootstrap_mean, proportion, spearman, verdict
 from xaikit.studies import caption_driven as study
 from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan
+from xaikit.surgery.matching import convolutions, map_shapes, stages
+from xaikit.surgery.transplant import choose_maps, shuffled, strongest
 
 cfg = profiles.load(profile, "01_caption_driven", seed)
 profiles.prepare(seed)

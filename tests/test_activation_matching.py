@@ -12,7 +12,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from xaikit.activation_matching import (
+from xaikit.surgery.matching import (
     SMALLEST_STD,
     ActivationStatistics,
     Maps,

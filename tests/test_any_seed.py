@@ -20,8 +20,6 @@ from transformers import BertConfig, BertLMHeadModel
 
 import xaikit
 from xaikit import profiles, rating, stats, world
-from xaikit.activation_matching import ActivationStatistics
-from xaikit.caption_surgery import Choice, choose_maps, shuffled
 from xaikit.datasets import digits
 from xaikit.linear_probe import ZeroShot
 from xaikit.metrics import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
@@ -44,6 +42,8 @@ from xaikit.studies import (
     vlm_explanations,
     vlm_pictures,
 )
+from xaikit.surgery.matching import ActivationStatistics
+from xaikit.surgery.transplant import Choice, choose_maps, shuffled
 from xaikit.text_overlap import shuffled as shuffled_pairs
 from xaikit.textspan import textspan
 from xaikit.translator_training import InMemory

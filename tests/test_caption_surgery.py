@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from xaikit.activation_matching import (
+from xaikit.surgery.matching import (
     SMALLEST_STD,
     ActivationStatistics,
     Maps,
@@ -18,7 +18,7 @@ from xaikit.activation_matching import (
     convolutions,
     stages,
 )
-from xaikit.caption_surgery import (
+from xaikit.surgery.transplant import (
     Captions,
     Choice,
     choose_maps,

@@ -11,25 +11,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from xaikit import cache
-from xaikit.activation_matching import (
-    ActivationStatistics,
-    Maps,
-    activation_statistics,
-    convolutions,
-    match_activations,
-    stages,
-)
-from xaikit.caption_surgery import (
-    Captions,
-    Choice,
-    choose_maps,
-    cue_contrast,
-    cue_share,
-    dominant_captions,
-    network_surgery,
-    published_values,
-    similarities,
-)
 from xaikit.datasets.digits import (
     ColouredDigits,
     Splits,
@@ -48,6 +29,25 @@ from xaikit.paths import DATASETS
 from xaikit.profiles import Settings
 from xaikit.seeding import seed_for
 from xaikit.stats import Interval, auc, bootstrap_mean, cluster_bootstrap
+from xaikit.surgery.matching import (
+    ActivationStatistics,
+    Maps,
+    activation_statistics,
+    convolutions,
+    match_activations,
+    stages,
+)
+from xaikit.surgery.transplant import (
+    Captions,
+    Choice,
+    choose_maps,
+    cue_contrast,
+    cue_share,
+    dominant_captions,
+    network_surgery,
+    published_values,
+    similarities,
+)
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
 CAPTIONS = Captions(

@@ -15,14 +15,8 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from xaikit.activation_matching import (
-    SMALLEST_STD,
-    ActivationStatistics,
-    Batches,
-    Maps,
-    checked,
-)
 from xaikit.hooks import evaluating, listening
+from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Batches, Maps, checked
 
 
 @dataclass(frozen=True, eq=False)
