@@ -23,8 +23,8 @@ from decomposition import timed
 from transformers import BlipTextConfig, BlipTextLMHeadModel, DynamicCache, EncoderDecoderCache
 
 from xaikit.models import captioner
-from xaikit.nucleus_sampling import sample
 from xaikit.paths import WEIGHTS
+from xaikit.texplain.sampling import sample
 from xaikit.world import nine
 
 SIZES = {  # of random decoders: layers, width, heads, vocabulary, tokens

@@ -16,7 +16,7 @@ from decomposition import timed
 from transformers import BlipTextConfig, BlipTextLMHeadModel
 
 from xaikit.arithmetic import training_precision
-from xaikit.texplain import Features, Translator, sentence_loss
+from xaikit.texplain.translator import Features, Translator, sentence_loss
 
 WEB_PAIRS, COCO_IMAGES = 14_000_000, 118_287
 TOKENS = 20  # of a caption, with both ends

@@ -46,7 +46,6 @@ from IPython.display import display
 
 from xaikit import plots, profiles
 from xaikit.metrics import group_accuracy
-from xaikit.mitigation import Recipe
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
@@ -56,9 +55,10 @@ from xaikit.stats import bootstrap_mean, over_runs, proportion, spearman, verdic
 from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
-from xaikit.texplain import Features
-from xaikit.text_overlap import shuffled
-from xaikit.words import check_class_names, document_frequency, dominant
+from xaikit.texplain.mitigation import Recipe
+from xaikit.texplain.text_overlap import shuffled
+from xaikit.texplain.translator import Features
+from xaikit.texplain.words import check_class_names, document_frequency, dominant
 
 cfg = profiles.load(profile, "02_texplain", seed)
 profiles.prepare(seed)

@@ -19,13 +19,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
 import xaikit
-from xaikit import profiles, rating, stats, world
+from xaikit import profiles, stats, world
 from xaikit.datasets import digits
 from xaikit.linear_probe import ZeroShot
 from xaikit.metrics import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
-from xaikit.mitigation import randomly_masked
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.nucleus_sampling import sample
 from xaikit.perturbation import Recipe, meaningful_perturbation
 from xaikit.profiles import Settings
 from xaikit.record import Record, rounded
@@ -44,9 +42,12 @@ from xaikit.studies import (
 )
 from xaikit.surgery.matching import ActivationStatistics
 from xaikit.surgery.transplant import Choice, choose_maps, shuffled
-from xaikit.text_overlap import shuffled as shuffled_pairs
+from xaikit.texplain.mitigation import randomly_masked
+from xaikit.texplain.sampling import sample
+from xaikit.texplain.text_overlap import shuffled as shuffled_pairs
+from xaikit.texplain.training import InMemory
+from xaikit.texplain.translator import rating
 from xaikit.textspan import textspan
-from xaikit.translator_training import InMemory
 from xaikit.world import Scene, SceneSet, descriptions
 from xaikit.world.descriptions import class_descriptions
 

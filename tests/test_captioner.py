@@ -14,9 +14,9 @@ from transformers import (
 from xaikit import world
 from xaikit.models import captioner
 from xaikit.models.clip import load_clip
-from xaikit.nucleus_sampling import sample
 from xaikit.paths import WEIGHTS
-from xaikit.words import words_of
+from xaikit.texplain.sampling import sample
+from xaikit.texplain.words import words_of
 from xaikit.world.lexicon import true_words
 
 FOLDER = WEIGHTS / captioner.NAME

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xaikit.metrics import group_accuracy
-from xaikit.mitigation import (
+from xaikit.texplain.mitigation import (
     MASKTUNE,
     Recipe,
     averages,

@@ -23,8 +23,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from xaikit.nucleus_sampling import _DRAWS, _Conditioned, _draw, _least, _processed, _Rules, sample
 from xaikit.seeding import generator
+from xaikit.texplain.sampling import _DRAWS, _Conditioned, _draw, _least, _processed, _Rules, sample
 
 PROMPT, END, PAD = [1, 4, 5], 2, 0
 KINDS = ("bert", "blip")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xaikit.rating import COLUMNS, MISSING, Question, agreement, krippendorff_alpha, rating_page, read_answers
+from xaikit.texplain.rating import COLUMNS, MISSING, Question, agreement, krippendorff_alpha, rating_page, read_answers
 
 WORDS = ["water", "bird", "sky", "boat", "tree", "sand", "wave", "wing", "sun", "rock"]
 

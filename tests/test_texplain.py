@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from transformers import BertConfig, BertLMHeadModel, BlipTextConfig, BlipTextLMHeadModel
 
-from xaikit.texplain import BOTTLENECK, Features, Translator, log_probabilities, sentence_loss
+from xaikit.texplain.translator import BOTTLENECK, Features, Translator, log_probabilities, sentence_loss
 
 VOCABULARY, PAD, START, END, WIDTH = 30, 0, 1, 2, 12  # WIDTH of the conditioning
 # Prompt of two tokens, words, end, padding.

@@ -13,8 +13,8 @@ from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.vlm_pictures import Classified
-from xaikit.texplain import Features, Translator
-from xaikit.translator_training import write_translator
+from xaikit.texplain.training import write_translator
+from xaikit.texplain.translator import Features, Translator
 from xaikit.world.lexicon import words_for
 
 needs_captioner = pytest.mark.skipif(

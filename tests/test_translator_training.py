@@ -26,8 +26,8 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfi
 
 from xaikit import paths
 from xaikit.models.clip_training import word_tokenizer
-from xaikit.texplain import Translator, sentence_loss
-from xaikit.translator_training import InMemory, Recipe, main, read_translator, train, write_translator
+from xaikit.texplain.training import InMemory, Recipe, main, read_translator, train, write_translator
+from xaikit.texplain.translator import Translator, sentence_loss
 
 PAD, START, END, WORDS, PROMPT = 0, 1, 2, 6, 1
 IMAGES, TOKENS, WIDTH = 40, 3, 8
@@ -253,8 +253,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
-from xaikit.texplain import Translator
-from xaikit.translator_training import InMemory, Recipe, train
+from xaikit.texplain.translator import Translator
+from xaikit.texplain.training import InMemory, Recipe, train
 
 {speaker}
 given = load_file(sys.argv[1])

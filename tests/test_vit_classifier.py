@@ -6,7 +6,7 @@ import torch
 from xaikit.models import vit_classifier
 from xaikit.models.clip import load_clip
 from xaikit.paths import WEIGHTS
-from xaikit.texplain import Features
+from xaikit.texplain.translator import Features
 
 MINI = {"weights": "clip-vit-mini"}
 

@@ -10,8 +10,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
-from xaikit.texplain import Translator
-from xaikit.word_grad_cam import classifier_grad_cam, token_cam, word_grad_cam
+from xaikit.texplain.translator import Translator
+from xaikit.texplain.word_maps import classifier_grad_cam, token_cam, word_grad_cam
 
 GRID, WIDTH, VOCABULARY = (2, 3), 5, 12
 PAD, START, END = 0, 1, 2

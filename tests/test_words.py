@@ -8,7 +8,7 @@ import pytest
 import wordcloud
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-from xaikit.words import (
+from xaikit.texplain.words import (
     FILLERS,
     STOP_WORDS,
     check_class_names,

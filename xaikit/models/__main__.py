@@ -12,9 +12,9 @@ from xaikit.metrics import group_accuracy
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini, generator
 from xaikit.models.clip import Clip, load_clip
 from xaikit.models.clip_resnet_mini import TEMPLATES
-from xaikit.nucleus_sampling import sample
 from xaikit.paths import WEIGHTS
-from xaikit.words import words_of
+from xaikit.texplain.sampling import sample
+from xaikit.texplain.words import words_of
 from xaikit.world import SceneSet, nine
 from xaikit.world.lexicon import named_factors, words_for
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from xaikit.words import words_of
+from xaikit.texplain.words import words_of
 from xaikit.world.palette import COLOURS
 from xaikit.world.places import PHRASES
 from xaikit.world.scene import Scene, Value

@@ -1,6 +1,6 @@
 """Training TExplain's translator, section 2.2: image-caption pairs, the language model's loss, any number of processes.
 
-`accelerate launch -m xaikit.translator_training --help` tells of the paper's two stages (section 3): 20 epochs on
+`accelerate launch -m xaikit.texplain.training --help` tells of the paper's two stages (section 3): 20 epochs on
 pairs from the web, then 5 on COCO, 512 images a step. The paper names neither optimiser nor learning rate: AdamW, its
 rates, a warm-up and a cosine are this project's choice.
 """
@@ -30,7 +30,7 @@ from xaikit.arithmetic import training_precision
 from xaikit.files import write_text
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.seeding import generator, seed_for
-from xaikit.texplain import Features, Translator, sentence_loss
+from xaikit.texplain.translator import Features, Translator, sentence_loss
 
 if TYPE_CHECKING:
     from xaikit.models.captioner import LanguageModel
@@ -265,7 +265,7 @@ def _read(path: Path) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The paper's training: on shards of web pairs, then on COCO; returns 0, or 1 after saying what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m xaikit.translator_training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m xaikit.texplain.training", description=__doc__)
     add = parser.add_argument
     add("output", type=Path, help="folder for translator.safetensors, training.json and checkpoints to go on from")
     add("--shards", nargs="+", metavar="PATTERN", help="webdataset shards of the first stage, cc3m/{00000..00331}.tar")

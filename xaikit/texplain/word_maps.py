@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xaikit.hooks import evaluating
 from xaikit.saliency import cam
-from xaikit.texplain import log_probabilities
+from xaikit.texplain.translator import log_probabilities
 
 Tokens = Float[Tensor, "batch tokens width"]
 Maps = Float[Tensor, "batch rows columns"]
