@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from perturbation import encoder
 
-from xaikit.removal import removal_curves, substitute
+from xaikit.perturbation.removal import removal_curves, substitute
 from xaikit.scores import class_score
 
 

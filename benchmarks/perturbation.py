@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from decomposition import timed
 
 from xaikit.models import clip_vit_mini
-from xaikit.perturbation import AGARWAL_2023, meaningful_perturbation
+from xaikit.perturbation.search import AGARWAL_2023, meaningful_perturbation
 from xaikit.scores import class_score
 
 

@@ -21,13 +21,13 @@ from transformers import BertConfig, BertLMHeadModel
 import xaikit
 from xaikit import profiles, stats, world
 from xaikit.datasets import digits
-from xaikit.linear_probe import ZeroShot
 from xaikit.metrics import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.perturbation import Recipe, meaningful_perturbation
+from xaikit.perturbation.linear_probe import ZeroShot
+from xaikit.perturbation.removal import random_attribution, removal_curves, removal_order, substitute
+from xaikit.perturbation.search import Recipe, meaningful_perturbation
 from xaikit.profiles import Settings
 from xaikit.record import Record, rounded
-from xaikit.removal import random_attribution, removal_curves, removal_order, substitute
 from xaikit.saliency import random_masks, rise
 from xaikit.stats import Interval
 from xaikit.studies import (

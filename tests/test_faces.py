@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from real_files import BESIDE
 
-from xaikit.faces import find_faces, mtcnn, read_boxes, write_boxes
+from xaikit.perturbation.faces import find_faces, mtcnn, read_boxes, write_boxes
 
 SIX_FACES = BESIDE / "mtcnn" / "multiface.jpg"
 NOSES = ((266, 304), (462, 192), (592, 104), (658, 248), (760, 524), (908, 500))  # of the six, as one sees them

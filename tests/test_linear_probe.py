@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaikit.linear_probe import LinearProbe, ZeroShot, embed, train_head
+from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 
 
 def clusters(n: int = 300, noise: float = 0.15) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from xaikit.perturbation import (
+from xaikit.perturbation.search import (
     AGARWAL_2023,
     PRESETS,
     Recipe,

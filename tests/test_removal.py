@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaikit.removal import (
+from xaikit.perturbation.removal import (
     centre_attribution,
     random_attribution,
     removal_curves,

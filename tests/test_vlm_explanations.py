@@ -10,11 +10,11 @@ from rounding import clear_winners
 
 from xaikit import paths, profiles
 from xaikit.datasets.idenprof import PROFESSIONS, read_professions
-from xaikit.faces import write_boxes
 from xaikit.hooks import evaluating
-from xaikit.linear_probe import LinearProbe, embed
 from xaikit.models.clip import Clip, load_from
-from xaikit.perturbation import AGARWAL_2023
+from xaikit.perturbation.faces import write_boxes
+from xaikit.perturbation.linear_probe import LinearProbe, embed
+from xaikit.perturbation.search import AGARWAL_2023
 from xaikit.profiles import Settings
 from xaikit.studies import vlm_explanations as study
 from xaikit.studies import vlm_pictures as pictures

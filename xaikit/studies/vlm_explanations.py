@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from xaikit.cache import fetch
 from xaikit.hooks import evaluating
-from xaikit.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.metrics import pointing_game
 from xaikit.models.clip import Clip
-from xaikit.perturbation import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
+from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
+from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
+from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
 from xaikit.profiles import Settings
-from xaikit.removal import RemovalCurves, random_attribution, removal_curves, substitute
 from xaikit.saliency import integrated_gradients, rise
 from xaikit.scores import Score, class_score
 from xaikit.seeding import generator, seed_for

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from xaikit import world
 from xaikit.datasets import idenprof, stanford_cars
-from xaikit.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.metrics import box_masks
 from xaikit.paths import DATASETS
+from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.profiles import Settings
 from xaikit.seeding import rng
 from xaikit.studies.clip_pictures import WORLD, Prepared
