@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from open_clip.transformer import VisionTransformer
 
-from xaikit.decomposition import Readout, coefficients, decompose
+from xaikit.decomposition.decompose import Readout, coefficients, decompose
 
 SIZES = {  # patch, width, layers, output
     "ViT-B-16": (16, 768, 12, 512),

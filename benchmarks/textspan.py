@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xaikit.textspan import ContributionMoments, TextSpan, textspan, textspan_as_published
+from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan, textspan_as_published
 
 RANK = 64 + 3  # of a head of width 64
 

@@ -21,6 +21,7 @@ from transformers import BertConfig, BertLMHeadModel
 import xaikit
 from xaikit import profiles, stats, world
 from xaikit.datasets import digits
+from xaikit.decomposition.textspan import textspan
 from xaikit.metrics import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.perturbation.linear_probe import ZeroShot
@@ -47,7 +48,6 @@ from xaikit.texplain.sampling import sample
 from xaikit.texplain.text_overlap import shuffled as shuffled_pairs
 from xaikit.texplain.training import InMemory
 from xaikit.texplain.translator import rating
-from xaikit.textspan import textspan
 from xaikit.world import Scene, SceneSet, descriptions
 from xaikit.world.descriptions import class_descriptions
 

@@ -14,7 +14,7 @@ from rounding import assert_equal_up_to_rounding
 from torch import nn
 
 from xaikit import cache, paths
-from xaikit.decomposition import coefficients
+from xaikit.decomposition.decompose import coefficients
 from xaikit.models.clip import load_from
 from xaikit.profiles import Settings
 from xaikit.world import nine

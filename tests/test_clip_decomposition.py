@@ -10,14 +10,14 @@ from PIL import Image
 from rounding import clear_winners
 
 from xaikit import profiles
-from xaikit.head_analysis import mean_contributions
+from xaikit.decomposition.heads import mean_contributions
+from xaikit.decomposition.textspan import TextSpan
 from xaikit.models.clip import Clip, load_from
 from xaikit.profiles import Settings
 from xaikit.stats import Interval
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures as pictures
 from xaikit.studies.clip_decomposition import Ablation, Decomposed, Pool
-from xaikit.textspan import TextSpan
 
 NAME = "04_clip_decomposition"
 

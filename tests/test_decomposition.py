@@ -14,15 +14,8 @@ from rounding import assert_equal_up_to_rounding
 from torch import Tensor, nn
 
 from xaikit import paths
-from xaikit.decomposed_dataset import DecomposedDataset
-from xaikit.decomposition import (
-    LEVELS,
-    Coefficients,
-    Readout,
-    coefficients,
-    decompose,
-    image_tower,
-)
+from xaikit.decomposition.decompose import LEVELS, Coefficients, Readout, coefficients, decompose, image_tower
+from xaikit.decomposition.store import DecomposedDataset
 from xaikit.models.preprocessing import Preprocessed
 
 SMALL = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 3, "heads": 4, "mlp_ratio": 2, "output_dim": 20}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from xaikit import extract as E
 from xaikit.datasets.imagenet import read_validation
-from xaikit.decomposition import Coefficients, coefficients
+from xaikit.decomposition.decompose import Coefficients, coefficients
 from xaikit.extract import extract, extraction_key, merge
 from xaikit.models import cards, clip_resnet_mini
 from xaikit.models.clip import load_clip

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from xaikit.decomposition import Contributions, Readout, decompose
-from xaikit.head_analysis import (
+from xaikit.decomposition.decompose import Contributions, Readout, decompose
+from xaikit.decomposition.heads import (
     ablate,
     ablate_attention_cumulatively,
     class_heatmaps,
@@ -20,8 +20,8 @@ from xaikit.head_analysis import (
     precision_at_k,
     replace_heads,
 )
+from xaikit.decomposition.textspan import textspan
 from xaikit.seeding import generator
-from xaikit.textspan import textspan
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_neighbours_are_those_of_a_loop(similarity: str, same: bool) -> None:
 def test_neighbours_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = draw("gallery", 40, 6)
     whole = neighbours(gallery, gallery, 39, same=True)
-    monkeypatch.setattr("xaikit.head_analysis._SIMILARITIES_AT_ONCE", 7 * 40)
+    monkeypatch.setattr("xaikit.decomposition.heads._SIMILARITIES_AT_ONCE", 7 * 40)
     parts = neighbours(gallery, gallery, 39, same=True)
     assert torch.equal(whole[0], parts[0])  # in float64 no two similarities are as near as rounding
     assert not (whole[0] == torch.arange(40)[:, None]).any()

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from xaikit.decomposition import Readout, coefficients
+from xaikit.decomposition.decompose import Readout, coefficients
+from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan, textspan_as_published
 from xaikit.seeding import generator
-from xaikit.textspan import ContributionMoments, TextSpan, textspan, textspan_as_published
 
 
 def brute_force(c: Tensor, pool: Tensor, m: int, rank: int) -> tuple[list[int], list[float], Tensor]:
@@ -161,7 +161,7 @@ def test_many_heads_are_the_same_one_by_one(monkeypatch: pytest.MonkeyPatch) -> 
         one = textspan(ContributionMoments(basis[head, None]).add(coordinates[:, head, None]), texts(), 15)
         assert torch.equal(one.picks[0], together.picks[head])
     for numbers in (1, 2 * 150 * 20):  # one head at a time, and two
-        monkeypatch.setattr("xaikit.textspan._NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setattr("xaikit.decomposition.textspan._NUMBERS_AT_ONCE", numbers)
         parts = textspan(ContributionMoments(basis).add(coordinates), texts(), 15)
         assert torch.equal(parts.picks, together.picks)
         torch.testing.assert_close(parts.basis, together.basis, rtol=0, atol=1e-9)

@@ -32,9 +32,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit import decomposition, profiles
+from xaikit import profiles
 from xaikit.datasets.imagenet import read_validation
 from xaikit.datasets.waterbirds import FOLDER, SPLITS, read_waterbirds
+from xaikit.decomposition.decompose import decompose as decomposition
 from xaikit.files import replacing, write_text
 from xaikit.hashing import feed
 from xaikit.models import preprocessing

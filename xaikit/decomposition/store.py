@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from xaikit import cache
-from xaikit.decomposition import Coefficients, coefficients, image_tower
+from xaikit.decomposition.decompose import Coefficients, coefficients, image_tower
 from xaikit.hashing import feed
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from xaikit.decomposition import Contributions
+from xaikit.decomposition.decompose import Contributions
 
 _SIMILARITIES_AT_ONCE = 2**23
 
