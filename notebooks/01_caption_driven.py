@@ -54,7 +54,7 @@ from xaikit import plots, profiles
 from xaikit.datasets.digits import colour
 from xaikit.models.clip import load_from
 from xaikit.record import Record, published
-from xaikit.saliency import grad_cam, normalise
+from xaikit.saliency.cam import grad_cam, normalise
 from xaikit.seeding import generator
 from xaikit.stats import bootstrap_mean, proportion, spearman, verdict
 from xaikit.studies import caption_driven as study

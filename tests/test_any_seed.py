@@ -29,7 +29,7 @@ from xaikit.perturbation.removal import random_attribution, removal_curves, remo
 from xaikit.perturbation.search import Recipe, meaningful_perturbation
 from xaikit.profiles import Settings
 from xaikit.record import Record, rounded
-from xaikit.saliency import random_masks, rise
+from xaikit.saliency.cam import random_masks, rise
 from xaikit.stats import Interval
 from xaikit.studies import (
     caption_driven,

@@ -14,9 +14,11 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from xaikit import saliency, seeding, vit_saliency
-from xaikit.relevance import linear_relevance, product_relevance, sum_relevance
-from xaikit.vit_saliency import (
+from xaikit import seeding
+from xaikit.saliency.cam import cam as saliency
+from xaikit.saliency.cam import vit as vit_saliency
+from xaikit.saliency.relevance import linear_relevance, product_relevance, sum_relevance
+from xaikit.saliency.vit import (
     BASELINES,
     chefer,
     grad_cam,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from xaikit import stats
-from xaikit.saliency import normalise
+from xaikit.saliency.cam import normalise
 
 # --- segmentation -----------------------------------------------------------------------------------------------
 

@@ -17,12 +17,12 @@ from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train
 from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
 from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
 from xaikit.profiles import Settings
-from xaikit.saliency import integrated_gradients, rise
+from xaikit.saliency.cam import integrated_gradients, rise
+from xaikit.saliency.vit import grad_cam, upsample
 from xaikit.scores import Score, class_score
 from xaikit.seeding import generator, seed_for
 from xaikit.stats import Interval, proportion
 from xaikit.studies.vlm_pictures import Classified
-from xaikit.vit_saliency import grad_cam, upsample
 
 Maps = Float[Tensor, "images height width"]
 

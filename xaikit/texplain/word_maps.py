@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from xaikit.hooks import evaluating
-from xaikit.saliency import cam
+from xaikit.saliency.cam import cam
 from xaikit.texplain.translator import log_probabilities
 
 Tokens = Float[Tensor, "batch tokens width"]

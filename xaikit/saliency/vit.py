@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from xaikit.relevance import hand_out, linear_relevance, product_relevance, stable_ratio, sum_relevance
-from xaikit.saliency import cam
+from xaikit.saliency.cam import cam
+from xaikit.saliency.relevance import hand_out, linear_relevance, product_relevance, stable_ratio, sum_relevance
 
 Images = Float[Tensor, "batch 3 height width"]
 Directions = Float[Tensor, "directions dimensions"]  # one an image
