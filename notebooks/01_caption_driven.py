@@ -52,11 +52,11 @@ from scipy.ndimage import uniform_filter1d
 
 from xaikit import plots, profiles
 from xaikit.datasets.digits import colour
+from xaikit.metrics.intervals import bootstrap_mean, proportion, spearman, verdict
 from xaikit.models.clip import load_from
 from xaikit.record import Record, published
 from xaikit.saliency.cam import grad_cam, normalise
 from xaikit.seeding import generator
-from xaikit.stats import bootstrap_mean, proportion, spearman, verdict
 from xaikit.studies import caption_driven as study
 from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan
 from xaikit.surgery.matching import convolutions, map_shapes, stages

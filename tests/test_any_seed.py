@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
 import xaikit
-from xaikit import profiles, stats, world
+from xaikit import profiles, world
 from xaikit.datasets import digits
 from xaikit.decomposition.textspan import textspan
-from xaikit.metrics import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
+from xaikit.metrics.intervals import Interval
+from xaikit.metrics.segmentation import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
+from xaikit.metrics.segmentation import intervals as stats
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.perturbation.linear_probe import ZeroShot
 from xaikit.perturbation.removal import random_attribution, removal_curves, removal_order, substitute
@@ -30,7 +32,6 @@ from xaikit.perturbation.search import Recipe, meaningful_perturbation
 from xaikit.profiles import Settings
 from xaikit.record import Record, rounded
 from xaikit.saliency.cam import random_masks, rise
-from xaikit.stats import Interval
 from xaikit.studies import (
     caption_driven,
     clip_decomposition,

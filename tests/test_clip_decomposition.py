@@ -12,9 +12,9 @@ from rounding import clear_winners
 from xaikit import profiles
 from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.textspan import TextSpan
+from xaikit.metrics.intervals import Interval
 from xaikit.models.clip import Clip, load_from
 from xaikit.profiles import Settings
-from xaikit.stats import Interval
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures as pictures
 from xaikit.studies.clip_decomposition import Ablation, Decomposed, Pool

@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import average_precision_score, jaccard_score
 from torch import Tensor
 
-from xaikit import seeding, stats
-from xaikit.metrics import (
+from xaikit import seeding
+from xaikit.metrics.segmentation import (
     SegmentationScores,
     average_precision,
     box_masks,
@@ -16,6 +16,7 @@ from xaikit.metrics import (
     pointing_game,
     segmentation_scores,
 )
+from xaikit.metrics.segmentation import intervals as stats
 
 
 @pytest.fixture

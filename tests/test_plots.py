@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from xaikit import plots
-from xaikit.stats import Interval
+from xaikit.metrics.intervals import Interval
 
 matplotlib.use("Agg")
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
-from xaikit.stats import (
+from xaikit.metrics.intervals import (
     Interval,
     auc,
     bootstrap,
@@ -109,7 +109,7 @@ def test_bootstrap_gives_the_same_with_and_without_vectorisation(rng, monkeypatc
     fast = bootstrap(lambda a, b, axis=-1: (a - b).mean(axis), x, y, seed=3)
     slow = bootstrap(lambda a, b: (a - b).mean(), x, y, seed=3)
     assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), rel=1e-12)
-    monkeypatch.setattr("xaikit.stats.CHUNK", 1000)
+    monkeypatch.setattr("xaikit.metrics.intervals.CHUNK", 1000)
     in_chunks = bootstrap(lambda a, b: (a - b).mean(), x, y, seed=3)
     assert (in_chunks.low, in_chunks.high) == pytest.approx((slow.low, slow.high), abs=0.05)
 

@@ -16,7 +16,7 @@ from pandas.io.formats.style import Styler
 from torch import Tensor
 from wordcloud import WordCloud
 
-from xaikit.stats import Interval
+from xaikit.metrics.intervals import Interval
 
 # Okabe and Ito's palette, which people with any common colour vision tell apart.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (

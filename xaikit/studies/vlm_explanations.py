@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from xaikit.cache import fetch
 from xaikit.hooks import evaluating
-from xaikit.metrics import pointing_game
+from xaikit.metrics.intervals import Interval, proportion
+from xaikit.metrics.segmentation import pointing_game
 from xaikit.models.clip import Clip
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
@@ -21,7 +22,6 @@ from xaikit.saliency.cam import integrated_gradients, rise
 from xaikit.saliency.vit import grad_cam, upsample
 from xaikit.scores import Score, class_score
 from xaikit.seeding import generator, seed_for
-from xaikit.stats import Interval, proportion
 from xaikit.studies.vlm_pictures import Classified
 
 Maps = Float[Tensor, "images height width"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xaikit import world
 from xaikit.datasets import idenprof, stanford_cars
-from xaikit.metrics import box_masks
+from xaikit.metrics.segmentation import box_masks
 from xaikit.paths import DATASETS
 from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.profiles import Settings

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import trange
 
 from xaikit.arithmetic import training_precision
-from xaikit.metrics import group_accuracy
+from xaikit.metrics.segmentation import group_accuracy
 from xaikit.seeding import generator, seed_for
 
 # --- what is masked ---------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from xaikit.files import replacing
+from xaikit.metrics.intervals import Interval, bootstrap
 from xaikit.seeding import seed_for
-from xaikit.stats import Interval, bootstrap
 
 COLUMNS = ["rater", "question", "matching", "relevant"]  # matching: words with spaces between; relevant: yes or no
 MISSING = -1
