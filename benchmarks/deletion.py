@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from perturbation import encoder
 
+from xaikit.models.scores import class_score
 from xaikit.perturbation.removal import removal_curves, substitute
-from xaikit.scores import class_score
 
 
 def loop(model: torch.nn.Module, images, maps, targets, other, step: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from xaikit.hooks import evaluating, listening
+from xaikit.models.hooks import evaluating, listening
 from xaikit.surgery.matching import (
     ActivationStatistics,
     Maps,

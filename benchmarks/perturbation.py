@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from decomposition import timed
 
 from xaikit.models import clip_vit_mini
+from xaikit.models.scores import class_score
 from xaikit.perturbation.search import AGARWAL_2023, meaningful_perturbation
-from xaikit.scores import class_score
 
 
 def encoder(model: str) -> tuple[torch.nn.Module, int, int]:

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from xaikit.datasets.digits import COLOURS
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini
 from xaikit.models import generator as generator_module
-from xaikit.models.__main__ import UNBIASED, scene_accuracy
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
 from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
+from xaikit.models.train import UNBIASED, scene_accuracy
 from xaikit.paths import WEIGHTS
 from xaikit.seeding import generator
 from xaikit.sources import code_hash, modules_reached

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from xaikit.hooks import evaluating, listening
+from xaikit.models.hooks import evaluating, listening
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from xaikit.models.scores import class_score
 from xaikit.perturbation.search import (
     AGARWAL_2023,
     PRESETS,
@@ -18,7 +19,6 @@ from xaikit.perturbation.search import (
     meaningful_perturbation,
     variation,
 )
-from xaikit.scores import class_score
 from xaikit.seeding import generator
 
 SMALL = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=25, jitter=3)

@@ -12,10 +12,10 @@ from xaikit.datasets.imagenet import read_validation
 from xaikit.metrics.intervals import bootstrap_mean
 from xaikit.models.clip import load_from
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.scores import class_score
 from xaikit.perturbation.linear_probe import ZeroShot
 from xaikit.perturbation.removal import random_attribution, removal_curves, substitute
 from xaikit.perturbation.search import AGARWAL_2023, attribution, meaningful_perturbation
-from xaikit.scores import class_score
 from xaikit.world import Nine, nine
 
 WEIGHTS = BESIDE / "mobilenetv2-imagenet"

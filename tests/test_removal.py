@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xaikit.models.scores import class_score
 from xaikit.perturbation.removal import (
     centre_attribution,
     random_attribution,
@@ -11,7 +12,6 @@ from xaikit.perturbation.removal import (
     removal_order,
     substitute,
 )
-from xaikit.scores import class_score
 
 
 @pytest.fixture(scope="module")

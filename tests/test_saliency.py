@@ -9,8 +9,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from xaikit.models.scores import class_score
 from xaikit.saliency.cam import cam, grad_cam, integrated_gradients, normalise, random_masks, rise
-from xaikit.scores import class_score
 from xaikit.seeding import generator
 
 

@@ -10,8 +10,8 @@ from rounding import clear_winners
 
 from xaikit import paths, profiles
 from xaikit.datasets.idenprof import PROFESSIONS, read_professions
-from xaikit.hooks import evaluating
 from xaikit.models.clip import Clip, load_from
+from xaikit.models.hooks import evaluating
 from xaikit.perturbation.faces import write_boxes
 from xaikit.perturbation.linear_probe import LinearProbe, embed
 from xaikit.perturbation.search import AGARWAL_2023

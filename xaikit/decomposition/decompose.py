@@ -25,7 +25,7 @@ from jaxtyping import Float
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.surgery.matching import checked
 
 LEVELS = "layer", "head", "token", "head-token"

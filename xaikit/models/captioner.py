@@ -25,10 +25,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xaikit.hooks import evaluating
 from xaikit.models import clip_vit_mini
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_training import word_tokenizer
+from xaikit.models.hooks import evaluating
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.quietly import without_progress_bars

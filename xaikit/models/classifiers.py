@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 from torchvision.models import resnet50
 
 from xaikit.arithmetic import training_precision
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.seeding import generator, seed_for
 from xaikit.side_by_side import fetch_all

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.seeding import generator
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
 
-from xaikit.scores import Score
+from xaikit.models.scores import Score
 from xaikit.seeding import generator
 
 Images = Float[Tensor, "images 3 height width"]

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit.hooks import evaluating
-from xaikit.scores import Score
+from xaikit.models.hooks import evaluating
+from xaikit.models.scores import Score
 from xaikit.seeding import generator
 
 

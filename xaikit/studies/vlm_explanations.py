@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from xaikit.cache import fetch
-from xaikit.hooks import evaluating
 from xaikit.metrics.intervals import Interval, proportion
 from xaikit.metrics.segmentation import pointing_game
 from xaikit.models.clip import Clip
+from xaikit.models.hooks import evaluating
+from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
 from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
 from xaikit.profiles import Settings
 from xaikit.saliency.cam import integrated_gradients, rise
 from xaikit.saliency.vit import grad_cam, upsample
-from xaikit.scores import Score, class_score
 from xaikit.seeding import generator, seed_for
 from xaikit.studies.vlm_pictures import Classified
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xaikit.hooks import evaluating, listening
+from xaikit.models.hooks import evaluating, listening
 
 Batches = Iterable[Tensor]  # of images, Float[Tensor, "batch channels height width"], all of one size
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from xaikit.hooks import evaluating, listening
+from xaikit.models.hooks import evaluating, listening
 from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Batches, Maps, checked
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import BertLMHeadModel, BlipTextLMHeadModel
 
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.seeding import generator
 
 _DRAWS = 4  # at most for a token; each but the last succeeds with a probability of top_p or more

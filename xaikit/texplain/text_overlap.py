@@ -22,7 +22,7 @@ from nltk.stem import PorterStemmer
 from nltk.translate.meteor_score import meteor_score
 from torch import nn
 
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.seeding import rng
 
 Embed = Callable[[list[str]], Float[np.ndarray, "texts width"]]  # embeddings of unit length

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 
 BOTTLENECK = 256  # hidden units of the bottleneck translator, if nothing else is said
 MOST_PARAMETERS = 10**9  # more than that and a translator is refused

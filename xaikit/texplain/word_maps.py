@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.saliency.cam import cam
 from xaikit.texplain.translator import log_probabilities
 
