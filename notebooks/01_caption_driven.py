@@ -50,13 +50,13 @@ from IPython.display import display
 from open_clip.modified_resnet import ModifiedResNet
 from scipy.ndimage import uniform_filter1d
 
-from xaikit import plots, profiles
+from xaikit.companion import plots, profiles
+from xaikit.companion.record import Record, published
 from xaikit.datasets.digits import colour
 from xaikit.metrics.intervals import bootstrap_mean, proportion, spearman, verdict
 from xaikit.models.clip import load_from
-from xaikit.record import Record, published
 from xaikit.saliency.cam import grad_cam, normalise
-from xaikit.seeding import generator
+from xaikit.storage.seeding import generator
 from xaikit.studies import caption_driven as study
 from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan
 from xaikit.surgery.matching import convolutions, map_shapes, stages
@@ -225,7 +225,7 @@ display(pd.Series(counts, name="maps").to_frame())
 # $$Z_{ij} = \frac{1}{B\,W\,H}\sum_{b,w,h} N^S_{biwh}\, N^C_{bjwh},$$
 # where the smaller of the two is upsampled bilinearly. The sum runs over the large size, but need not: for a linear
 # upsampling $U$, $\langle U a, c\rangle = \langle a, U^\top c\rangle$. Taking the large map down once with the
-# adjoint $U^\top$ is exact, and several times cheaper (`benchmarks/matching.py`).
+# adjoint $U^\top$ is exact, and several times cheaper (`benchmarks/surgery/matching.py`).
 #
 # CLIP map $j$ then receives the standalone map $\arg\max_i Z_{ij}$.
 

@@ -44,14 +44,14 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from xaikit import plots, profiles
+from xaikit.companion import plots, profiles
+from xaikit.companion.record import Record, published
 from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion, spearman, verdict
 from xaikit.metrics.segmentation import group_accuracy
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
-from xaikit.record import Record, published
-from xaikit.seeding import seed_for
+from xaikit.storage.seeding import seed_for
 from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures

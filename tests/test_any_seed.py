@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
 import xaikit
-from xaikit import profiles, world
+from xaikit import world
+from xaikit.companion import profiles
+from xaikit.companion.profiles import Settings
+from xaikit.companion.record import Record, rounded
 from xaikit.datasets import digits
 from xaikit.decomposition.textspan import textspan
 from xaikit.metrics.intervals import Interval
@@ -29,8 +32,6 @@ from xaikit.models.preprocessing import Preprocessed
 from xaikit.perturbation.linear_probe import ZeroShot
 from xaikit.perturbation.removal import random_attribution, removal_curves, removal_order, substitute
 from xaikit.perturbation.search import Recipe, meaningful_perturbation
-from xaikit.profiles import Settings
-from xaikit.record import Record, rounded
 from xaikit.saliency.cam import random_masks, rise
 from xaikit.studies import (
     caption_driven,

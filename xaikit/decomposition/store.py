@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from xaikit import cache
 from xaikit.decomposition.decompose import Coefficients, coefficients, image_tower
-from xaikit.hashing import feed
+from xaikit.storage import cache
+from xaikit.storage.hashing import feed
 
 
 class DecomposedDataset(Sequence[Coefficients]):

@@ -32,8 +32,8 @@ from xaikit.models.hooks import evaluating
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.quietly import without_progress_bars
-from xaikit.paths import WEIGHTS
-from xaikit.seeding import generator, seed_for
+from xaikit.storage.paths import WEIGHTS
+from xaikit.storage.seeding import generator, seed_for
 
 NAME = "captioner-mini"
 LONGEST = 28  # tokens of a caption, with both ends

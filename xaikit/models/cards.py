@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from xaikit.files import replacing, write_text
-from xaikit.sources import code_hash, modules_reached
+from xaikit.storage.files import replacing, write_text
+from xaikit.storage.sources import code_hash, modules_reached
 
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 # Modules that only keep what others make, so that the weights do not depend on them.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from xaikit.files import write_text
+from xaikit.storage.files import write_text
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, from the top left corner
 Detector = Callable[[UInt8[np.ndarray, "height width 3"]], list[Box]]

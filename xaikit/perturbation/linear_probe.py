@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.models.hooks import evaluating
-from xaikit.seeding import generator
+from xaikit.storage.seeding import generator
 
 
 class LinearProbe(nn.Module):

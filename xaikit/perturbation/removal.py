@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
 
 from xaikit.models.scores import Score
-from xaikit.seeding import generator
+from xaikit.storage.seeding import generator
 
 
 @dataclass(frozen=True, eq=False)

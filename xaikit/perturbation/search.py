@@ -20,7 +20,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
 
 from xaikit.models.scores import Score
-from xaikit.seeding import generator
+from xaikit.storage.seeding import generator
 
 Images = Float[Tensor, "images 3 height width"]
 Masks = Float[Tensor, "images side side"]

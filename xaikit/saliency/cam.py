@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from xaikit.models.hooks import evaluating
 from xaikit.models.scores import Score
-from xaikit.seeding import generator
+from xaikit.storage.seeding import generator
 
 
 def cam(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from xaikit import cache
+from xaikit.companion.profiles import Settings
 from xaikit.datasets.digits import (
     ColouredDigits,
     Splits,
@@ -26,9 +26,9 @@ from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
 from xaikit.models.hooks import listening
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.seeding import seed_for
+from xaikit.storage import cache
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import seed_for
 from xaikit.surgery.matching import (
     ActivationStatistics,
     Maps,

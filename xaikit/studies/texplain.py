@@ -13,16 +13,16 @@ from scipy import stats
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from xaikit.companion.profiles import Settings
 from xaikit.datasets import imagenet, imagenet9
 from xaikit.metrics.intervals import Interval, bootstrap
 from xaikit.models import vit_classifier
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
 from xaikit.models.generator import Generator
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.seeding import seed_for
-from xaikit.side_by_side import fetch_all
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import seed_for
+from xaikit.storage.side_by_side import fetch_all
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.clip_pictures import WORLD
 from xaikit.studies.texplain_pictures import Captioned, batches

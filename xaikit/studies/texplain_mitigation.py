@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor, nn
 
+from xaikit.companion.record import published
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.record import published
 from xaikit.studies.texplain import (
     Explainer,
     Sentences,

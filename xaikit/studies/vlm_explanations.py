@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from xaikit.cache import fetch
+from xaikit.companion.profiles import Settings
 from xaikit.metrics.intervals import Interval, proportion
 from xaikit.metrics.segmentation import pointing_game
 from xaikit.models.clip import Clip
@@ -18,10 +18,10 @@ from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
 from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
-from xaikit.profiles import Settings
 from xaikit.saliency.cam import integrated_gradients, rise
 from xaikit.saliency.vit import grad_cam, upsample
-from xaikit.seeding import generator, seed_for
+from xaikit.storage.cache import fetch
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.studies.vlm_pictures import Classified
 
 Maps = Float[Tensor, "images height width"]

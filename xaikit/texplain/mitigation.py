@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import trange
 
-from xaikit.arithmetic import training_precision
 from xaikit.metrics.segmentation import group_accuracy
-from xaikit.seeding import generator, seed_for
+from xaikit.storage.arithmetic import training_precision
+from xaikit.storage.seeding import generator, seed_for
 
 # --- what is masked ---------------------------------------------------------------------------------------------
 

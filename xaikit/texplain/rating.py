@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from xaikit.files import replacing
 from xaikit.metrics.intervals import Interval, bootstrap
-from xaikit.seeding import seed_for
+from xaikit.storage.files import replacing
+from xaikit.storage.seeding import seed_for
 
 COLUMNS = ["rater", "question", "matching", "relevant"]  # matching: words with spaces between; relevant: yes or no
 MISSING = -1

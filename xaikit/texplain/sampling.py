@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BertLMHeadModel, BlipTextLMHeadModel
 
 from xaikit.models.hooks import evaluating
-from xaikit.seeding import generator
+from xaikit.storage.seeding import generator
 
 _DRAWS = 4  # at most for a token; each but the last succeeds with a probability of top_p or more
 _PREFILTER = 512  # this many of the most probable tokens are sorted before the whole vocabulary is

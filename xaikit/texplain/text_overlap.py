@@ -23,7 +23,7 @@ from nltk.translate.meteor_score import meteor_score
 from torch import nn
 
 from xaikit.models.hooks import evaluating
-from xaikit.seeding import rng
+from xaikit.storage.seeding import rng
 
 Embed = Callable[[list[str]], Float[np.ndarray, "texts width"]]  # embeddings of unit length
 References = Sequence[str] | Sequence[Sequence[str]]

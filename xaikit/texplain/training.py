@@ -25,11 +25,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit import cache, hashing
-from xaikit.arithmetic import training_precision
-from xaikit.files import write_text
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.seeding import generator, seed_for
+from xaikit.storage import cache, hashing
+from xaikit.storage.arithmetic import training_precision
+from xaikit.storage.files import write_text
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.texplain.translator import Features, Translator, sentence_loss
 
 if TYPE_CHECKING:
