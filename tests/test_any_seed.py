@@ -27,7 +27,7 @@ from xaikit.datasets import digits
 from xaikit.decomposition.textspan import textspan
 from xaikit.metrics.intervals import Interval
 from xaikit.metrics.segmentation import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
-from xaikit.metrics.segmentation import intervals as stats
+from xaikit.metrics import intervals as stats
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.perturbation.linear_probe import ZeroShot
 from xaikit.perturbation.removal import random_attribution, removal_curves, removal_order, substitute
@@ -49,7 +49,7 @@ from xaikit.texplain.mitigation import randomly_masked
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.text_overlap import shuffled as shuffled_pairs
 from xaikit.texplain.training import InMemory
-from xaikit.texplain.translator import rating
+from xaikit.texplain import rating
 from xaikit.world import Scene, SceneSet, descriptions
 from xaikit.world.descriptions import class_descriptions
 

@@ -15,7 +15,7 @@ from xaikit.metrics.segmentation import (
     pointing_game,
     segmentation_scores,
 )
-from xaikit.metrics.segmentation import intervals as stats
+from xaikit.metrics import intervals as stats
 from xaikit.storage import seeding
 
 

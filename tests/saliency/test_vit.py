@@ -14,8 +14,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from xaikit.saliency.cam import cam as saliency
-from xaikit.saliency.cam import vit as vit_saliency
+from xaikit.saliency import cam as saliency
+from xaikit.saliency import vit as vit_saliency
 from xaikit.saliency.relevance import linear_relevance, product_relevance, sum_relevance
 from xaikit.saliency.vit import (
     BASELINES,

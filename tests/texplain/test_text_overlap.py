@@ -28,7 +28,7 @@ from xaikit.texplain.text_overlap import (
     shuffled,
     wordnet_available,
 )
-from xaikit.texplain.translator import text_overlap
+from xaikit.texplain import text_overlap
 from xaikit.world import birds
 
 FEW = ["the", "a", "running", "runs", "runner", "birds", "bird", "flies", "on", "sea", "seas", "2", "happily"]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from xaikit.metrics.segmentation import intervals as stats
+from xaikit.metrics import intervals as stats
 from xaikit.saliency.cam import normalise
 
 # --- segmentation -----------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ kernels, oneDNN (convolutions), MKL (matrix products), numpy and its OpenBLAS. I
 these are loaded: the runner gives it to the kernel that it starts.
 
 The result is the same to the last bit on Intel CPUs with AVX2, whatever their cores and load, as far as one CPU can
-pretend to be another (tests/storage/test_arithmetic.py). MKL keeps to MKL_CBWR=AVX2 on Intel's CPUs alone; what is the same
-everywhere (COMPATIBLE) takes twice the time. AMD's CPUs therefore have an arithmetic of their own, as have ARM and
-GPUs; there the accepted bands serve.
+pretend to be another (tests/storage/test_arithmetic.py). MKL keeps to MKL_CBWR=AVX2 on Intel's CPUs alone; what is
+the same everywhere (COMPATIBLE) takes twice the time. AMD's CPUs therefore have an arithmetic of their own, as have ARM
+and GPUs; there the accepted bands serve.
 """
 
 import os
