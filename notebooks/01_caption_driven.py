@@ -53,9 +53,11 @@ from scipy.ndimage import uniform_filter1d
 from xaikit.companion import plots, profiles
 from xaikit.companion.record import Record, published
 from xaikit.datasets.digits import colour
-from xaikit.metrics.intervals import bootstrap_mean, proportion, spearman, verdict
+from xaikit.metrics.heatmaps import normalise
+from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
+from xaikit.metrics.ranking import spearman
 from xaikit.models.clip import load_from
-from xaikit.saliency.cam import grad_cam, normalise
+from xaikit.saliency.cam import grad_cam
 from xaikit.storage.seeding import generator
 from xaikit.studies import caption_driven as study
 from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan

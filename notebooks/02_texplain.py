@@ -46,8 +46,9 @@ from IPython.display import display
 
 from xaikit.companion import plots, profiles
 from xaikit.companion.record import Record, published
-from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion, spearman, verdict
-from xaikit.metrics.segmentation import group_accuracy
+from xaikit.metrics.groups import group_accuracy
+from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion, verdict
+from xaikit.metrics.ranking import spearman
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier

@@ -48,8 +48,9 @@ from IPython.display import display
 
 from xaikit.companion import plots, profiles
 from xaikit.companion.record import Record, published
-from xaikit.metrics.intervals import bootstrap_mean, fisher, mcnemar, proportion, verdict
-from xaikit.metrics.segmentation import pointing_game
+from xaikit.metrics.exact_tests import fisher, mcnemar
+from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
+from xaikit.metrics.pointing import pointing_game
 from xaikit.models.clip import load_from
 from xaikit.perturbation.linear_probe import embed
 from xaikit.perturbation.removal import centre_attribution, random_attribution

@@ -52,10 +52,11 @@ from xaikit.companion.record import Record, published
 from xaikit.decomposition.decompose import decompose
 from xaikit.decomposition.heads import class_heatmaps, heatmaps, mean_contributions, neighbours, precision_at_k
 from xaikit.decomposition.textspan import textspan_as_published
+from xaikit.metrics.groups import group_accuracy
+from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
-from xaikit.metrics.segmentation import SegmentationScores, group_accuracy, segmentation_scores
+from xaikit.metrics.segmentation import SegmentationScores, segmentation_scores
 from xaikit.models.clip import load_from
-from xaikit.saliency.cam import normalise
 from xaikit.saliency.vit import BASELINES, text_directions, upsample
 from xaikit.storage.seeding import rng
 from xaikit.studies import clip_decomposition as study

@@ -25,14 +25,16 @@ from xaikit.companion.profiles import Settings
 from xaikit.companion.record import Record, rounded
 from xaikit.datasets import digits
 from xaikit.decomposition.textspan import textspan
-from xaikit.metrics.intervals import Interval
-from xaikit.metrics.segmentation import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
-from xaikit.metrics import intervals as stats
+from xaikit.metrics.groups import GroupAccuracy, group_accuracy
+from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.pointing import pointing_game
+from xaikit.metrics.ranking import bootstrap_auc, spearman
+from xaikit.metrics.segmentation import segmentation_scores
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.perturbation.linear_probe import ZeroShot
 from xaikit.perturbation.removal import random_attribution, removal_curves, removal_order, substitute
 from xaikit.perturbation.search import Recipe, meaningful_perturbation
-from xaikit.saliency.cam import random_masks, rise
+from xaikit.saliency.masking import random_masks, rise
 from xaikit.studies import (
     caption_driven,
     clip_decomposition,
@@ -45,11 +47,11 @@ from xaikit.studies import (
 )
 from xaikit.surgery.matching import ActivationStatistics
 from xaikit.surgery.transplant import Choice, choose_maps, shuffled
+from xaikit.texplain import rating
 from xaikit.texplain.mitigation import randomly_masked
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.text_overlap import shuffled as shuffled_pairs
 from xaikit.texplain.training import InMemory
-from xaikit.texplain import rating
 from xaikit.world import Scene, SceneSet, descriptions
 from xaikit.world.descriptions import class_descriptions
 
@@ -418,34 +420,34 @@ def _(draw: Draw) -> Any:
 @case("stats.bootstrap")
 def _(draw: Draw) -> Any:
     # The minimum of a sample is its extreme: resamples lie on one side of it only.
-    return stats.bootstrap(lambda values: float(values.min()), draw.correct(12).double().numpy(), seed=draw.seed)
+    return bootstrap(lambda values: float(values.min()), draw.correct(12).double().numpy(), seed=draw.seed)
 
 
 @case("stats.bootstrap_mean")
 def _(draw: Draw) -> Any:
-    return [stats.bootstrap_mean(values, draw.seed) for values in (draw.correct(9).double().numpy(), [0.1234565] * 7)]
+    return [bootstrap_mean(values, draw.seed) for values in (draw.correct(9).double().numpy(), [0.1234565] * 7)]
 
 
 @case("stats.cluster_bootstrap")
 def _(draw: Draw) -> Any:
     groups = [draw.correct(6).double().numpy() for _ in range(3)]
-    return [stats.cluster_bootstrap(groups, seed=draw.seed, crossed=crossed) for crossed in (False, True)]
+    return [cluster_bootstrap(groups, seed=draw.seed, crossed=crossed) for crossed in (False, True)]
 
 
 @case("stats.bootstrap_auc")
 def _(draw: Draw) -> Any:
     label = np.arange(10) % 2
     score = draw.answers(torch.from_numpy(label), 2).numpy()
-    return stats.bootstrap_auc(score, label, draw.seed, resamples=60)
+    return bootstrap_auc(score, label, draw.seed, resamples=60)
 
 
 @case("stats.spearman")
 def _(draw: Draw) -> Any:
     few = draw.numpy.integers(2, size=8)  # many are equal
     if len(np.unique(few)) == 2:
-        return stats.spearman(few, draw.numpy.permutation(few), draw.seed, resamples=60)
+        return spearman(few, draw.numpy.permutation(few), draw.seed, resamples=60)
     with pytest.raises(ValueError, match="vary both"):
-        stats.spearman(few, few, draw.seed)
+        spearman(few, few, draw.seed)
 
 
 def heat_and_masks(draw: Draw, n: int = 4) -> tuple[Tensor, Tensor]:

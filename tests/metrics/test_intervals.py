@@ -5,20 +5,17 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
+from xaikit.metrics.exact_tests import fisher, mcnemar
 from xaikit.metrics.intervals import (
     Interval,
-    auc,
     bootstrap,
-    bootstrap_auc,
     bootstrap_mean,
     cluster_bootstrap,
-    fisher,
-    mcnemar,
     over_runs,
     proportion,
-    spearman,
     verdict,
 )
+from xaikit.metrics.ranking import auc, bootstrap_auc, spearman
 
 
 @pytest.fixture

@@ -6,16 +6,10 @@ import torch
 from sklearn.metrics import average_precision_score, jaccard_score
 from torch import Tensor
 
-from xaikit.metrics.segmentation import (
-    SegmentationScores,
-    average_precision,
-    box_masks,
-    foreground,
-    group_accuracy,
-    pointing_game,
-    segmentation_scores,
-)
-from xaikit.metrics import intervals as stats
+from xaikit.metrics.groups import group_accuracy
+from xaikit.metrics.intervals import Interval, proportion
+from xaikit.metrics.pointing import box_masks, pointing_game
+from xaikit.metrics.segmentation import SegmentationScores, average_precision, foreground, segmentation_scores
 from xaikit.storage import seeding
 
 
@@ -230,10 +224,10 @@ def test_group_accuracy_counts_each_group_and_finds_the_worst() -> None:
     result = group_accuracy(correct, groups)
     for name in names:
         chosen = [right for right, group in zip(correct, groups, strict=True) if group == name]
-        assert result.groups[name] == stats.proportion(sum(chosen), len(chosen))
+        assert result.groups[name] == proportion(sum(chosen), len(chosen))
     assert list(result.groups) == sorted(names)
     assert result.worst_group == "water on land" and result.worst == result.groups["water on land"]
-    assert result.overall == stats.proportion(correct.sum(), 500)
+    assert result.overall == proportion(correct.sum(), 500)
 
 
 def test_group_accuracy_takes_numbers_lists_and_tensors() -> None:
@@ -264,7 +258,7 @@ def test_the_difference_of_two_scores_is_of_the_same_images(heatmaps, masks) -> 
         lead = better.minus(worse, measure, seed=0)
         single = better.interval(measure, 0).value - worse.interval(measure, 0).value
         assert lead.value == pytest.approx(single) and lead.low <= lead.value <= lead.high
-        assert better.minus(better, measure, seed=0) == stats.Interval(0.0, 0.0, 0.0, len(heatmaps))
+        assert better.minus(better, measure, seed=0) == Interval(0.0, 0.0, 0.0, len(heatmaps))
     with pytest.raises(ValueError, match="score the same images twice"):
         better.minus(segmentation_scores(heatmaps[:1], masks[:1], ignore=-1), "miou", seed=0)
     with pytest.raises(ValueError, match="choose one of pixel-accuracy"):

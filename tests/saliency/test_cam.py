@@ -9,8 +9,11 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from xaikit.metrics.heatmaps import normalise
 from xaikit.models.scores import class_score
-from xaikit.saliency.cam import cam, grad_cam, integrated_gradients, normalise, random_masks, rise
+from xaikit.saliency.cam import cam, grad_cam
+from xaikit.saliency.masking import random_masks, rise
+from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.storage.seeding import generator
 
 

@@ -15,7 +15,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from xaikit.saliency import cam as saliency
-from xaikit.saliency import vit as vit_saliency
+from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.relevance import linear_relevance, product_relevance, sum_relevance
 from xaikit.saliency.vit import (
     BASELINES,
@@ -267,7 +267,7 @@ def test_rollouts_start_where_they_are_told(tower, start) -> None:
 
 def test_the_pass_written_out_is_the_towers_own(design) -> None:
     images, _ = inputs(design)
-    pooled, proj = vit_saliency._head(design, vit_saliency._entries(design, images)[1])
+    pooled, proj = tower_parts._head(design, tower_parts._entries(design, images)[1])
     torch.testing.assert_close(pooled @ proj, design(images), atol=2e-6, rtol=1e-5)
 
 
@@ -284,7 +284,7 @@ def test_gradients_of_the_attention_are_finite_differences_of_the_score(tower) -
     tower.double()
     images, directions = (values.double() for values in inputs(tower, 2))
     slow = Slow(tower, images[1], directions[1])
-    layers = list(vit_saliency._layers(tower, images, directions, gradients=True))[::-1]
+    layers = list(tower_parts.walk_down(tower, images, directions, gradients=True))[::-1]
     step, draw = 1e-5, seeding.generator(0, "nudges")
     for layer in range(3):
         nudge = torch.randn(3, 10, 10, generator=draw, dtype=torch.float64) * step
@@ -343,10 +343,10 @@ def test_the_sum_rule_keeps_each_images_sum_and_rescales_where_shares_differ_in_
 
 def test_relevance_is_kept_down_to_the_blocks_inputs_and_the_pixels(design) -> None:
     images, directions = inputs(design)
-    for layer in vit_saliency._layers(design, images, directions, relevances=True):
+    for layer in tower_parts.walk_down(design, images, directions, relevances=True):
         total = layer.entry_relevance.sum((1, 2))
         torch.testing.assert_close(total, torch.ones(4).double(), atol=1e-6, rtol=0)
-    tokens, positions = vit_saliency._embed(design, images.double())
+    tokens, positions = tower_parts.embed(design, images.double())
     shares = sum_relevance(tokens, positions, layer.entry_relevance)
     elsewhere = shares[0][:, 0].sum(1) + shares[1].sum((1, 2))
     assert (elsewhere.abs() > 1e-3).all()
@@ -386,7 +386,7 @@ class Tail(nn.Module):
         self.tower, self.texts, self.maps = tower, texts, nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        entries, _ = vit_saliency._entries(self.tower, images)
+        entries, _ = tower_parts._entries(self.tower, images)
         block, x = self.tower.transformer.resblocks[-1], entries[-1].requires_grad_()
         q, k, v = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, 2)
         q, k, v = (part.unflatten(2, (block.attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
@@ -535,7 +535,7 @@ def test_only_a_direction_less_another_one_explains_their_difference(tower) -> N
     """The gradient, and so Grad-CAM before its ReLU, is linear in the direction."""
     images, directions = inputs(tower)
     one, two, both = (
-        next(vit_saliency._layers(tower, images, given, gradients=True)).gradient
+        next(tower_parts.walk_down(tower, images, given, gradients=True)).gradient
         for given in (directions, directions.flip(0), directions - directions.flip(0))
     )
     torch.testing.assert_close(both, one - two, atol=1e-7, rtol=1e-4)

@@ -13,8 +13,9 @@ from xaikit.datasets.digits import ColouredDigits, colour, mini_splits, read_idx
 from xaikit.models.clip import Clip, load_from
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.studies import caption_driven as study
+from xaikit.surgery.captions import similarities
 from xaikit.surgery.matching import convolutions, stages
-from xaikit.surgery.transplant import choose_maps, network_surgery, similarities
+from xaikit.surgery.transplant import choose_maps, network_surgery
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,16 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
+from xaikit.surgery.captions import (
+    Captions,
+    cue_contrast,
+    cue_share,
+    dominant_captions,
+    published_columns,
+    published_values,
+    similarities,
+    stale_edits,
+)
 from xaikit.surgery.matching import (
     SMALLEST_STD,
     ActivationStatistics,
@@ -18,21 +28,7 @@ from xaikit.surgery.matching import (
     convolutions,
     stages,
 )
-from xaikit.surgery.transplant import (
-    Captions,
-    Choice,
-    choose_maps,
-    cue_contrast,
-    cue_share,
-    dominant_captions,
-    network_surgery,
-    published_columns,
-    published_values,
-    shuffled,
-    similarities,
-    stale_edits,
-    strongest,
-)
+from xaikit.surgery.transplant import Choice, choose_maps, network_surgery, shuffled, strongest
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 

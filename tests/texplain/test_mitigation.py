@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from xaikit.metrics.segmentation import group_accuracy
+from xaikit.metrics.groups import group_accuracy
 from xaikit.texplain.mitigation import (
     MASKTUNE,
     Recipe,

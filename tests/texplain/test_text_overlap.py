@@ -18,6 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from xaikit.texplain import text_overlap
 from xaikit.texplain.text_overlap import (
     embedding_cosine,
     mean_pooled,
@@ -28,7 +29,6 @@ from xaikit.texplain.text_overlap import (
     shuffled,
     wordnet_available,
 )
-from xaikit.texplain import text_overlap
 from xaikit.world import birds
 
 FEW = ["the", "a", "running", "runs", "runner", "birds", "bird", "flies", "on", "sea", "seas", "2", "happily"]

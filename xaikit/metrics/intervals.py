@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,6 @@ from scipy import stats
 LEVEL = 0.95
 RESAMPLES = 2000
 CHUNK = 2**20  # numbers resampled at once, which bounds the memory at a few tens of MB
-FEWEST_POINTS = 5  # with 4 points even a perfect order has p = 2/4! = 0.083 and says nothing at the 5 % level
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 
@@ -78,32 +77,6 @@ def over_runs(values: Sequence[float | int]) -> Runs:
     return Runs(value, value - half, value + half, len(values), sd)
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
-    """The exact two-sided p of McNemar's test that two verdicts on the same items, [n] each, are as often true.
-
-    Only the items on which they differ count. Raises ValueError on empty input, unlike shapes, and other values than
-    true and false.
-    Source: McNemar (1947), by the binomial distribution.
-    """
-    first, second = _checked(first, "sample"), _checked(second, "sample")
-    if first.shape != second.shape or not np.isin([first, second], (0, 1)).all():
-        raise ValueError(
-            f"McNemar's test got shapes {first.shape}, {second.shape}: give two equal rows of true and false."
-        )
-    only_first, only_second = int((first > second).sum()), int((first < second).sum())
-    if not only_first + only_second:
-        return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
-
-
-def fisher(successes: int, n: int, other_successes: int, other_n: int) -> float:
-    """The two-sided p of Fisher's exact test that two independent shares are equal; raises as `proportion` does."""
-    for hits, size in ((successes, n), (other_successes, other_n)):
-        proportion(hits, size)  # for its checks
-    table = [[successes, n - successes], [other_successes, other_n - other_successes]]
-    return float(stats.fisher_exact(table).pvalue)
-
-
 def bootstrap(
     statistic: Callable[..., float | np.ndarray],
     *samples: ArrayLike,
@@ -120,7 +93,7 @@ def bootstrap(
     Raises ValueError on no or empty samples, NaN, paired samples of unlike length, a statistic not finite.
     Source: Efron and Tibshirani (1993), section 13.3.
     """
-    arrays = [_checked(sample, "sample") for sample in samples]
+    arrays = [checked(sample, "sample") for sample in samples]
     lengths = [len(array) for array in arrays]
     if not arrays or (paired and len(set(lengths)) > 1):
         raise ValueError(f"Samples of {lengths} rows: give at least one, equally long ones if paired.")
@@ -140,7 +113,7 @@ def bootstrap(
             draws.extend(statistic(*drawn, axis=1))
         else:
             draws.extend(statistic(*resample) for resample in zip(*drawn, strict=True))
-    return _percentile(statistic(*arrays), draws, min(lengths))
+    return percentile(statistic(*arrays), draws, min(lengths))
 
 
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
@@ -171,7 +144,7 @@ def cluster_bootstrap(
     Source: Davison and Hinkley (1997), section 3.8 (groups are drawn, their rows kept); Owen (2007), the
     pigeonhole bootstrap, for crossed; Satterthwaite (1946).
     """
-    arrays = [_checked(group, "group") for group in groups]
+    arrays = [checked(group, "group") for group in groups]
     count = len(arrays)
     if count < 2:
         raise ValueError(f"The spread between groups cannot be seen in {count}: give 2 or more.")
@@ -199,74 +172,7 @@ def cluster_bootstrap(
     return _finite(value, value - half, value + half, n)
 
 
-def auc(score: ArrayLike, label: ArrayLike) -> float | np.ndarray:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counted half.
-
-    Arguments: `score` [..., n]; `label` of the same shape or [n], true (1) for positives.
-    Result: a float for one row of scores, else an array [...].
-    Raises ValueError on empty input, NaN, labels other than 0 and 1, shapes that do not fit, or one class.
-    Source: Hanley and McNeil (1982); Mann-Whitney U from mid-ranks, O(n log n).
-    """
-    score, label = _checked(score, "score"), _checked(label, "label")
-    if not np.isin(label, (0, 1)).all():
-        raise ValueError("AUC labels hold values other than 0 and 1: pass label == positive_class.")
-    if label.shape not in (score.shape, score.shape[-1:]):
-        raise ValueError(f"AUC labels {label.shape} do not fit scores {score.shape}: give one a score.")
-    positive = np.broadcast_to(label.astype(bool), score.shape)
-    positives = positive.sum(-1)
-    negatives = score.shape[-1] - positives
-    if (positives == 0).any() or (negatives == 0).any():
-        raise ValueError("AUC needs both classes, and the labels hold one only: add items of the other.")
-    rank_sum = (stats.rankdata(score, axis=-1) * positive).sum(-1)
-    area = (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
-    return float(area) if score.ndim == 1 else area
-
-
-def bootstrap_auc(score: ArrayLike, label: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """`auc` of `score` [n] and `label` [n] with its bootstrap interval; rows are drawn within each class.
-
-    The class sizes stay as they are, so no resample lacks a class. Raises as `auc` does.
-    """
-    auc(score, label)  # for its checks
-    score, positive = np.asarray(score), np.asarray(label).astype(bool)
-    classes = score[positive], score[~positive]
-    drawn_label = np.repeat([True, False], [len(members) for members in classes])
-
-    def of_classes(positives: np.ndarray, negatives: np.ndarray, axis: int = -1) -> float | np.ndarray:
-        return auc(np.concatenate([positives, negatives], axis), drawn_label)
-
-    interval = bootstrap(of_classes, *classes, seed=seed, resamples=resamples, paired=False)
-    return replace(interval, n=len(score))
-
-
-def spearman(x: ArrayLike, y: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """Rank correlation of `x` [n] and `y` [n] with its percentile bootstrap interval over the points.
-
-    A perfect order gives the interval [1, 1]; below 5 points, where any order may be chance, it is refused.
-    Resamples in which all points coincide have no correlation and are left out.
-    Raises ValueError on fewer than 5 points, unlike lengths, NaN, or a constant input.
-    """
-    x, y = _checked(x, "x"), _checked(y, "y")
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"Rank correlation got shapes {x.shape} and {y.shape}: give two equal rows.")
-    if len(x) < FEWEST_POINTS:
-        raise ValueError(f"Rank correlation got {len(x)} points: give {FEWEST_POINTS} or more.")
-    if (x == x[0]).all() or (y == y[0]).all():
-        raise ValueError("Rank correlation of a constant does not exist: vary both x and y.")
-    rows = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    correlations = _rank_correlation(x[rows], y[rows])
-    return _percentile(_rank_correlation(x, y), correlations[np.isfinite(correlations)], len(x))
-
-
-def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float | np.ndarray:
-    """Pearson's correlation of the ranks along the last axis; NaN where a row is constant."""
-    u, v = stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1)
-    u, v = u - u.mean(-1, keepdims=True), v - v.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return (u * v).sum(-1) / np.sqrt((u**2).sum(-1) * (v**2).sum(-1))
-
-
-def _percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:
+def percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:
     # Resamples of a minimum over groups lie below it, and those of a constant beside it by rounding.
     low, high = (float(end) for end in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return _finite(float(value), min(low, float(value)), max(high, float(value)), n)
@@ -278,7 +184,7 @@ def _finite(value: float, low: float, high: float, n: int) -> Interval:
     return Interval(value, low, high, n)
 
 
-def _checked(values: ArrayLike, name: str) -> np.ndarray:
+def checked(values: ArrayLike, name: str) -> np.ndarray:
     array = np.atleast_1d(np.asarray(values))
     if array.size == 0:
         raise ValueError(f"The {name} is empty: give at least one row.")

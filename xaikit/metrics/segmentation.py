@@ -1,20 +1,16 @@
-"""How good is an explanation, or a classifier, in numbers? Segmentation, pointing, and accuracy by group."""
+"""How well do heat maps segment the thing? Pixel accuracy, intersection over union, average precision."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from xaikit.metrics import intervals as stats
-from xaikit.saliency.cam import normalise
-
-# --- segmentation -----------------------------------------------------------------------------------------------
+from xaikit.metrics.heatmaps import normalise
+from xaikit.metrics.intervals import Interval, bootstrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +38,7 @@ class SegmentationScores:
             *(np.concatenate([getattr(part, name) for part in parts]) for name in (field.name for field in fields(cls)))
         )
 
-    def interval(self, measure: str, seed: int) -> stats.Interval:
+    def interval(self, measure: str, seed: int) -> Interval:
         """One of `MEASURES`, with its interval over images.
 
         "pixel-accuracy" is the share of labelled pixels in the right class, and "miou" the mean of background's and
@@ -50,9 +46,9 @@ class SegmentationScores:
         precision as published, "foreground-ap" of that of the foreground alone.
         Raises ValueError for another measure, and where a class occurs neither in the masks nor in the predictions.
         """
-        return stats.bootstrap(_measure(measure), *self._columns(measure), seed=seed)
+        return bootstrap(_measure(measure), *self._columns(measure), seed=seed)
 
-    def minus(self, other: "SegmentationScores", measure: str, seed: int) -> stats.Interval:
+    def minus(self, other: "SegmentationScores", measure: str, seed: int) -> Interval:
         """How much better a measure is than that of `other`, for the same images; raises as `interval`."""
         if len(self.counts) != len(other.counts):
             raise ValueError(
@@ -64,7 +60,7 @@ class SegmentationScores:
             half = len(both) // 2
             return statistic(*both[:half], axis=axis) - statistic(*both[half:], axis=axis)
 
-        return stats.bootstrap(difference, *columns, *other._columns(measure), seed=seed)
+        return bootstrap(difference, *columns, *other._columns(measure), seed=seed)
 
     def _columns(self, measure: str) -> tuple[np.ndarray, ...]:
         if measure == "map":
@@ -179,130 +175,4 @@ def _mean_iou(
         return (background / (background + wrong) + found / (found + wrong)) / 2
 
 
-# --- the pointing game --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Pointing:
-    """How much of each image's attribution lies in a region, [images] each, and what chance would give.
-
-    `hit` is the share of the pixels of highest attribution (one, or several equal ones) in the region or within the
-    tolerance of it, and `hit_chance` the area of that; `top` the share of the highest pixels that lies in the region,
-    `energy` that of the attribution itself, and `area` the region's share of the image, by chance what both are.
-    """
-
-    hit: Float[np.ndarray, " images"]
-    hit_chance: Float[np.ndarray, " images"]
-    top: Float[np.ndarray, " images"]
-    energy: Float[np.ndarray, " images"]
-    area: Float[np.ndarray, " images"]
-
-    @property
-    def lift(self) -> Float[np.ndarray, " images"]:
-        """How many times more of the attribution lies in the region than chance would put there."""
-        return self.energy / self.area
-
-
-def pointing_game(
-    attributions: Float[Tensor, "images height width"],
-    regions: Bool[Tensor, "regions rows columns"],
-    *,
-    tolerance: float | int = 0.0,
-    fraction: float | int = 0.05,
-) -> Pointing:
-    """Does an attribution point at a region, such as a face?
-
-    Arguments: `tolerance` in pixels, the radius of the discs around the region's pixels in which a hit counts too (15
-    at 224 pixels in the original); `fraction` of an image's pixels are its top, equal ones taken in parts. Attributions
-    are not negative; one of zeros points nowhere, and gets what chance gives.
-    Raises ValueError for no image, shapes that do not fit, NaN, negative attributions, and a region without pixels.
-    Source: Zhang et al. (2018), section 4.1, the hit; Agarwal's fairness accuracy is its share of images.
-    """
-    if not len(attributions) or attributions.shape != regions.shape:
-        raise ValueError(
-            f"Regions {tuple(regions.shape)} do not fit attributions {tuple(attributions.shape)}: give equal ones."
-        )
-    if not (attributions >= 0).all() or attributions.isinf().any():
-        raise ValueError("Attributions hold NaN, infinity or negative numbers: clamp them, or mend their source.")
-    if not (filled := regions.flatten(1).any(1)).all():
-        raise ValueError(f"The region of image {int((~filled).nonzero()[0])} has no pixels: leave the image out.")
-    heat, inside = attributions.double().flatten(1), regions.double().flatten(1)
-    near = _dilated(regions, tolerance).double().flatten(1)
-    highest = (heat == heat.amax(1, keepdim=True)).double()
-    area, count = inside.mean(1), max(1, round(fraction * heat.shape[1]))
-    total = heat.sum(1)
-    energy = torch.where(total > 0, (heat * inside).sum(1) / total.clamp_min(1e-300), area)
-    least = heat.topk(count).values[:, -1:]
-    above, level = (heat > least).double(), (heat == least).double()
-    share = (count - above.sum(1)) / level.sum(1)  # of those at the level of the last one, so many are among the top
-    top = ((above * inside).sum(1) + share * (level * inside).sum(1)) / count
-    found = ((highest * near).sum(1) / highest.sum(1), near.mean(1), top, energy, area)
-    return Pointing(*(each.cpu().numpy() for each in found))
-
-
-def _dilated(regions: Bool[Tensor, "images height width"], radius: float) -> Bool[Tensor, "images height width"]:
-    reach = int(radius)
-    if not reach:
-        return regions
-    steps = torch.arange(-reach, reach + 1, device=regions.device)
-    disc = (steps[:, None] ** 2 + steps**2 <= radius**2).float()
-    return F.conv2d(regions.float()[:, None], disc[None, None], padding=reach)[:, 0] > 0.5
-
-
-def box_masks(boxes: Sequence[Sequence[float | int]], size: tuple[int, int]) -> Bool[Tensor, "boxes height width"]:
-    """The pixels of each box (x0, y0, x1, y1), in pixels of images of `size` (height, width).
-
-    A pixel belongs to a box that holds its centre. What lies outside of the image is cut off; raises ValueError for a
-    box of which nothing is left, or whose ends are in the wrong order.
-    """
-    height, width = size
-    across, down = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
-        mask |= ((down >= y0) & (down < y1))[:, None] & ((across >= x0) & (across < x1))
-        if not mask.any():
-            raise ValueError(
-                f"The box {(x0, y0, x1, y1)} holds no pixel of an image of {width} x {height}: is it (x0, y0, x1, y1)?"
-            )
-    return masks
-
-
 # --- groups -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class GroupAccuracy:
-    """Accuracy of each group, in the order of their names, with Wilson's intervals, and of all items together.
-
-    The interval of the worst group is its own: it does not allow for having been chosen as the worst.
-    """
-
-    groups: dict[str | int, stats.Interval]
-    overall: stats.Interval
-
-    @property
-    def worst_group(self) -> str | int:
-        """The name of the group with the lowest accuracy, the first of equals."""
-        return min(self.groups, key=lambda group: self.groups[group].value)
-
-    @property
-    def worst(self) -> stats.Interval:
-        """The accuracy of the worst group."""
-        return self.groups[self.worst_group]
-
-
-def group_accuracy(correct: ArrayLike, groups: ArrayLike) -> GroupAccuracy:
-    """The accuracy of each group: `correct` [items] says which predictions are right, `groups` [items] names groups.
-
-    Raises ValueError if there is no item, the lengths differ, or `correct` holds other values than true and false.
-    """
-    correct, groups = np.asarray(correct), np.asarray(groups)
-    if correct.ndim != 1 or correct.shape != groups.shape or not len(correct):
-        raise ValueError(f"Of shapes {correct.shape} and {groups.shape}: give one verdict and one group an item.")
-    if not np.isin(correct, (0, 1)).all():
-        raise ValueError("Verdicts hold values other than true and false: pass prediction == label.")
-    names, members = np.unique(groups, return_inverse=True)
-    right, sizes = np.bincount(members, correct.astype(bool)), np.bincount(members)
-    rows = zip(names.tolist(), right.astype(int), sizes, strict=True)
-    accuracies = {name: stats.proportion(hits, size) for name, hits, size in rows}
-    return GroupAccuracy(accuracies, stats.proportion(int(correct.sum()), len(correct)))

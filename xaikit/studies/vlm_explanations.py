@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from xaikit.companion.profiles import Settings
 from xaikit.metrics.intervals import Interval, proportion
-from xaikit.metrics.segmentation import pointing_game
+from xaikit.metrics.pointing import pointing_game
 from xaikit.models.clip import Clip
 from xaikit.models.hooks import evaluating
 from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
 from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
-from xaikit.saliency.cam import integrated_gradients, rise
+from xaikit.saliency.masking import rise
+from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.saliency.vit import grad_cam, upsample
 from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import generator, seed_for

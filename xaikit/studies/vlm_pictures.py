@@ -11,7 +11,7 @@ from torch import Tensor
 from xaikit import world
 from xaikit.companion.profiles import Settings
 from xaikit.datasets import idenprof, stanford_cars
-from xaikit.metrics.segmentation import box_masks
+from xaikit.metrics.pointing import box_masks
 from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import rng

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import trange
 
-from xaikit.metrics.segmentation import group_accuracy
+from xaikit.metrics.groups import group_accuracy
 from xaikit.storage.arithmetic import training_precision
 from xaikit.storage.seeding import generator, seed_for
 
