@@ -63,7 +63,7 @@ format: $(READY) ## mend what check finds, where that can be done by itself
 	@$(PY) -m ruff format $(CODE)
 
 bench: $(READY) ## run every benchmark
-	@set -e; for script in $(wildcard benchmarks/*/*.py); do echo "== $$script"; $(PY) $$script; done
+	@set -e; for name in $(subst /,.,$(basename $(wildcard benchmarks/*/*.py))); do echo "== $$name"; $(PY) -m $$name; done
 
 # Resolves the bounds of pyproject.toml anew. The marks are for Macs: CUDA's packages exist for Linux only.
 lock: ## pin the newest versions within pyproject.toml's bounds in requirements.lock

@@ -56,6 +56,7 @@ from xaikit.storage.seeding import seed_for
 from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
+from xaikit.studies.texplain_figures import word_cloud
 from xaikit.texplain.mitigation import Recipe
 from xaikit.texplain.text_overlap import shuffled
 from xaikit.texplain.translator import Features
@@ -135,7 +136,7 @@ CLASS_WORDS = study.class_words(original)
 def cloud(ax, frequencies, title, own=()):
     """A word cloud of the dominant words; `own`, those of the category, in orange (red in the paper)."""
     if words_shown := dominant(frequencies)[:30]:
-        plots.word_cloud(ax, {word: frequencies[word] for word in words_shown}, own)
+        word_cloud(ax, {word: frequencies[word] for word in words_shown}, own)
     else:
         ax.text(0.5, 0.5, "no dominant word", ha="center", va="center")
         ax.axis("off")

@@ -146,7 +146,7 @@ def imported_packages(folder: Path) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.partition(".")[0])
-    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests"}
+    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks"}
     return names - set(sys.stdlib_module_names) - local
 
 

@@ -8,12 +8,12 @@ which only depends on the weights, is made once.
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from open_clip.transformer import VisionTransformer
 
+from benchmarks.timing import timed
 from xaikit.decomposition.decompose import Readout, coefficients, decompose
 
 SIZES = {  # patch, width, layers, output
@@ -26,16 +26,6 @@ def tower(name: str) -> VisionTransformer:
     torch.manual_seed(0)
     patch, width, layers, output = SIZES[name]
     return VisionTransformer(224, patch, width, layers, width // 64, 4, output_dim=output).eval()
-
-
-def timed(run: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -57,7 +47,7 @@ def compare(options: argparse.Namespace) -> None:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, run in ways.items():
-            times[name].append(timed(run))
+            times[name].append(timed(run)[0])
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{options.model}, batches of {options.batch}, float32, {where}, {options.rounds} rounds")
     print(f"{'':20}{'ms / image':>12}{'over the bare pass':>20}")

@@ -6,14 +6,13 @@ grows in proportion to the number of picks, so with `--loop` fewer are timed and
 
 import argparse
 import os
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan, textspan_as_published
+from benchmarks.timing import timed
+from xaikit.decomposition.textspan import ContributionMoments, textspan, textspan_as_published
 
 RANK = 64 + 3  # of a head of width 64
 
@@ -24,12 +23,6 @@ def draw(options: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
     coordinates = torch.randn(options.images, options.heads, RANK, generator=random) * torch.logspace(0, -2, RANK) + 0.1
     basis = torch.randn(options.heads, RANK, options.features, generator=random) / options.features**0.5
     return coordinates, basis, F.normalize(torch.randn(options.texts, options.features, generator=random), dim=1)
-
-
-def timed(run: Callable[[], TextSpan]) -> tuple[float, TextSpan]:
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
 
 
 def compare(options: argparse.Namespace) -> None:

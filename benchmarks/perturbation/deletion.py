@@ -10,8 +10,8 @@ import time
 
 import torch
 import torch.nn.functional as F
-from perturbation import encoder
 
+from benchmarks.perturbation.search import encoder
 from xaikit.models.scores import class_score
 from xaikit.perturbation.removal import removal_curves, substitute
 

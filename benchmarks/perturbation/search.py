@@ -14,8 +14,8 @@ from collections.abc import Callable
 import open_clip
 import torch
 import torch.nn.functional as F
-from decomposition import timed
 
+from benchmarks.timing import timed
 from xaikit.models import clip_vit_mini
 from xaikit.models.scores import class_score
 from xaikit.perturbation.search import AGARWAL_2023, meaningful_perturbation
@@ -58,7 +58,7 @@ def compare(options: argparse.Namespace) -> None:
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):
         for name, (count, autocast) in ways.items():
-            taken[name].append(timed(lambda count=count, autocast=autocast: run(count, autocast)) / count)
+            taken[name].append(timed(lambda count=count, autocast=autocast: run(count, autocast))[0] / count)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{options.model}, {pixels} pixels, {AGARWAL_2023.steps} steps an image, {where}, {options.rounds} rounds")
     print(f"{'':36}{'s / image':>12}{'images / min':>14}{'ratio':>8}")

@@ -1,6 +1,6 @@
 """Independent trainings: in turn on all cores, as torch does by itself, against side by side on one thread each.
 
-    python benchmarks/storage/side_by_side.py [--busy]
+    python -m benchmarks.storage.side_by_side [--busy]
 
 With --busy a loop runs on each core beside it: what waits by spinning then suffers most. Each way is a process of its
 own, as an arithmetic is chosen when a process starts.
@@ -72,7 +72,8 @@ def main() -> None:
         for label, (arithmetic, way) in WAYS.items():
             command = [
                 sys.executable,
-                __file__,
+                "-m",
+                __spec__.name,
                 "--way",
                 way,
                 "--jobs",

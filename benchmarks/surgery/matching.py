@@ -11,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
 
@@ -21,6 +20,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
+from benchmarks.timing import timed
 from xaikit.models.hooks import evaluating, listening
 from xaikit.surgery.matching import (
     ActivationStatistics,
@@ -145,12 +145,6 @@ def draw(images: int, batch: int, pixels: int) -> Iterator[Tensor]:
         yield torch.randn(min(batch, images - start), 3, pixels, pixels, generator=generator)
 
 
-def timed(run: Callable[[], object]) -> tuple[float, object]:
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
-
-
 def run_alone(way: str, options: argparse.Namespace) -> None:
     """One way in this process, the networks included; print the process's peak memory in bytes."""
     size = options.images, options.batch, options.pixels
@@ -165,7 +159,7 @@ def run_alone(way: str, options: argparse.Namespace) -> None:
 
 def peak_memory(way: str, options: argparse.Namespace) -> int:
     sizes = [f"--{name}={getattr(options, name)}" for name in ("images", "batch", "pixels")]
-    command = [sys.executable, __file__, f"--alone={way}", *sizes]
+    command = [sys.executable, "-m", __spec__.name, f"--alone={way}", *sizes]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -12,9 +12,9 @@ import statistics
 
 import timm
 import torch
-from decomposition import timed
 from transformers import BlipTextConfig, BlipTextLMHeadModel
 
+from benchmarks.timing import timed
 from xaikit.storage.arithmetic import training_precision
 from xaikit.texplain.translator import Features, Translator, sentence_loss
 
@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace) -> None:
         optimiser.step()
 
     step()  # the first allocates
-    seconds = statistics.median(timed(step) for _ in range(options.rounds))
+    seconds = statistics.median(timed(step)[0] for _ in range(options.rounds))
     rate = options.batch / seconds
     if device == "cuda":
         memory = torch.cuda.max_memory_allocated() / 1e9

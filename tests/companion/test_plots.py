@@ -16,6 +16,8 @@ from torch import Tensor
 
 from xaikit.companion import plots
 from xaikit.metrics.intervals import Interval
+from xaikit.studies import caption_driven_figures as figures
+from xaikit.studies.texplain_figures import word_cloud
 
 matplotlib.use("Agg")
 
@@ -60,7 +62,7 @@ def test_the_style_undoes_what_was_set_before() -> None:
 
 
 def test_the_meanings_have_colours_of_their_own() -> None:
-    for group in ([plots.SHAPE, plots.COLOUR], [plots.BEFORE, plots.AFTER], plots.MODEL.values()):
+    for group in ([figures.SHAPE, figures.COLOUR], figures.MODEL.values()):
         assert len(set(group)) == 2
     symbols, colours = zip(*plots.VERDICTS.values(), strict=True)
     assert len(set(symbols)) == len(set(colours)) == 4
@@ -97,7 +99,7 @@ def test_overlay_stretches_a_small_map_over_the_whole_image(ax, images) -> None:
 @pytest.mark.parametrize("horizontal", [True, False])
 def test_interval_bars_draw_value_bounds_and_chance(ax, horizontal) -> None:
     intervals = [Interval(0.5, 0.4, 0.7, 9), Interval(0.9, 0.8, 0.95, 9)]
-    colours = [plots.SHAPE, plots.COLOUR]
+    colours = [figures.SHAPE, figures.COLOUR]
     plots.interval_bars(ax, ["a", "b"], intervals, colours=colours, chance=0.5, horizontal=horizontal)
     along = (lambda line: line.get_xdata()) if horizontal else (lambda line: line.get_ydata())
     drawn = [list(along(line)) for line in ax.lines]
@@ -122,7 +124,7 @@ def test_interval_bars_refuse_rows_that_do_not_match(ax) -> None:
 def test_similarity_matrix_outlines_the_best_caption_of_each_image(images) -> None:
     values = torch.tensor([[0.1, 0.3, 0.25, 0.2, 0.1], [0.2, 0.1, 0.26, 0.1, 0.3]])
     figure, ax = plt.subplots(figsize=(7, 2.2))
-    plots.similarity_matrix(ax, values, ["short", "a photo of a very long caption"], images, decimals=3)
+    figures.similarity_matrix(ax, values, ["short", "a photo of a very long caption"], images, decimals=3)
     outlined = [(round(box.get_x() + 0.46), round(box.get_y() + 0.46)) for box in ax.patches]
     assert outlined == [(0, 1), (1, 0), (2, 1), (3, 0), (4, 1)]
     written = {text.get_position(): text.get_text() for text in ax.texts}
@@ -139,14 +141,14 @@ def test_similarity_matrix_outlines_the_best_caption_of_each_image(images) -> No
 
 def test_similarity_matrix_refuses_captions_that_do_not_match(ax, images) -> None:
     with pytest.raises(ValueError, match="1 captions for 2 rows"):
-        plots.similarity_matrix(ax, torch.rand(2, 5), ["a"], images)
+        figures.similarity_matrix(ax, torch.rand(2, 5), ["a"], images)
 
 
 def test_word_cloud_colours_the_highlight_only(ax) -> None:
-    plots.word_cloud(ax, {"water": 3.0, "bird": 2.0, "boat": 1.0}, highlight={"bird"})
+    word_cloud(ax, {"water": 3.0, "bird": 2.0, "boat": 1.0}, highlight={"bird"})
     assert {bytes_of(plots.VERMILLION), bytes_of(plots.DARK)} <= colours_in(ax)
     other = plt.subplots()[1]
-    plots.word_cloud(other, {"water": 3.0, "bird": 2.0, "boat": 1.0})
+    word_cloud(other, {"water": 3.0, "bird": 2.0, "boat": 1.0})
     assert bytes_of(plots.DARK) in colours_in(other) and bytes_of(plots.VERMILLION) not in colours_in(other)
 
 
@@ -155,7 +157,7 @@ def test_word_cloud_does_not_depend_on_the_order_of_equal_words() -> None:
     pictures = []
     for frequencies in (words, dict(reversed(words.items()))):
         figure, ax = plt.subplots()
-        plots.word_cloud(ax, frequencies, highlight="sky")
+        word_cloud(ax, frequencies, highlight="sky")
         pictures.append(png(figure))
     assert pictures[0] == pictures[1]
 
@@ -163,7 +165,7 @@ def test_word_cloud_does_not_depend_on_the_order_of_equal_words() -> None:
 @pytest.mark.parametrize("frequencies", [{}, {"a": 0.0}, {"a": 1.0, "b": -1.0}, {"a": float("nan")}])
 def test_word_cloud_refuses_words_without_a_frequency(ax, frequencies) -> None:
     with pytest.raises(ValueError, match="positive frequency"):
-        plots.word_cloud(ax, frequencies)
+        word_cloud(ax, frequencies)
 
 
 def test_claims_say_their_verdict_in_a_symbol_and_a_colour() -> None:

@@ -64,7 +64,7 @@ def test_static_reach_covers_what_python_really_loads() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", show], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {Path(file) for file in ran.stdout.split()}
-    assert loaded and loaded <= set(sources.modules_reached(ROOT / "xaikit" / "record.py"))
+    assert loaded and loaded <= set(sources.modules_reached(ROOT / "xaikit" / "companion" / "record.py"))
 
 
 BASE = '''

@@ -1,20 +1,17 @@
 """One style for all figures, and the few kinds of picture that several notebooks share."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from cycler import cycler
 from jaxtyping import Float
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
 from pandas.io.formats.style import Styler
 from torch import Tensor
-from wordcloud import WordCloud
 
 from xaikit.metrics.intervals import Interval
 
@@ -24,9 +21,6 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 )  # fmt: skip
 GREY, DARK = "#8C8C8C", "#333333"
 
-SHAPE, COLOUR = BLUE, VERMILLION
-BEFORE, AFTER = GREY, BLACK
-MODEL = {"biased": ORANGE, "unbiased": GREEN}
 HOLDS, FAILS, INCONCLUSIVE, NOT_RUN = GREEN, VERMILLION, DARK, GREY
 VERDICTS = {  # a symbol as well as a colour, for those who see none
     "holds": ("✓", HOLDS),
@@ -68,7 +62,7 @@ def image_grid(
 
     Raises ValueError if there is none, values lie outside 0..1, or titles and images differ in number.
     """
-    pictures = _pictures(images)
+    pictures = pictures_of(images)
     if titles is not None and len(titles) != len(pictures):
         raise ValueError(f"There are {len(titles)} titles for {len(pictures)} images: give one each.")
     columns = min(columns, len(pictures))
@@ -95,7 +89,7 @@ def overlay(
 
     Result: the heat map, from which a colour bar can be made. Raises ValueError if values lie outside 0..1.
     """
-    (picture,) = _pictures(image[None])
+    (picture,) = pictures_of(image[None])
     height, width = picture.shape[:2]
     ax.imshow(picture, interpolation="nearest")
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)  # a smaller map is stretched over the whole image
@@ -168,69 +162,6 @@ def grouped_intervals(
         ax.axvline(chance, color=GREY, linestyle="--", linewidth=1, zorder=0)
 
 
-def similarity_matrix(
-    ax: Axes,
-    values: Float[Tensor, "captions images"],
-    captions: Sequence[str],
-    images: Float[Tensor, "images 3 height width"],
-    *,
-    decimals: int = 2,
-) -> None:
-    """Show similarities [captions, images] as in CLIP's paper: images on top, captions at the left.
-
-    The highest value of each column, the caption that an image gets, is outlined.
-    Raises ValueError if the captions are not one a row, or image values lie outside 0..1.
-    """
-    if len(captions) != len(values):
-        raise ValueError(f"There are {len(captions)} captions for {len(values)} rows of values: give one each.")
-    pictures = _pictures(images)
-    table = values.detach().cpu().numpy()
-    heat = ax.imshow(table, cmap="viridis")
-    height = 0.94 * images.shape[2] / images.shape[3]
-    for column, picture in enumerate(pictures):
-        ax.imshow(picture, extent=(column - 0.47, column + 0.47, -0.6, -0.6 - height))
-        winner = int(table[:, column].argmax())
-        ax.add_patch(Rectangle((column - 0.46, winner - 0.46), 0.92, 0.92, fill=False, color=VERMILLION, lw=2))
-        for row, value in enumerate(table[:, column]):
-            light = heat.norm(value) > 0.6  # where viridis turns from dark to light
-            ax.text(
-                column,
-                row,
-                f"{value:.{decimals}f}",
-                ha="center",
-                va="center",
-                color=DARK if light else "white",
-            )
-    ax.set_anchor("NW")  # centred, the square cells would let the layout cut long captions off
-    ax.set_xlim(-0.5, len(pictures) - 0.5)
-    ax.set_ylim(len(captions) - 0.5, -0.65 - height)
-    ax.set_xticks([])
-    ax.set_yticks(range(len(captions)), captions)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-
-
-def word_cloud(ax: Axes, frequencies: Mapping[str, float], highlight: Collection[str] = ()) -> None:
-    """Draw words as large as they are frequent, those in `highlight` (the category's own) in vermillion.
-
-    Raises ValueError if there is no word, or a frequency is not positive.
-    """
-    if not frequencies or not all(0 < frequency < np.inf for frequency in frequencies.values()):
-        raise ValueError("A word cloud needs words, each with a positive frequency: leave the others out.")
-    cloud = WordCloud(
-        width=900,
-        height=600,
-        background_color="white",
-        font_path=font_manager.findfont("DejaVu Sans"),
-        random_state=0,
-        color_func=lambda word, **kwargs: VERMILLION if word in highlight else DARK,
-    )
-    # The layout depends on the order of the words: sort, so that equal counts give equal pictures.
-    ranked = sorted(frequencies.items(), key=lambda item: (-item[1], item[0]))
-    ax.imshow(cloud.generate_from_frequencies(dict(ranked)).to_array(), interpolation="bilinear")
-    ax.axis("off")
-
-
 def style_claims(claims: pd.DataFrame) -> Styler:
     """Set out a table of claims for a notebook, its column `verdict` with a symbol and a colour.
 
@@ -250,7 +181,7 @@ def style_claims(claims: pd.DataFrame) -> Styler:
     )
 
 
-def _pictures(images: Float[Tensor, "n 3 height width"]) -> Float[np.ndarray, "n height width 3"]:
+def pictures_of(images: Float[Tensor, "n 3 height width"]) -> Float[np.ndarray, "n height width 3"]:
     """Images as matplotlib wants them; values outside 0..1 would be cut off without a word."""
     if not images.numel() or not (images.min() >= 0 and images.max() <= 1):  # also so for NaN
         raise ValueError("Images to draw must exist and lie in 0..1: undo their normalisation first.")
