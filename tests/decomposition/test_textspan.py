@@ -161,7 +161,7 @@ def test_many_heads_are_the_same_one_by_one(monkeypatch: pytest.MonkeyPatch) -> 
         one = textspan(ContributionMoments(basis[head, None]).add(coordinates[:, head, None]), texts(), 15)
         assert torch.equal(one.picks[0], together.picks[head])
     for numbers in (1, 2 * 150 * 20):  # one head at a time, and two
-        monkeypatch.setattr("xaikit.decomposition.textspan._NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setitem(textspan.__globals__, "_NUMBERS_AT_ONCE", numbers)
         parts = textspan(ContributionMoments(basis).add(coordinates), texts(), 15)
         assert torch.equal(parts.picks, together.picks)
         torch.testing.assert_close(parts.basis, together.basis, rtol=0, atol=1e-9)

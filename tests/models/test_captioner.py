@@ -15,9 +15,9 @@ from xaikit import world
 from xaikit.models import captioner
 from xaikit.models.clip import load_clip
 from xaikit.storage.paths import WEIGHTS
+from xaikit.studies.lexicon import true_words
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.words import words_of
-from xaikit.world.lexicon import true_words
 
 FOLDER = WEIGHTS / captioner.NAME
 

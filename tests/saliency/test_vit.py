@@ -14,8 +14,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from xaikit.saliency import cam as saliency
 from xaikit.saliency import tower as tower_parts
+from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.saliency.relevance import linear_relevance, product_relevance, sum_relevance
 from xaikit.saliency.vit import (
     BASELINES,
@@ -404,7 +404,7 @@ def test_grad_cam_is_the_packages_and_our_own_on_the_last_attention_over_the_num
     ours = grad_cam(tower, images, texts[labels])
     assert ours.amax() > 1e-4
     tail = Tail(tower, texts)
-    own = saliency.grad_cam(tail, tail.maps, images, labels, upsample=False)
+    own = cam_of_layer(tail, tail.maps, images, labels, upsample=False)
     torch.testing.assert_close(ours, own / 3, atol=1e-8, rtol=1e-4)
     with GradCAM(tail, [tail.maps]) as package:
         package(images, [ClassifierOutputTarget(int(label)) for label in labels])

@@ -13,10 +13,10 @@ from xaikit.storage.seeding import rng
 from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
+from xaikit.studies.lexicon import words_for
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.texplain.training import write_translator
 from xaikit.texplain.translator import Features, Translator
-from xaikit.world.lexicon import words_for
 
 needs_captioner = pytest.mark.skipif(
     not (WEIGHTS / captioner.NAME).exists(), reason=f"{captioner.NAME} does not ship yet: `make models` trains it"

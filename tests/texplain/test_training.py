@@ -26,7 +26,8 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfi
 
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.storage import paths
-from xaikit.texplain.training import InMemory, Recipe, main, read_translator, train, write_translator
+from xaikit.studies.train_translator import main
+from xaikit.texplain.training import InMemory, Recipe, read_translator, train, write_translator
 from xaikit.texplain.translator import Translator, sentence_loss
 
 PAD, START, END, WORDS, PROMPT = 0, 1, 2, 6, 1

@@ -25,8 +25,8 @@ from jaxtyping import Float
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from xaikit.models.batches import checked
 from xaikit.models.hooks import evaluating
-from xaikit.surgery.matching import checked
 
 LEVELS = "layer", "head", "token", "head-token"
 # Switches of open_clip's custom blocks after which W_O is not the only map between a head and the residual stream, or

@@ -13,10 +13,10 @@ from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini, gen
 from xaikit.models.clip import Clip, load_clip
 from xaikit.models.clip_resnet_mini import TEMPLATES
 from xaikit.storage.paths import WEIGHTS
+from xaikit.studies.lexicon import named_factors, words_for
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.words import words_of
 from xaikit.world import SceneSet, nine
-from xaikit.world.lexicon import named_factors, words_for
 
 
 def train_clip_resnet() -> None:

@@ -12,6 +12,7 @@ each other. Where they differ in threads, or work is taken up on another CPU, bl
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -35,7 +36,7 @@ from tqdm import tqdm
 from xaikit.companion import profiles
 from xaikit.datasets.imagenet import read_validation
 from xaikit.datasets.waterbirds import FOLDER, SPLITS, read_waterbirds
-from xaikit.decomposition.decompose import decompose as decomposition
+from xaikit.decomposition.decompose import coefficients, image_tower
 from xaikit.models import preprocessing
 from xaikit.models.clip import load_clip
 from xaikit.storage.files import replacing, write_text
@@ -353,8 +354,8 @@ def _decompose(options: argparse.Namespace, device: str, rank: int, world_size: 
     else:
         data = read_waterbirds(images, options.split, check=not options.subset)
     clip = load_clip(options.model, options.pretrained, device)
-    tower = decomposition.image_tower(clip.image_encoder)
-    files = [Path(module.__file__ or "") for module in (decomposition, preprocessing)]
+    tower = image_tower(clip.image_encoder)
+    files = [Path(inspect.getfile(each)) for each in (coefficients, preprocessing)]
     key = extraction_key(
         clip.image_encoder,
         data.ids,
@@ -369,7 +370,7 @@ def _decompose(options: argparse.Namespace, device: str, rank: int, world_size: 
         return clip.image_encoder.prepare(image[None] / 255)[0]
 
     def extractor(batch: Tensor) -> dict[str, Tensor]:
-        return vars(decomposition.coefficients(tower, batch.to(device)))
+        return vars(coefficients(tower, batch.to(device)))
 
     sizes = {"block": options.block, "batch": options.batch, "workers": options.workers}
     return extract(extractor, data, options.folder, key, prepare=prepare, rank=rank, world_size=world_size, **sizes)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from xaikit.models.batches import Batches, checked
 from xaikit.models.hooks import evaluating
-from xaikit.surgery.matching import Batches, checked
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
 of maps (Eq. 3). Nothing here knows CLIP or digits: any two convolutional networks that take the same images will do.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -14,9 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xaikit.models.batches import Batches, checked
 from xaikit.models.hooks import evaluating, listening
-
-Batches = Iterable[Tensor]  # of images, Float[Tensor, "batch channels height width"], all of one size
 
 # Standard deviations below this count as this: a dead map is not blown up into noise. The published code adds the
 # same number to every standard deviation, which would make even a map swapped for itself change a little.
@@ -248,19 +246,3 @@ def upsampling_adjoint(
 def _interpolation(small: int, large: int) -> Float[Tensor, "large small"]:
     """The matrix of linear interpolation from `small` to `large` points, in float64."""
     return F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=large, mode="linear")[0].T.contiguous()
-
-
-def checked(batches: Batches) -> Iterator[Float[Tensor, "batch channels height width"]]:
-    """Pass the batches on, each looked at first: images there, of one size, with no NaN."""
-    size = None
-    for images in batches:
-        if images.ndim != 4 or 0 in images.shape:
-            raise ValueError(f"A batch has shape {tuple(images.shape)}; give images [batch, channels, height, width].")
-        size = size or tuple(images.shape[1:])
-        if tuple(images.shape[1:]) != size:
-            raise ValueError(f"There are images of size {tuple(images.shape[1:])} and {size}; resize them to one size.")
-        if not images.isfinite().all():
-            raise ValueError("Some pixels are NaN or infinite; clean the images first.")
-        yield images
-    if size is None:
-        raise ValueError("There is no image in the data; choose a split that is not empty.")

@@ -3,8 +3,8 @@
 import pytest
 
 from xaikit import world
+from xaikit.studies.lexicon import concepts, named_factors, true_words, words_for
 from xaikit.texplain.words import words_of
-from xaikit.world.lexicon import concepts, named_factors, true_words, words_for
 from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_cars import Cars
 from xaikit.world.scene_nine import Nine
