@@ -10,8 +10,8 @@ NOTEBOOKS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/[0-9]*.py))
 STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)
-# What a notebook's result may depend on; xaikit.run decides by content which of it really matters.
-SOURCES := $(wildcard xaikit/*.py xaikit/*/*.py xaikit/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
+# What a notebook's result may depend on; xaikit.companion.run decides by content which of it really matters.
+SOURCES := $(wildcard xaikit/*.py xaikit/*/*.py xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
 
 # The profile is for the runs alone: tests always take mini.
 unexport PROFILE
@@ -31,28 +31,28 @@ setup: $(READY) ## make .venv from requirements.lock (every other target does it
 
 figures: $(STAMPS) $(READY) ## every table and figure, then the report
 	@$(if $(RAN),,echo "Nothing to be done: every notebook is up to date.")
-	@$(PY) -m xaikit.run --report --profile '$(PROFILE)'
+	@$(PY) -m xaikit.companion.run --report --profile '$(PROFILE)'
 
 $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp
 	@$(if $(RAN),,echo "Nothing to be done: $@ is up to date.")
 
 models: $(READY) ## train the mini foundation models in data/weights from nothing
-	@$(PY) -m xaikit.models
+	@$(PY) -m xaikit.models.train
 
 data: $(READY) ## fetch and check the profile's data and weights
-	@$(PY) -m xaikit.download --profile '$(PROFILE)'
+	@$(PY) -m xaikit.companion.download --profile '$(PROFILE)'
 
 notebooks: $(READY) ## write the executed notebooks/*.ipynb
-	@$(PY) -m xaikit.run --notebooks
+	@$(PY) -m xaikit.companion.run --notebooks
 
 lab: $(READY) ## JupyterLab with the paired notebooks
-	@env $$($(PY) -m xaikit.arithmetic) $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+	@env $$($(PY) -m xaikit.storage.arithmetic) $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest
 
 accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
-	@$(PY) -m xaikit.accept --profile '$(PROFILE)'
+	@$(PY) -m xaikit.companion.accept --profile '$(PROFILE)'
 
 check: $(READY) ## lint and check the format
 	@$(PY) -m ruff check $(CODE)
@@ -63,7 +63,7 @@ format: $(READY) ## mend what check finds, where that can be done by itself
 	@$(PY) -m ruff format $(CODE)
 
 bench: $(READY) ## run every benchmark
-	@set -e; for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(PY) $$script; done
+	@set -e; for name in $(subst /,.,$(basename $(wildcard benchmarks/*/*.py))); do echo "== $$name"; $(PY) -m $$name; done
 
 # Resolves the bounds of pyproject.toml anew. The marks are for Macs: CUDA's packages exist for Linux only.
 lock: ## pin the newest versions within pyproject.toml's bounds in requirements.lock
@@ -81,10 +81,10 @@ clean: ## remove build/ and the caches; .venv and figures/ stay
 	rm -rf build .pytest_cache .ruff_cache *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
-# xaikit.run reruns a notebook only where the content of what it depends on has changed, and refreshes the stamp.
+# xaikit.companion.run reruns a notebook only where the content of what it depends on has changed, and refreshes the stamp.
 $(STAMPS): build/$(PROFILE)/%.stamp: notebooks/%.py figures/$(PROFILE)/%/numbers.json $(SOURCES) | $(READY)
 	$(eval RAN := yes)
-	@$(PY) -m xaikit.run $* --profile '$(PROFILE)'
+	@$(PY) -m xaikit.companion.run $* --profile '$(PROFILE)'
 
 # Made along with the stamp; named so that a record that was removed or edited is made again.
 $(RECORDS): ;

@@ -50,17 +50,20 @@ from IPython.display import display
 from open_clip.modified_resnet import ModifiedResNet
 from scipy.ndimage import uniform_filter1d
 
-from xaikit import plots, profiles
-from xaikit.activation_matching import convolutions, map_shapes, stages
-from xaikit.caption_surgery import choose_maps, shuffled, strongest
+from xaikit.companion import plots, profiles
+from xaikit.companion.record import Record, published
 from xaikit.datasets.digits import colour
+from xaikit.metrics.heatmaps import normalise
+from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
+from xaikit.metrics.ranking import spearman
 from xaikit.models.clip import load_from
-from xaikit.record import Record, published
-from xaikit.saliency import grad_cam, normalise
-from xaikit.seeding import generator
-from xaikit.stats import bootstrap_mean, proportion, spearman, verdict
+from xaikit.saliency.cam import grad_cam
+from xaikit.storage.seeding import generator
 from xaikit.studies import caption_driven as study
+from xaikit.studies import caption_driven_figures as pictures
 from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan
+from xaikit.surgery.matching import convolutions, map_shapes, stages
+from xaikit.surgery.transplant import choose_maps, shuffled, strongest
 
 cfg = profiles.load(profile, "01_caption_driven", seed)
 profiles.prepare(seed)
@@ -225,7 +228,7 @@ display(pd.Series(counts, name="maps").to_frame())
 # $$Z_{ij} = \frac{1}{B\,W\,H}\sum_{b,w,h} N^S_{biwh}\, N^C_{bjwh},$$
 # where the smaller of the two is upsampled bilinearly. The sum runs over the large size, but need not: for a linear
 # upsampling $U$, $\langle U a, c\rangle = \langle a, U^\top c\rangle$. Taking the large map down once with the
-# adjoint $U^\top$ is exact, and several times cheaper (`benchmarks/matching.py`).
+# adjoint $U^\top$ is exact, and several times cheaper (`benchmarks/surgery/matching.py`).
 #
 # CLIP map $j$ then receives the standalone map $\arg\max_i Z_{ij}$.
 
@@ -245,8 +248,10 @@ target_layers = first["biased"].target_statistics.span
 figure, axes = plt.subplots(2, 2, figsize=(8.6, 5.2), sharex=True, sharey="row")
 for column, name in zip(axes.T, MODELS, strict=True):
     choice = first[name].choice
-    column[0].scatter(range(len(choice.score)), choice.score, s=3, color=plots.MODEL[name], linewidths=0)
-    column[1].scatter(range(len(choice.source)), choice.source, s=3, color=plots.MODEL[name], linewidths=0, alpha=0.4)
+    column[0].scatter(range(len(choice.score)), choice.score, s=3, color=pictures.MODEL[name], linewidths=0)
+    column[1].scatter(
+        range(len(choice.source)), choice.source, s=3, color=pictures.MODEL[name], linewidths=0, alpha=0.4
+    )
     smooth = uniform_filter1d(choice.source.double().numpy(), 42, mode="nearest")
     column[1].plot(smooth, color=plots.BLACK, linewidth=1.2, label="moving average, 42 maps")
     column[0].set_title(f"{name} model")
@@ -319,7 +324,7 @@ readings = {
 }
 figure, axes = plt.subplots(3, 1, figsize=(7.5, 9.6))
 for ax, (title, values) in zip(axes, readings.items(), strict=True):
-    plots.similarity_matrix(ax, values[examples].T, CAPTIONS.texts, real_world.image[examples])
+    pictures.similarity_matrix(ax, values[examples].T, CAPTIONS.texts, real_world.image[examples])
     ax.set_title(title, loc="left")
 record.figure("fig2", figure)
 plt.show(figure)
@@ -439,7 +444,7 @@ record.table("fig4", pd.DataFrame([(*key, *vars(value).values()) for key, value 
     columns=["measure", "model", "cue", "value", "low", "high", "n"]))  # fmt: skip
 
 # %%
-CUE = {"colour": plots.COLOUR, "shape": plots.SHAPE}
+CUE = {"colour": pictures.COLOUR, "shape": pictures.SHAPE}
 panels = {
     "as published": "share of the highest difference,\nas published",
     "indexing mended": "the same,\nindexing mended",
@@ -493,7 +498,7 @@ for column, name, scheme in ((0, "biased", "correlated"), (3, "unbiased", "grey"
         if row == 0:
             ax.set_title(f"{column // 3 * 3 + 1}. train on\n{'coloured' if name == 'biased' else 'grey'} digits")
     ax = figure.add_subplot(layout[:, column + 1])
-    tints = [plots.MODEL[name]] * len(painted)
+    tints = [pictures.MODEL[name]] * len(painted)
     plots.interval_bars(ax, list(painted), list(loop[name].values()), colours=tints, chance=0.5)
     ax.set(xlim=(-0.03, 1.03), xlabel="accuracy in the real world", title=f"{column // 3 * 3 + 2}. {name} model")
 ax = figure.add_subplot(layout[:, 2])
@@ -653,7 +658,7 @@ cells = list(two_by_two.cell.unique())
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharex=True, sharey=True)
 for ax, measure in zip(axes, ("colour share, as published", "colour, corrected", "shape, corrected"), strict=True):
     rows = two_by_two[two_by_two.measure == measure]
-    for name, tint in (*plots.MODEL.items(), ("unbiased, bare", plots.SKY)):
+    for name, tint in (*pictures.MODEL.items(), ("unbiased, bare", plots.SKY)):
         plots.grouped_intervals(ax, rows, place="cell", group="model", places=cells, colours={name: tint}, chance=0.5)
     for missing in set(cells) - set(rows.cell):
         ax.text(0.02, cells.index(missing), "grey has no right colour", color=plots.DARK, va="center")
@@ -716,7 +721,7 @@ for ax, (measure, title) in zip(axes, titles.items(), strict=True):
     ax.vlines([v.value for v in x], [v.low for v in y], [v.high for v in y], color=plots.GREY)
     for label in dict.fromkeys(row["training"] for row in doses):
         mine = [i for i, row in enumerate(doses) if row["training"] == label]
-        tone = plots.MODEL["unbiased"] if label == "grey" else plt.get_cmap("cividis")(2 * float(label) - 1)
+        tone = pictures.MODEL["unbiased"] if label == "grey" else plt.get_cmap("cividis")(2 * float(label) - 1)
         name = "grey digits" if label == "grey" else f"$p$ = {label}"
         ax.plot([x[i].value for i in mine], [y[i].value for i in mine], "s" if label == "grey" else "o",
             color=tone, markeredgecolor="white", markersize=8, label=name)  # fmt: skip

@@ -44,21 +44,23 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from xaikit import plots, profiles
-from xaikit.metrics import group_accuracy
-from xaikit.mitigation import Recipe
+from xaikit.companion import plots, profiles
+from xaikit.companion.record import Record, published
+from xaikit.metrics.groups import group_accuracy
+from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion, verdict
+from xaikit.metrics.ranking import spearman
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
-from xaikit.record import Record, published
-from xaikit.seeding import seed_for
-from xaikit.stats import bootstrap_mean, over_runs, proportion, spearman, verdict
+from xaikit.storage.seeding import seed_for
 from xaikit.studies import texplain as study
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
-from xaikit.texplain import Features
-from xaikit.text_overlap import shuffled
-from xaikit.words import check_class_names, document_frequency, dominant
+from xaikit.studies.texplain_figures import word_cloud
+from xaikit.texplain.mitigation import Recipe
+from xaikit.texplain.text_overlap import shuffled
+from xaikit.texplain.translator import Features
+from xaikit.texplain.words import check_class_names, document_frequency, dominant
 
 cfg = profiles.load(profile, "02_texplain", seed)
 profiles.prepare(seed)
@@ -134,7 +136,7 @@ CLASS_WORDS = study.class_words(original)
 def cloud(ax, frequencies, title, own=()):
     """A word cloud of the dominant words; `own`, those of the category, in orange (red in the paper)."""
     if words_shown := dominant(frequencies)[:30]:
-        plots.word_cloud(ax, {word: frequencies[word] for word in words_shown}, own)
+        word_cloud(ax, {word: frequencies[word] for word in words_shown}, own)
     else:
         ax.text(0.5, 0.5, "no dominant word", ha="center", va="center")
         ax.axis("off")

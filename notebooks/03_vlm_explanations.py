@@ -46,15 +46,16 @@ import pandas as pd
 import torch
 from IPython.display import display
 
-from xaikit import plots, profiles
-from xaikit.linear_probe import embed
-from xaikit.metrics import pointing_game
+from xaikit.companion import plots, profiles
+from xaikit.companion.record import Record, published
+from xaikit.metrics.exact_tests import fisher, mcnemar
+from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
+from xaikit.metrics.pointing import pointing_game
 from xaikit.models.clip import load_from
-from xaikit.perturbation import Recipe, blurred
-from xaikit.record import Record, published
-from xaikit.removal import centre_attribution, random_attribution
-from xaikit.seeding import seed_for
-from xaikit.stats import bootstrap_mean, fisher, mcnemar, proportion, verdict
+from xaikit.perturbation.linear_probe import embed
+from xaikit.perturbation.removal import centre_attribution, random_attribution
+from xaikit.perturbation.search import Recipe, blurred
+from xaikit.storage.seeding import seed_for
 from xaikit.studies import vlm_explanations as study
 from xaikit.studies import vlm_pictures as pictures
 

@@ -47,20 +47,21 @@ import seaborn as sns
 import torch
 from IPython.display import display
 
-from xaikit import plots, profiles
-from xaikit.decomposition import decompose
-from xaikit.head_analysis import class_heatmaps, heatmaps, mean_contributions, neighbours, precision_at_k
-from xaikit.metrics import SegmentationScores, group_accuracy, segmentation_scores
+from xaikit.companion import plots, profiles
+from xaikit.companion.record import Record, published
+from xaikit.decomposition.decompose import decompose
+from xaikit.decomposition.heads import class_heatmaps, heatmaps, mean_contributions, neighbours, precision_at_k
+from xaikit.decomposition.textspan import textspan_as_published
+from xaikit.metrics.groups import group_accuracy
+from xaikit.metrics.heatmaps import normalise
+from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
+from xaikit.metrics.segmentation import SegmentationScores, segmentation_scores
 from xaikit.models.clip import load_from
-from xaikit.record import Record, published
-from xaikit.saliency import normalise
-from xaikit.seeding import rng
-from xaikit.stats import bootstrap_mean, proportion, verdict
+from xaikit.saliency.vit import BASELINES, text_directions, upsample
+from xaikit.storage.seeding import rng
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures as pictures
 from xaikit.studies.clip_decomposition import Ablation, Decomposed, name_of
-from xaikit.textspan import textspan_as_published
-from xaikit.vit_saliency import BASELINES, text_directions, upsample
 
 cfg = profiles.load(profile, "04_clip_decomposition", seed)
 profiles.prepare(seed)

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 # Shapes and types of all calls are checked. (Its option for pytest refuses a package of which a module is loaded.)
 install_import_hook("xaikit", "beartype.beartype")
 
-from xaikit import arithmetic, paths  # noqa: E402
+from xaikit.storage import arithmetic, paths  # noqa: E402
 
 NOTEBOOK = """# %% [markdown]
 # # A notebook in small
@@ -27,7 +27,7 @@ extra = 1
 # %%
 import matplotlib.pyplot as plt
 
-from xaikit.record import Record
+from xaikit.companion.record import Record
 
 with open("build/runs.txt", "a") as runs:
     runs.write(f"{seed} {extra}\\n")
@@ -72,10 +72,10 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout in small: this package, one notebook that runs in a second, and a profile for it."""
     root = tmp_path / "checkout"
     shutil.copytree(paths.ROOT / "xaikit", root / "xaikit", ignore=shutil.ignore_patterns("__pycache__"))
-    for folder in ("notebooks", "data", "build", "xaikit/profiles"):
+    for folder in ("notebooks", "data", "build", "xaikit/companion/profiles"):
         (root / folder).mkdir(exist_ok=True)
     (root / "notebooks" / "01_small.py").write_text(NOTEBOOK)
     (root / "requirements.lock").write_text("numpy==2.0.0\n")
-    (root / "xaikit" / "profiles" / "mini.toml").write_text("[01_small]\nimages = 3\n")
-    (root / "xaikit" / "profiles" / "paper.toml").write_text("[01_small]\nimages = 300\n")
+    (root / "xaikit" / "companion" / "profiles" / "mini.toml").write_text("[01_small]\nimages = 3\n")
+    (root / "xaikit" / "companion" / "profiles" / "paper.toml").write_text("[01_small]\nimages = 300\n")
     return root

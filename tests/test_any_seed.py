@@ -19,21 +19,22 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
 import xaikit
-from xaikit import profiles, rating, stats, world
-from xaikit.activation_matching import ActivationStatistics
-from xaikit.caption_surgery import Choice, choose_maps, shuffled
+from xaikit import world
+from xaikit.companion import profiles
+from xaikit.companion.profiles import Settings
+from xaikit.companion.record import Record, rounded
 from xaikit.datasets import digits
-from xaikit.linear_probe import ZeroShot
-from xaikit.metrics import GroupAccuracy, group_accuracy, pointing_game, segmentation_scores
-from xaikit.mitigation import randomly_masked
+from xaikit.decomposition.textspan import textspan
+from xaikit.metrics.groups import GroupAccuracy, group_accuracy
+from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.pointing import pointing_game
+from xaikit.metrics.ranking import bootstrap_auc, spearman
+from xaikit.metrics.segmentation import segmentation_scores
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.nucleus_sampling import sample
-from xaikit.perturbation import Recipe, meaningful_perturbation
-from xaikit.profiles import Settings
-from xaikit.record import Record, rounded
-from xaikit.removal import random_attribution, removal_curves, removal_order, substitute
-from xaikit.saliency import random_masks, rise
-from xaikit.stats import Interval
+from xaikit.perturbation.linear_probe import ZeroShot
+from xaikit.perturbation.removal import random_attribution, removal_curves, removal_order, substitute
+from xaikit.perturbation.search import Recipe, meaningful_perturbation
+from xaikit.saliency.masking import random_masks, rise
 from xaikit.studies import (
     caption_driven,
     clip_decomposition,
@@ -44,9 +45,13 @@ from xaikit.studies import (
     vlm_explanations,
     vlm_pictures,
 )
-from xaikit.text_overlap import shuffled as shuffled_pairs
-from xaikit.textspan import textspan
-from xaikit.translator_training import InMemory
+from xaikit.surgery.matching import ActivationStatistics
+from xaikit.surgery.transplant import Choice, choose_maps, shuffled
+from xaikit.texplain import rating
+from xaikit.texplain.mitigation import randomly_masked
+from xaikit.texplain.sampling import sample
+from xaikit.texplain.text_overlap import shuffled as shuffled_pairs
+from xaikit.texplain.training import InMemory
 from xaikit.world import Scene, SceneSet, descriptions
 from xaikit.world.descriptions import class_descriptions
 
@@ -60,29 +65,29 @@ EXCEPTIONS = {
     "datasets.captions.CocoCaptions.pairs": READS,
     "datasets.captions.Shards.pairs": READS,
     "datasets.captions.batches": READS,
-    "linear_probe.train_head": TRAINS,
-    "mitigation.fine_tune": TRAINS,
+    "perturbation.linear_probe.train_head": TRAINS,
+    "texplain.mitigation.fine_tune": TRAINS,
     "models.classifiers.train": TRAINS,
     "models.generator.Generator.generate": RUNS,
     "models.vit_classifier.build": "starts a network's weights",
-    "profiles.load": KEEPS,
-    "profiles.prepare": "seeds the generators that others draw from",
-    "record.Record": KEEPS,
-    "run.Job": KEEPS,
-    "run.jobs": KEEPS,
-    "run.run_notebook": KEEPS,
+    "companion.profiles.load": KEEPS,
+    "companion.profiles.prepare": "seeds the generators that others draw from",
+    "companion.record.Record": KEEPS,
+    "companion.run.Job": KEEPS,
+    "companion.run.jobs": KEEPS,
+    "companion.run.run_notebook": KEEPS,
     "studies.caption_driven.train_models": TRAINS,
-    "studies.texplain.Explainer.sentences": "samples by nucleus_sampling.sample",
-    "studies.texplain.Explainer.texts": "samples by nucleus_sampling.sample",
+    "studies.texplain.Explainer.sentences": "samples by texplain.sampling.sample",
+    "studies.texplain.Explainer.texts": "samples by texplain.sampling.sample",
     "studies.texplain.LatentTokens": "its generator makes pictures",
     "studies.texplain.Tuning": KEEPS,
     "studies.texplain.nine_classifier": TRAINS,
     "studies.texplain.trained_translator": TRAINS,
-    "studies.vlm_explanations.maps": "keeps on the disk what perturbation.meaningful_perturbation finds",
+    "studies.vlm_explanations.maps": "keeps on the disk what perturbation.search.meaningful_perturbation finds",
     "studies.vlm_explanations.other_explainers": RUNS,
     "studies.vlm_explanations.randomised": TRAINS,
     "studies.vlm_explanations.settings": TRAINS,
-    "translator_training.train": TRAINS,
+    "texplain.training.train": TRAINS,
     "world.scene.Scene": "is abstract: its families are tried",
 }
 CASES: dict[str, Callable[["Draw"], Any]] = {}
@@ -300,13 +305,13 @@ def _(draw: Draw) -> Any:
 STATISTICS = ActivationStatistics({"first": 3, "second": 2}, torch.zeros(5), torch.ones(5))
 
 
-@case("caption_surgery.choose_maps")
+@case("surgery.transplant.choose_maps")
 def _(draw: Draw) -> Any:
     chosen = choose_maps(draw.uniform(6, 5), "random", generator=draw.torch)
     return chosen.score
 
 
-@case("caption_surgery.shuffled")
+@case("surgery.transplant.shuffled")
 def _(draw: Draw) -> Any:
     choice = Choice(torch.arange(5), draw.uniform(5), torch.ones(5, dtype=torch.bool))
     assert sorted(shuffled(choice, STATISTICS, draw.torch).source.tolist()) == list(range(5))
@@ -412,37 +417,37 @@ def _(draw: Draw) -> Any:
 # --- intervals and scores ---------------------------------------------------------------------------------------------
 
 
-@case("stats.bootstrap")
+@case("metrics.intervals.bootstrap")
 def _(draw: Draw) -> Any:
     # The minimum of a sample is its extreme: resamples lie on one side of it only.
-    return stats.bootstrap(lambda values: float(values.min()), draw.correct(12).double().numpy(), seed=draw.seed)
+    return bootstrap(lambda values: float(values.min()), draw.correct(12).double().numpy(), seed=draw.seed)
 
 
-@case("stats.bootstrap_mean")
+@case("metrics.intervals.bootstrap_mean")
 def _(draw: Draw) -> Any:
-    return [stats.bootstrap_mean(values, draw.seed) for values in (draw.correct(9).double().numpy(), [0.1234565] * 7)]
+    return [bootstrap_mean(values, draw.seed) for values in (draw.correct(9).double().numpy(), [0.1234565] * 7)]
 
 
-@case("stats.cluster_bootstrap")
+@case("metrics.intervals.cluster_bootstrap")
 def _(draw: Draw) -> Any:
     groups = [draw.correct(6).double().numpy() for _ in range(3)]
-    return [stats.cluster_bootstrap(groups, seed=draw.seed, crossed=crossed) for crossed in (False, True)]
+    return [cluster_bootstrap(groups, seed=draw.seed, crossed=crossed) for crossed in (False, True)]
 
 
-@case("stats.bootstrap_auc")
+@case("metrics.ranking.bootstrap_auc")
 def _(draw: Draw) -> Any:
     label = np.arange(10) % 2
     score = draw.answers(torch.from_numpy(label), 2).numpy()
-    return stats.bootstrap_auc(score, label, draw.seed, resamples=60)
+    return bootstrap_auc(score, label, draw.seed, resamples=60)
 
 
-@case("stats.spearman")
+@case("metrics.ranking.spearman")
 def _(draw: Draw) -> Any:
     few = draw.numpy.integers(2, size=8)  # many are equal
     if len(np.unique(few)) == 2:
-        return stats.spearman(few, draw.numpy.permutation(few), draw.seed, resamples=60)
+        return spearman(few, draw.numpy.permutation(few), draw.seed, resamples=60)
     with pytest.raises(ValueError, match="vary both"):
-        stats.spearman(few, few, draw.seed)
+        spearman(few, few, draw.seed)
 
 
 def heat_and_masks(draw: Draw, n: int = 4) -> tuple[Tensor, Tensor]:
@@ -457,13 +462,13 @@ def heat_and_masks(draw: Draw, n: int = 4) -> tuple[Tensor, Tensor]:
     return heat, masks
 
 
-@case("metrics.SegmentationScores.interval")
+@case("metrics.segmentation.SegmentationScores.interval")
 def _(draw: Draw) -> Any:
     scores = segmentation_scores(*heat_and_masks(draw))
     return [scores.interval(measure, draw.seed) for measure in scores.MEASURES]
 
 
-@case("metrics.SegmentationScores.minus")
+@case("metrics.segmentation.SegmentationScores.minus")
 def _(draw: Draw) -> Any:
     heat, masks = heat_and_masks(draw)
     first, second = segmentation_scores(heat, masks), segmentation_scores(draw.uniform(4, 6, 6), masks)
@@ -478,17 +483,17 @@ def _(draw: Draw) -> Any:
     return clip_decomposition.segmentation_lead(scores, "ours", draw.seed)
 
 
-@case("metrics.pointing_game")
+@case("metrics.pointing.pointing_game")
 def _(draw: Draw) -> Any:
     return vars(pointing_game(*heat_and_masks(draw)))
 
 
-@case("metrics.group_accuracy")
+@case("metrics.groups.group_accuracy")
 def _(draw: Draw) -> Any:
     return group_accuracy(draw.correct(12).numpy(), draw.labels(12, 6).numpy())
 
 
-@case("rating.agreement")
+@case("texplain.rating.agreement")
 def _(draw: Draw) -> Any:
     questions = [rating.Question(f"q{i}", torch.zeros(3, 8, 8), ["sea", "bird"], "gull", "sea") for i in range(4)]
     rows = [(who, each.name, *draw.numpy.choice(["sea", "bird", ""], 1), *draw.numpy.choice(["yes", "no"], 1))
@@ -499,7 +504,7 @@ def _(draw: Draw) -> Any:
     return [interval for interval in found.values() if interval is not None]
 
 
-@case("text_overlap.shuffled")
+@case("texplain.text_overlap.shuffled")
 def _(draw: Draw) -> Any:
     n = 2 + draw.seed % 5
     assert (shuffled_pairs(n, draw.seed) != np.arange(n)).all()
@@ -512,18 +517,18 @@ def brightness(images: Tensor, rows: Tensor) -> Tensor:
     return images.mean((1, 2, 3))
 
 
-@case("perturbation.meaningful_perturbation")
+@case("perturbation.search.meaningful_perturbation")
 def _(draw: Draw) -> Any:
     recipe = Recipe(steps=2, side=4, blur=1.0, jitter=1, start=("half", "uniform")[draw.seed % 2])
     return meaningful_perturbation(brightness, draw.uniform(2, 3, 8, 8), recipe, seed=draw.seed)
 
 
-@case("removal.removal_order")
+@case("perturbation.removal.removal_order")
 def _(draw: Draw) -> Any:
     assert (removal_order(heat_and_masks(draw)[0], draw.seed).sort(1).values == torch.arange(36)).all()
 
 
-@case("removal.removal_curves")
+@case("perturbation.removal.removal_curves")
 def _(draw: Draw) -> Any:
     images = draw.uniform(4, 3, 6, 6)
     black, heat = substitute(images, "black"), heat_and_masks(draw)[0]
@@ -531,17 +536,17 @@ def _(draw: Draw) -> Any:
     return [curves.areas(how) for how in ("none", "initial", "max", "minmax")]
 
 
-@case("removal.random_attribution")
+@case("perturbation.removal.random_attribution")
 def _(draw: Draw) -> Any:
     return random_attribution(2, (4, 4), draw.seed)
 
 
-@case("saliency.random_masks")
+@case("saliency.masking.random_masks")
 def _(draw: Draw) -> Any:
     return random_masks(3, (8, 8), 4, 0.5, draw.torch)
 
 
-@case("saliency.rise")
+@case("saliency.masking.rise")
 def _(draw: Draw) -> Any:
     images = draw.uniform(2, 3, 8, 8)
     return rise(brightness, images, torch.zeros_like(images), seed=draw.seed, masks=3, cells=4)
@@ -797,7 +802,7 @@ def _(draw: Draw) -> Any:
     return texplain.covariance(draw.correct(9).double().numpy(), draw.numpy.random(9), draw.seed)
 
 
-@case("mitigation.randomly_masked")
+@case("texplain.mitigation.randomly_masked")
 def _(draw: Draw) -> Any:
     areas = {"all right": torch.zeros(3), "all wrong": torch.full((3,), 64)}.get(draw.kind, 64 * draw.uniform(3))
     return randomly_masked(draw.uniform(3, 3, 8, 8), areas.long(), draw.seed)
@@ -818,7 +823,7 @@ DECODER = BertLMHeadModel(
 ).eval()  # fmt: skip
 
 
-@case("nucleus_sampling.sample")
+@case("texplain.sampling.sample")
 def _(draw: Draw) -> Any:
     found = sample(
         DECODER, draw.uniform(2, 3, 8), 3, prompt=[1, 4], end=2, pad=0, seed=draw.seed, min_new_tokens=1,
@@ -827,7 +832,7 @@ def _(draw: Draw) -> Any:
     assert found.shape[:2] == (2, 3)
 
 
-@case("translator_training.InMemory")
+@case("texplain.training.InMemory")
 def _(draw: Draw) -> Any:
     n = 2 + draw.seed % 9
     batches = list(InMemory(draw.uniform(n, 2, 3), torch.zeros(n, 2, 4, dtype=torch.int64), 4, draw.seed)(draw.seed))

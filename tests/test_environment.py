@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from xaikit import __version__
-from xaikit.paths import ROOT
+from xaikit.storage.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -146,7 +146,7 @@ def imported_packages(folder: Path) -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.partition(".")[0])
-    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests"}
+    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks"}
     return names - set(sys.stdlib_module_names) - local
 
 
@@ -176,8 +176,8 @@ case "$1 $2 $3" in
   "-m venv"*)
     mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo "version = {dotted}.1" > .venv/pyvenv.cfg ;;
   "-m pip install") [ ! -e $here/no-network ] ;;
-  "-m xaikit.run --"*) ;;
-  "-m xaikit.run"*)
+  "-m xaikit.companion.run --"*) ;;
+  "-m xaikit.companion.run"*)
     mkdir -p figures/mini/$3 build/mini && touch figures/mini/$3/numbers.json build/mini/$3.stamp ;;
 esac
 """
@@ -235,7 +235,7 @@ class Copy:
 
 
 def notebooks_run(calls: list[str]) -> list[str]:
-    return [call.split()[2] for call in calls if call.startswith("-m xaikit.run 0")]
+    return [call.split()[2] for call in calls if call.startswith("-m xaikit.companion.run 0")]
 
 
 def installs(calls: list[str]) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from xaikit.paths import DATA, NOTEBOOKS, ROOT
+from xaikit.storage.paths import DATA, NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

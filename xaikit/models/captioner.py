@@ -25,16 +25,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from xaikit.hooks import evaluating
 from xaikit.models import clip_vit_mini
 from xaikit.models.cards import check_folder
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_training import word_tokenizer
+from xaikit.models.hooks import evaluating
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.quietly import without_progress_bars
-from xaikit.paths import WEIGHTS
-from xaikit.seeding import generator, seed_for
+from xaikit.storage.paths import WEIGHTS
+from xaikit.storage.seeding import generator, seed_for
 
 NAME = "captioner-mini"
 LONGEST = 28  # tokens of a caption, with both ends

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from xaikit import canonical
-from xaikit.files import replacing, write_text
-from xaikit.sources import weights_hash
+from xaikit.storage import canonical
+from xaikit.storage.files import replacing, write_text
+from xaikit.storage.sources import weights_hash
 
 CLIP_WEIGHTS = "open_clip_model.safetensors"
 # The functions of a recipe's module by which weights are made; loading and running a model is no part of its recipe.
@@ -23,7 +23,7 @@ def recipe_hashes(module: ModuleType, config: dict) -> dict[str, str]:
     """The hashes that a card records: of the configuration, and of what the code does that trains and saves the model.
 
     The code is that of the module's `train`, `config`, `tokenizer` and, where it has one, `save`, with all that they
-    reach, the data they draw among it (`xaikit.canonical`).
+    reach, the data they draw among it (`storage.canonical`).
     """
     text = json.dumps(config, sort_keys=True)
     file = Path(module.__file__ or "").resolve()

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torchvision.models import resnet50
 
-from xaikit.arithmetic import training_precision
-from xaikit.hooks import evaluating
+from xaikit.models.hooks import evaluating
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.seeding import generator, seed_for
-from xaikit.side_by_side import fetch_all
+from xaikit.storage.arithmetic import training_precision
+from xaikit.storage.seeding import generator, seed_for
+from xaikit.storage.side_by_side import fetch_all
 
 # CLIP's normalisation, which the published code gives to the standalone model too.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xaikit.models.cards import CLIP_WEIGHTS, check_folder
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.paths import WEIGHTS
+from xaikit.storage.paths import WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)

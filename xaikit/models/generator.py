@@ -27,8 +27,8 @@ from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
 from xaikit.models.quietly import without_progress_bars
-from xaikit.paths import WEIGHTS
-from xaikit.seeding import generator, seed_for
+from xaikit.storage.paths import WEIGHTS
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.world import SceneSet, nine
 
 NAME = "generator-mini"

@@ -11,8 +11,8 @@ from torch import nn
 from xaikit.models import clip_vit_mini
 from xaikit.models.clip import load_clip
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.paths import WEIGHTS
-from xaikit.seeding import seed_for
+from xaikit.storage.paths import WEIGHTS
+from xaikit.storage.seeding import seed_for
 
 TOKENS = "model.norm"  # of what `build` gives: all tokens after the last norm, as the head reads them
 _MINI = {"img_size": clip_vit_mini.PIXELS, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 8}

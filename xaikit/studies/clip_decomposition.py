@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from xaikit.decomposed_dataset import DecomposedDataset
-from xaikit.decomposition import Contributions, Readout
-from xaikit.head_analysis import ablate, ablate_attention_cumulatively, replace_heads
-from xaikit.metrics import SegmentationScores
+from xaikit.decomposition.decompose import Contributions, Readout
+from xaikit.decomposition.heads import ablate, ablate_attention_cumulatively, replace_heads
+from xaikit.decomposition.store import DecomposedDataset
+from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan
+from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.segmentation import SegmentationScores
 from xaikit.models.clip import Clip
-from xaikit.stats import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
-from xaikit.textspan import ContributionMoments, TextSpan, textspan
 
 Head = tuple[int, int]  # layer and head, both counted from 0
 

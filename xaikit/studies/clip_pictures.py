@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
 from xaikit import world
+from xaikit.companion.profiles import Settings
+from xaikit.companion.record import published
 from xaikit.datasets import imagenet
 from xaikit.datasets import waterbirds as real_waterbirds
 from xaikit.datasets.imagenet_segmentation import read_segmentation
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.record import published
-from xaikit.seeding import generator, rng
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import generator, rng
 from xaikit.studies.clip_decomposition import Head, Pool
 from xaikit.world import Scene, SceneSet
 from xaikit.world.language import article

@@ -13,30 +13,31 @@ from scipy import stats
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
+from xaikit.companion.profiles import Settings
 from xaikit.datasets import imagenet, imagenet9
-from xaikit.mitigation import Recipe, fine_tune
+from xaikit.metrics.intervals import Interval, bootstrap
 from xaikit.models import vit_classifier
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
 from xaikit.models.generator import Generator
-from xaikit.nucleus_sampling import sample
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.seeding import seed_for
-from xaikit.side_by_side import fetch_all
-from xaikit.stats import Interval, bootstrap
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import seed_for
+from xaikit.storage.side_by_side import fetch_all
+from xaikit.studies import lexicon
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.clip_pictures import WORLD
+from xaikit.studies.lexicon import named_factors, true_words, words_for
 from xaikit.studies.texplain_pictures import Captioned, batches
 from xaikit.studies.vlm_pictures import Classified
-from xaikit.texplain import Translator
-from xaikit.text_overlap import Embed, has_words, mean_pooled, over_samples, overlap
-from xaikit.translator_training import InMemory, read_translator
-from xaikit.translator_training import Recipe as TranslatorRecipe
-from xaikit.translator_training import train as train_translator
-from xaikit.words import document_frequency, dominant, explained_by_prior, words_of
-from xaikit.world import SceneSet, lexicon
-from xaikit.world.lexicon import named_factors, true_words, words_for
+from xaikit.texplain.mitigation import Recipe, fine_tune
+from xaikit.texplain.sampling import sample
+from xaikit.texplain.text_overlap import Embed, has_words, mean_pooled, over_samples, overlap
+from xaikit.texplain.training import InMemory, read_translator
+from xaikit.texplain.training import Recipe as TranslatorRecipe
+from xaikit.texplain.training import train as train_translator
+from xaikit.texplain.translator import Translator
+from xaikit.texplain.words import document_frequency, dominant, explained_by_prior, words_of
+from xaikit.world import SceneSet
 from xaikit.world.scene import Scene, Value
 from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_nine import HOMES
@@ -106,12 +107,14 @@ def trained_translator(
     The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
     it goes on from another translator of the same shape. `settings` are those of `translator_training.Recipe`, and
     `longest`, the tokens of a caption. With `file`, a name in the data folder, nothing is trained: it is what
-    `python -m xaikit.translator_training` has written. Raises ValueError where that is missing, and for no pair.
+    `python -m xaikit.studies.train_translator` has written. Raises ValueError where that is missing, and for no pair.
     """
     if file is not None:
         path = DATASETS / file
         if not path.is_file():
-            raise ValueError(f"{path} is missing: train it with python -m xaikit.translator_training, or name none.")
+            raise ValueError(
+                f"{path} is missing: train it with python -m xaikit.studies.train_translator, or name none."
+            )
         return read_translator(path, device)
     seeds, of = {"translator": seed}, {"translator": features}
     return trained_translators(of, pairs, language, settings, seeds, device, start=start, **options)["translator"]

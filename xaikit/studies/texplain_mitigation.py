@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor, nn
 
-from xaikit.mitigation import flagged, masked, randomly_masked, retrain_last_layer
+from xaikit.companion.record import published
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.record import published
 from xaikit.studies.texplain import (
     Explainer,
     Sentences,
@@ -24,9 +23,10 @@ from xaikit.studies.texplain import (
     frequencies,
 )
 from xaikit.studies.texplain_pictures import Grouped
-from xaikit.texplain import Features
-from xaikit.word_grad_cam import classifier_grad_cam, word_grad_cam
-from xaikit.words import words_of
+from xaikit.texplain.mitigation import flagged, masked, randomly_masked, retrain_last_layer
+from xaikit.texplain.translator import Features
+from xaikit.texplain.word_maps import classifier_grad_cam, word_grad_cam
+from xaikit.texplain.words import words_of
 
 
 @dataclass(frozen=True, eq=False)

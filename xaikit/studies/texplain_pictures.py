@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from xaikit import world
+from xaikit.companion.profiles import Settings
 from xaikit.datasets import captions as real_captions
 from xaikit.datasets import imagenet9
 from xaikit.datasets import waterbirds as real_waterbirds
 from xaikit.models import clip_vit_mini
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.seeding import rng
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import rng
 from xaikit.studies.clip_pictures import WORLD, Prepared
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.world import SceneSet

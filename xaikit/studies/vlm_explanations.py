@@ -9,20 +9,21 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from xaikit.cache import fetch
-from xaikit.hooks import evaluating
-from xaikit.linear_probe import LinearProbe, ZeroShot, embed, train_head
-from xaikit.metrics import pointing_game
+from xaikit.companion.profiles import Settings
+from xaikit.metrics.intervals import Interval, proportion
+from xaikit.metrics.pointing import pointing_game
 from xaikit.models.clip import Clip
-from xaikit.perturbation import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
-from xaikit.profiles import Settings
-from xaikit.removal import RemovalCurves, random_attribution, removal_curves, substitute
-from xaikit.saliency import integrated_gradients, rise
-from xaikit.scores import Score, class_score
-from xaikit.seeding import generator, seed_for
-from xaikit.stats import Interval, proportion
+from xaikit.models.hooks import evaluating
+from xaikit.models.scores import Score, class_score
+from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
+from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
+from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
+from xaikit.saliency.masking import rise
+from xaikit.saliency.path_gradients import integrated_gradients
+from xaikit.saliency.vit import grad_cam, upsample
+from xaikit.storage.cache import fetch
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.studies.vlm_pictures import Classified
-from xaikit.vit_saliency import grad_cam, upsample
 
 Maps = Float[Tensor, "images height width"]
 

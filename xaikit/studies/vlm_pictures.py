@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xaikit import world
+from xaikit.companion.profiles import Settings
 from xaikit.datasets import idenprof, stanford_cars
-from xaikit.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
-from xaikit.metrics import box_masks
-from xaikit.paths import DATASETS
-from xaikit.profiles import Settings
-from xaikit.seeding import rng
+from xaikit.metrics.pointing import box_masks
+from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
+from xaikit.storage.paths import DATASETS
+from xaikit.storage.seeding import rng
 from xaikit.studies.clip_pictures import WORLD, Prepared
 from xaikit.world import SceneSet
 from xaikit.world.language import article

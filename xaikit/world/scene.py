@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from xaikit.seeding import seed_for
+from xaikit.storage.seeding import seed_for
 from xaikit.world.canvas import Brush, halved, subpixels
 
 Value = str | int | bool | None

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from xaikit.cache import fetch
-from xaikit.seeding import rng, seed_for
+from xaikit.storage.cache import fetch
+from xaikit.storage.seeding import rng, seed_for
 from xaikit.world.scene import Scene, Value, listed
 from xaikit.world.scene_birds import LANDBIRDS, SCENERY, WATERBIRDS, Birds
 from xaikit.world.scene_cars import MAKES, Cars

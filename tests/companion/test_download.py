@@ -1,0 +1,324 @@
+"""The downloader, against a server on this machine that behaves well, badly, and not at all."""
+
+import hashlib
+import io
+import json
+import tarfile
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from xaikit.companion import download
+from xaikit.companion.download import Entry, File, fetch
+
+CONTENT = bytes(range(256)) * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves the dictionary of its server; the first folder of a path says how."""
+
+    def do_GET(self) -> None:
+        manner, name = self.path.strip("/").split("/")
+        self.server.requests.append((self.path, self.headers.get("Range")))
+        body = self.server.files.get(name)
+        if body is None or manner == "gone":
+            return self.send_error(404)
+        if manner == "flaky" and len(self.server.requests) < 3:
+            return self.send_error(503)
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if manner != "plain" else 0
+        if start >= len(body):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(body)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        partial = "Range" in self.headers and manner != "plain"
+        self.send_response(206 if partial else 200)
+        if partial:
+            shift = 1 if manner == "shifted" else 0
+            self.send_header("Content-Range", f"bytes {start + shift}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        rest = body[start:]
+        self.wfile.write(rest[: len(rest) // 2] if manner == "broken" else rest)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep the test's output clean."""
+
+
+class Server(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"data.bin": CONTENT}
+        self.requests: list[tuple[str, str | None]] = []
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+    def file(self, manner: str = "good", **fields: object) -> File:
+        return File("data.bin", urls=[self.url(f"{manner}/data.bin")], **fields)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Files
+
+
+def test_fresh_download_is_verified_and_leaves_no_part(server: Server, tmp_path: Path) -> None:
+    file = server.file(size=len(CONTENT), sha256=SHA256)
+    assert fetch(file, tmp_path / "new") == "downloaded, verified"
+    assert (tmp_path / "new" / "data.bin").read_bytes() == CONTENT
+    assert names(tmp_path / "new") == ["data.bin"]
+    assert fetch(file, tmp_path / "new") == "already there, verified"
+    assert len(server.requests) == 1
+
+
+def test_part_is_resumed_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(CONTENT[:1000])
+    fetch(server.file(sha256=SHA256), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert [asked for _, asked in server.requests] == ["bytes=1000-"]
+
+
+def test_complete_part_is_only_verified(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(CONTENT)
+    fetch(server.file(sha256=SHA256), tmp_path)
+    assert names(tmp_path) == ["data.bin"]
+
+
+def test_part_that_is_too_long_is_begun_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(CONTENT + b"more")
+    fetch(server.file(sha256=SHA256), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(b"x" * 1000)
+    fetch(server.file("plain", sha256=SHA256), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_server_that_sends_another_part_is_not_trusted(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(RuntimeError, match="another part"):
+        fetch(server.file("shifted", sha256=SHA256), tmp_path)
+    assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:1000]
+
+
+def test_broken_connection_is_retried_and_keeps_what_came(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="broke off after 8,960 of 10,240 bytes"):
+        fetch(server.file("broken", sha256=SHA256), tmp_path)
+    asked = [asked for _, asked in server.requests]
+    assert asked == [None, "bytes=5120-", "bytes=7680-"]
+    assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:8960]
+    fetch(server.file(sha256=SHA256), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_busy_server_is_asked_three_times(server: Server, tmp_path: Path) -> None:
+    fetch(server.file("flaky", sha256=SHA256), tmp_path)
+    assert len(server.requests) == 3
+
+
+def test_next_mirror_is_tried(server: Server, tmp_path: Path) -> None:
+    urls = [server.url("gone/data.bin"), server.url("good/data.bin")]
+    fetch(File("data.bin", urls=urls, sha256=SHA256), tmp_path)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"sha256": "0" * 64}, "sha256 0000"),
+        ({"md5": "0" * 32}, "md5 0000"),
+        ({"size": 10_241}, "has 10,240 bytes where 10,241 belong"),
+    ],
+)
+def test_wrong_file_is_deleted_and_said(server: Server, tmp_path: Path, expected, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        fetch(server.file(**expected), tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_wrong_file_that_is_already_there_is_not_touched(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="delete it and run again"):
+        fetch(server.file(sha256=SHA256), tmp_path)
+    assert (tmp_path / "data.bin").read_bytes() == b"mine" and not server.requests
+
+
+def test_unknown_checksum_is_recorded_and_holds_from_then_on(server: Server, tmp_path: Path) -> None:
+    assert fetch(server.file(), tmp_path) == "downloaded, checksum recorded"
+    record = json.loads((tmp_path / "checksums.json").read_text())
+    assert record == {"data.bin": {"size": len(CONTENT), "sha256": SHA256}}
+    assert fetch(server.file(), tmp_path) == "already there, verified"
+    (tmp_path / "data.bin").write_bytes(CONTENT[::-1])
+    with pytest.raises(ValueError, match="sha256"):
+        fetch(server.file(), tmp_path)
+    (tmp_path / "checksums.json").write_text("{")
+    with pytest.raises(ValueError, match=r"checksums\.json is damaged"):
+        fetch(server.file(), tmp_path)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/data.bin"])
+def test_other_protocols_are_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(RuntimeError, match="only http and https"):
+        fetch(File("data.bin", urls=[url]), tmp_path)
+    assert names(tmp_path) == []
+
+
+# Archives
+
+
+def make_tar(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def make_zip(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_archives_are_unpacked_once(server: Server, tmp_path: Path, make) -> None:
+    server.files["data.bin"] = make({"birds/a.txt": b"a", "birds/b/c.txt": b"c", "notes.txt": b"n"})
+    assert fetch(server.file(unpack="birds"), tmp_path) == "downloaded, checksum recorded, unpacked"
+    assert (tmp_path / "birds" / "b" / "c.txt").read_bytes() == b"c"
+    assert names(tmp_path) == ["birds", "checksums.json", "data.bin", "notes.txt"]
+    (tmp_path / "data.bin").unlink()
+    assert fetch(server.file(unpack="birds"), tmp_path) == "already there, unpacked"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_archives_cannot_write_outside(server: Server, tmp_path: Path, make) -> None:
+    server.files["data.bin"] = make({"birds/a.txt": b"a", "../../escaped.txt": b"!"})
+    inner = tmp_path / "inner"
+    with pytest.raises(ValueError, match="outside its folder"):
+        fetch(server.file(unpack="birds"), inner)
+    assert names(inner) == ["data.bin"] and names(tmp_path) == ["inner"]
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_damaged_archives_are_named(server: Server, tmp_path: Path, make) -> None:
+    whole = make({"birds/a.txt": bytes(range(256)) * 100})
+    server.files["data.bin"] = whole[: len(whole) // 2]
+    with pytest.raises(ValueError, match=r"data\.bin is damaged"):
+        fetch(server.file(unpack="birds"), tmp_path)
+    assert names(tmp_path) == ["data.bin"]
+
+
+def test_archive_without_what_it_should_leave_is_refused(server: Server, tmp_path: Path) -> None:
+    server.files["data.bin"] = make_tar({"cats/a.txt": b"a"})
+    with pytest.raises(ValueError, match="does not hold birds"):
+        fetch(server.file(unpack="birds"), tmp_path)
+    assert names(tmp_path) == ["data.bin"]
+
+
+def test_unpacking_overwrites_no_folder(server: Server, tmp_path: Path) -> None:
+    server.files["data.bin"] = make_tar({"birds/a.txt": b"a", "extra/b.txt": b"b"})
+    (tmp_path / "extra").mkdir()
+    with pytest.raises(FileExistsError, match="in the way"):
+        fetch(server.file(unpack="birds"), tmp_path)
+    assert names(tmp_path) == ["data.bin", "extra"]
+
+
+# Command line
+
+
+@pytest.fixture
+def entries(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+    common = {"used_by": ["01_caption_driven"], "licence": "none", "status": "test"}
+    entries = [
+        Entry("digits", kind="data", folder="d", files=[server.file(sha256=SHA256)], **common),
+        Entry("cars", kind="data", folder="c", by_hand="copy it", files=[File("cars.tgz")], **common),
+        Entry("gone", kind="data", folder="g", files=[server.file("gone")], **common),
+        Entry("clip", kind="weights", loader="open_clip", argument="RN50", **common),
+    ]
+    monkeypatch.setattr(download, "read_manifest", lambda path: entries)
+    return entries
+
+
+def test_mini_has_nothing_to_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert download.main(["--profile", "mini", "--to", str(tmp_path)]) == 0
+    assert "nothing to download" in capsys.readouterr().out
+    assert names(tmp_path) == []
+
+
+def test_paper_says_what_it_did_with_each(
+    entries: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert download.main(["--profile", "paper", "--to", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "digits: data.bin: downloaded, verified",
+        f"cars: cars.tgz: by hand, into {tmp_path / 'c'}: copy it",
+        "clip: open_clip fetches it when a notebook loads RN50",
+    ]
+    assert "error: gone: data.bin could not be downloaded" in said.err
+
+
+def test_only_one_entry(entries: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert download.main(["--profile", "paper", "--only", "digits", "--to", str(tmp_path)]) == 0
+    assert names(tmp_path) == ["d"]
+    assert download.main(["--profile", "paper", "--only", "dogs", "--to", str(tmp_path)]) == 1
+    assert "'dogs' is none of digits, cars, gone, clip" in capsys.readouterr().err
+
+
+# The manifest itself
+
+
+def test_manifest_is_complete_and_consistent() -> None:
+    entries = download.read_manifest()
+    assert len({entry.name for entry in entries}) == len(entries)
+    for entry in entries:
+        assert entry.kind in ("data", "weights") and entry.used_by and entry.licence and entry.status
+        assert bool(entry.files) == (entry.kind == "data") == bool(entry.folder) != bool(entry.loader)
+        assert bool(entry.loader) == bool(entry.argument)
+        for file in entry.files:
+            assert file.urls or entry.by_hand, f"{file.name}: neither an address nor instructions"
+            assert all(url.startswith(("http://", "https://")) for url in file.urls)
+            assert file.sha256 is None or len(bytes.fromhex(file.sha256)) == 32
+            assert file.md5 is None or len(bytes.fromhex(file.md5)) == 16
+            assert file.sha256 or file.md5 or ("checksum" in entry.status and "unknown" in entry.status)
+
+
+def test_every_paper_has_what_it_needs() -> None:
+    used = {notebook for entry in download.read_manifest() for notebook in entry.used_by}
+    assert used == {"01_caption_driven", "02_texplain", "03_vlm_explanations", "04_clip_decomposition"}
+
+
+def test_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.toml"
+    path.write_text('[[entry]]\nname = "a"\ncolour = "red"\n')
+    assert tomllib.loads(path.read_text())["entry"]
+    with pytest.raises(ValueError, match="not of the manifest's form"):
+        download.read_manifest(path)

@@ -1,0 +1,68 @@
+import copy
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xaikit.companion import profiles
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mini.toml").write_text(
+        "[common]\nthreads = 2\nimages = 9\n"
+        "[01_x]\nimages = 3\ngrid = [[1, 2], [3, 4]]\n[01_x.standalone]\nepochs = 5\n[02_y]\n"
+    )
+    (tmp_path / "paper.toml").write_text("[01_x]\nimages = 300\n")
+    return tmp_path
+
+
+def test_settings_are_read_by_name(folder: Path) -> None:
+    cfg = profiles.load("mini", "01_x", 7, folder)
+    assert (cfg.threads, cfg.images, cfg.standalone.epochs) == (2, 3, 5)
+    assert cfg.grid == ((1, 2), (3, 4))
+    assert (cfg.seed, cfg.profile) == (7, "mini")
+    assert cfg.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert profiles.load("mini", "02_y", 0, folder).images == 9
+    assert profiles.load("paper", "01_x", 0, folder).images == 300
+    assert cfg.as_dict()["standalone"] == {"epochs": 5}
+    assert type(cfg.as_dict()["standalone"]) is dict
+
+
+def test_settings_can_be_copied_but_not_changed(folder: Path) -> None:
+    cfg = profiles.load("mini", "01_x", 7, folder)
+    assert copy.deepcopy(cfg) == cfg == pickle.loads(pickle.dumps(cfg))
+    with pytest.raises(AttributeError, match=r"images is read-only"):
+        cfg.images = 4
+
+
+def test_mistakes_are_named(folder: Path) -> None:
+    assert profiles.names(folder) == ["mini", "paper"]
+    with pytest.raises(ValueError, match=r"^unknown profile 'huge': choose one of mini, paper$"):
+        profiles.load("huge", "01_x", 0, folder)
+    with pytest.raises(ValueError, match=r"profile 'mini' has no section '03_z': it has 01_x, 02_y"):
+        profiles.load("mini", "03_z", 0, folder)
+    cfg = profiles.load("mini", "01_x", 0, folder)
+    with pytest.raises(AttributeError, match=r"section '01_x'.standalone has no setting 'epoch': it has epochs"):
+        cfg.standalone.epoch  # noqa: B018
+
+
+def test_prepare_makes_every_generator_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "kept")
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        drawn = []
+        for seed in (3, 3, 4):
+            profiles.prepare(seed)
+            drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+        assert drawn[0] == drawn[1]
+        assert all(a != b for a, b in zip(drawn[0], drawn[2], strict=True))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

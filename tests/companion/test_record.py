@@ -1,0 +1,201 @@
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from xaikit.companion import record
+from xaikit.companion.record import Record
+from xaikit.storage import paths, sources
+
+PUBLISHED = """
+[[number]]
+id = "p.share"
+value = 16.9
+unit = "percent"
+[[number]]
+id = "p.half"
+value = 0.5
+unit = "fraction"
+"""
+NUMBER: dict[str, Any] = {"unit": "fraction", "item": "Figure 4", "protocol": "corrected"}
+CLAIM: dict[str, Any] = {"item": "Figure 4", "text": "t", "rule": "r", "protocol": "corrected"}
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "published.toml").write_text(PUBLISHED)
+    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setattr(sources, "notebook_source", lambda *names: "source of " + "/".join(map(str, names[:2])))
+    return tmp_path / "out"
+
+
+def drawing() -> Figure:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot(np.arange(3))
+    return figure
+
+
+def fill(kept: Record) -> None:
+    kept.figure("fig4", drawing())
+    kept.table("table1", pd.DataFrame({"a": [1 / 3, 2.0], "b": ["x", "é"]}))
+    kept.number("z.last", np.float32(1 / 3), low=0.3, high=0.4, n=200, published="p.share", **NUMBER)
+    kept.number("a.first", 22720, unit="count", item="text", protocol="exact")
+    kept.claim("a.claim", verdict="holds", evidence=["z.last", "a.first"], **CLAIM)
+    kept.claim("b.claim", verdict="not-run", evidence=[], **CLAIM)
+
+
+def test_a_record_is_complete_and_repeats(out: Path) -> None:
+    seen = []
+    for _ in range(2):
+        kept = Record("01_x", "mini", 3)
+        fill(kept)
+        assert not (out / "numbers.json").exists()
+        kept.save()
+        content = {file.name: file.read_bytes() for file in out.iterdir()}
+        numbers = json.loads(content.pop("numbers.json"))
+        assert numbers.pop("seconds") >= 0 and numbers.pop("machine")["arithmetic"]
+        seen.append((content, json.dumps(numbers)))
+        for file in out.iterdir():
+            file.unlink()
+    assert seen[0] == seen[1]
+    assert sorted(content) == numbers["artefacts"] == ["fig4.pdf", "fig4.png", "table1.csv"]
+    assert {key: numbers[key] for key in ("notebook", "profile", "seed", "source")} == {
+        "notebook": "01_x",
+        "profile": "mini",
+        "seed": 3,
+        "source": "source of 01_x/mini",
+    }
+    assert {"python", "torch", "torchvision", "open_clip_torch", "transformers", "numpy"} == set(numbers["versions"])
+    assert numbers["numbers"] == [
+        {"id": "a.first", "value": 22720.0, "low": None, "high": None, "n": None, "unit": "count",
+         "item": "text", "protocol": "exact", "published": None},
+        {"id": "z.last", "value": 0.333333, "low": 0.3, "high": 0.4, "n": 200, "unit": "fraction",
+         "item": "Figure 4", "protocol": "corrected", "published": 0.169},
+    ]  # fmt: skip
+    assert numbers["claims"][0] == {
+        "id": "a.claim",
+        "verdict": "holds",
+        "evidence": ["z.last", "a.first"],
+        **CLAIM,
+    }
+    assert content["table1.csv"].decode() == "a,b\n0.333333,x\n2,é\n"
+
+
+def test_a_figure_is_a_picture(out: Path) -> None:
+    Record("01_x", "mini", 0).figure("fig1", drawing())
+    with Image.open(out / "fig1.png") as image:
+        assert min(image.size) > 100
+        assert "Software" not in image.info
+    assert (out / "fig1.pdf").read_bytes().startswith(b"%PDF")
+    assert b"CreationDate" not in (out / "fig1.pdf").read_bytes()
+    assert not plt.get_fignums()
+
+
+def test_tables_and_numbers_are_shown_readably(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    shown = kept.table("t", pd.DataFrame({"p": [1 / 3], "q": [math.nan]}, index=pd.Index(["row"], name="model")))
+    assert shown.to_dict() == {"p": {"row": "0.3333"}, "q": {"row": "–"}}
+    assert (out / "t.csv").read_text() == "model,p,q\nrow,0.333333,\n"
+    kept.number("n", 0.25, low=0.125, high=0.5, published="p.share", **NUMBER)
+    kept.claim("c", verdict="fails", evidence=["n"], **CLAIM)
+    assert kept.claims().columns[0] == "verdict"
+    assert kept.claims()["evidence"][0] == "n = 0.25 [0.125, 0.5]"
+    assert kept.numbers().iloc[0][["here", "published"]].tolist() == ["0.25 [0.125, 0.5]", "0.169"]
+
+
+@pytest.mark.parametrize(
+    ("value", "given", "message"),
+    [
+        (math.nan, {}, "number 'x' is not finite"),
+        (0.5, {"low": 0.1, "high": math.inf}, "number 'x' is not finite"),
+        (0.5, {"low": 0.6, "high": 0.7}, "number 'x' lies outside of its interval"),
+        (0.5, {"low": 0.4}, "number 'x' has half an interval"),
+        (1.2, {}, r"number 'x' is 1.2, and a fraction lies in \[0, 1\]: give its own unit"),
+        (-0.1, {"unit": "count"}, "a count lies in"),
+        (0.5, {"published": "p.none"}, "no published number 'p.none'"),
+        (
+            0.5,
+            {"published": "p.share", "unit": "count"},
+            "'p.share' is in percent, which cannot be converted to count",
+        ),
+    ],
+)
+def test_bad_numbers_are_refused(out: Path, value: float, given: dict[str, Any], message: str) -> None:
+    kept = Record("01_x", "mini", 0)
+    with pytest.raises(ValueError, match=message):
+        kept.number("x", value, **{**NUMBER, **given})
+    assert kept.numbers().empty
+
+
+def test_names_are_used_once_and_plain(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    fill(kept)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    for name in ("fig4", "Fig 5", "../fig5", ""):
+        with pytest.raises(ValueError, match=r"recorded twice|odd characters"):
+            kept.figure(name, drawing())
+    with pytest.raises(ValueError, match=r"the artefact 'table1\.csv' is recorded twice"):
+        kept.table("table1", pd.DataFrame({"a": [1]}))
+    with pytest.raises(ValueError, match=r"the number 'a\.first' is recorded twice"):
+        kept.number("a.first", 1.0, **NUMBER)
+    with pytest.raises(ValueError, match="odd characters"):
+        kept.number("A first", 1.0, **NUMBER)
+    with pytest.raises(ValueError, match=r"the claim 'a\.claim' is recorded twice"):
+        kept.claim("a.claim", verdict="fails", evidence=["a.first"], **CLAIM)
+    with pytest.raises(ValueError, match="table 'empty' is empty"):
+        kept.table("empty", pd.DataFrame({"a": []}))
+    with pytest.raises(ValueError, match="figure 'blank' has no axes"):
+        kept.figure("blank", Figure())
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    kept.table("fig4", pd.DataFrame({"a": [1]}))  # a figure and the table behind it may share a name
+
+
+def test_claims_need_recorded_evidence(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    with pytest.raises(ValueError, match=r"claim 'c' needs recorded numbers as evidence: no\.such"):
+        kept.claim("c", verdict="holds", evidence=["no.such"], **CLAIM)
+    with pytest.raises(ValueError, match=r"claim 'c' needs recorded numbers as evidence: none is given"):
+        kept.claim("c", verdict="holds", evidence=[], **CLAIM)
+
+
+def test_the_digest_is_of_values_intervals_and_verdicts(out: Path) -> None:
+    def saved(value: float, verdict: record.Verdict = "holds", item: str = "Figure 4") -> str:
+        kept = Record("01_x", "mini", 0)
+        kept.number("x", value, **{**NUMBER, "item": item})
+        kept.claim("c", verdict=verdict, evidence=["x"], **CLAIM)
+        return json.loads(kept.save().read_text())["digest"]
+
+    assert saved(0.5) == saved(0.5, item="Figure 5")
+    assert len({saved(0.5), saved(0.500001), saved(0.5, "fails")}) == 3
+
+
+def test_published_numbers_convert(out: Path) -> None:
+    assert record.published("p.share") == record.published("p.share", "percent") == 16.9
+    assert record.published("p.share", "fraction") == 0.169
+    assert record.published("p.half", "percent") == 50.0
+    assert record.published("p.share", "difference") == 0.169
+
+
+def test_a_live_session_may_run_a_cell_again(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XAIKIT_OUT")
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    kept = Record("01_x", "mini", 0)
+    fill(kept)
+    fill(kept)
+    assert kept.save() == tmp_path / "build" / "interactive" / "mini" / "01_x" / "numbers.json"
+    assert os.listdir(out) == []

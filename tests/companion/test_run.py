@@ -1,0 +1,318 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from processes import is_running, wait_for
+
+from xaikit.companion import report, run
+from xaikit.storage import arithmetic
+
+NAME = "01_small"
+
+
+@pytest.fixture(autouse=True)
+def _misleading_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's Jupyter has a `python3` of its own, which must not be taken."""
+    folder = tmp_path / "jupyter" / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "Python 3", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+
+
+def times_run(root: Path) -> list[str]:
+    return (root / "build" / "runs.txt").read_text().splitlines()
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    script = root / "notebooks" / f"{NAME}.py"
+    text = script.read_text()
+    assert old in text
+    script.write_text(text.replace(old, new))
+
+
+def results(root: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (root / "figures" / "mini" / NAME).iterdir()}
+
+
+def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xaikit.companion.run", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests that run in the background of a shell inherit an ignored Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_a_run_leaves_its_results_and_a_second_one_does_nothing(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run.run_notebook(NAME, root=checkout)
+    assert folder == checkout / "figures" / "mini" / NAME
+    assert sorted(results(checkout)) == ["fig1.pdf", "fig1.png", "numbers.json"]
+    assert [line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        "A notebook in small",
+        "Figure 1: a line",
+        "The record",
+    ]
+    assert "drew it" in (checkout / "build" / "mini" / f"{NAME}.log").read_text()
+    page = nbformat.read(checkout / "build" / "mini" / f"{NAME}.ipynb", as_version=4)
+    script = jupytext.read(checkout / "notebooks" / f"{NAME}.py")
+    assert [(cell.cell_type, cell.source) for cell in page.cells] == [
+        (cell.cell_type, cell.source) for cell in script.cells
+    ]
+    assert "image/png" in page.cells[3].outputs[1].data
+
+    stamp = checkout / "build" / "mini" / f"{NAME}.stamp"
+    os.utime(stamp, (0, 0))
+    run.run_notebook(NAME, root=checkout)
+    assert capsys.readouterr().out == f"{NAME}: up to date\n"
+    assert stamp.stat().st_mtime > 0
+    assert times_run(checkout) == ["0 1"]
+
+    edit(checkout, "Some words about it.", "Other words about it.")
+    run.run_notebook(NAME, root=checkout)
+    assert len(times_run(checkout)) == 2
+    (folder / "fig1.pdf").unlink()
+    run.run_notebook(NAME, root=checkout)
+    assert len(times_run(checkout)) == 3
+    run.run_notebook(NAME, root=checkout)
+    assert len(times_run(checkout)) == 3
+
+
+def test_pages_and_results_repeat(checkout: Path) -> None:
+    seen = []
+    for _ in range(2):
+        run.run_notebook(NAME, root=checkout, force=True)
+        run.write_pages(run.jobs([], "mini", root=checkout))
+        content = results(checkout)
+        record = json.loads(content.pop("numbers.json"))
+        record.pop("seconds"), record.pop("machine")
+        page = checkout / "notebooks" / f"{NAME}.ipynb"
+        assert page.stat().st_mtime <= (checkout / "notebooks" / f"{NAME}.py").stat().st_mtime
+        seen.append((content, record, page.read_bytes()))
+    assert seen[0] == seen[1]
+    assert len(times_run(checkout)) == 2
+
+
+def test_a_failing_cell_is_reported_and_the_old_results_stay(checkout: Path) -> None:
+    run.run_notebook(NAME, root=checkout)
+    before = results(checkout)
+    edit(checkout, 'print("drew it")', 'print("almost")\nraise KeyError("no such map")')
+    with pytest.raises(RuntimeError) as caught:
+        run.run_notebook(NAME, root=checkout)
+    log = checkout / "build" / "mini" / f"{NAME}.log"
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{NAME}: failed in section 'Figure 1: a line', in the cell that begins"
+    assert lines[1] == "    import matplotlib.pyplot as plt"
+    assert lines[-2] == "KeyError: 'no such map'"
+    assert lines[-1] == f"log: {log}"
+    assert len(lines) < 13 and "\x1b" not in str(caught.value)
+    assert "almost" in log.read_text() and "no such map" in log.read_text()
+    assert results(checkout) == before
+    assert not (checkout / "build" / "mini" / f"{NAME}.stamp").exists()
+
+
+def test_a_killed_kernel_leaves_nothing_and_the_next_run_finishes(checkout: Path) -> None:
+    died = checkout / "build" / "died"
+    die_once = "import os\nif not died.exists():\n    died.touch()\n    os.kill(os.getpid(), 9)"
+    die_once = f"from pathlib import Path\ndied = Path({str(died)!r})\n{die_once}"
+    edit(checkout, 'print("drew it")', die_once)
+    with pytest.raises(RuntimeError, match="the kernel died"):
+        run.run_notebook(NAME, root=checkout)
+    assert not (checkout / "figures").exists()
+    run.run_notebook(NAME, root=checkout)
+    assert "numbers.json" in results(checkout)
+
+
+def test_a_cell_has_a_time_limit(checkout: Path) -> None:
+    edit(checkout, 'print("drew it")', "import time\ntime.sleep(600)")
+    with pytest.raises(RuntimeError, match="took longer than 3 s: give a longer --timeout"):
+        run.run_notebook(NAME, root=checkout, timeout=3)
+    assert not (checkout / "figures").exists()
+
+
+def test_code_edited_during_the_run_is_noticed(checkout: Path) -> None:
+    edit(checkout, 'print("drew it")', f'open("notebooks/{NAME}.py", "a").write("# more")')
+    with pytest.raises(RuntimeError, match="changed while it ran: run it again"):
+        run.run_notebook(NAME, root=checkout)
+    assert not (checkout / "figures").exists()
+
+
+def test_a_notebook_must_save_its_record_under_its_own_name(checkout: Path) -> None:
+    edit(checkout, "profile, seed)", "profile, 4)")
+    with pytest.raises(RuntimeError, match="its record has seed 4: pass on the parameter, 0"):
+        run.run_notebook(NAME, root=checkout)
+    edit(checkout, "record.save()", "")
+    with pytest.raises(RuntimeError, match=r"it wrote no numbers\.json: end the notebook with the record's save"):
+        run.run_notebook(NAME, root=checkout)
+
+
+def test_other_seeds_and_parameters_keep_apart(checkout: Path) -> None:
+    run.run_notebook(NAME, root=checkout)
+    folder = run.run_notebook(NAME, root=checkout, seed=3, parameters={"extra": "more"})
+    assert folder == checkout / "build" / "mini" / "seed-3" / NAME
+    assert times_run(checkout) == ["0 1", "3 more"]
+    assert json.loads((folder / "numbers.json").read_text())["numbers"][1]["value"] == 0.53
+    run.run_notebook(NAME, root=checkout)
+    assert len(times_run(checkout)) == 2
+    run.run_notebook(NAME, root=checkout, seed=3)  # the same seed with other parameters is another run
+    assert times_run(checkout)[2] == "3 1"
+
+
+def test_bad_requests_are_named_and_write_nothing(checkout: Path) -> None:
+    with pytest.raises(ValueError, match=r"^unknown profile 'huge': choose one of mini, paper$"):
+        run.run_notebook(NAME, "huge", root=checkout)
+    with pytest.raises(ValueError, match=r"^unknown notebook '02_none': choose one of 01_small$"):
+        run.run_notebook("02_none", root=checkout)
+    declared = r"^01_small declares no parameter 'sede': its cell tagged 'parameters' has profile, seed, extra$"
+    with pytest.raises(ValueError, match=declared):
+        run.run_notebook(NAME, root=checkout, parameters={"sede": 3})
+    edit(checkout, "\nseed = 0", "")
+    with pytest.raises(ValueError, match="declares no parameter 'seed'"):
+        run.run_notebook(NAME, root=checkout)
+    assert not (checkout / "figures").exists()
+    assert [file.name for file in (checkout / "build" / "mini").iterdir()] == [f"{NAME}.lock"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_can_be_stopped_and_started_again(checkout: Path, how: signal.Signals) -> None:
+    waiting = checkout / "build" / "waiting"
+    lines = [
+        "import os, pathlib, time",
+        f"waiting = pathlib.Path({str(waiting)!r})",
+        "if not waiting.exists():",
+        "    waiting.write_text(f'{os.getpid()} ')",
+        "    time.sleep(600)",
+    ]
+    edit(checkout, 'print("drew it")', "\n".join(lines))
+    stopped = start(checkout, NAME)
+    wait_for(lambda: waiting.exists() and waiting.read_text().endswith(" "))
+    stopped.send_signal(how)
+    said, _ = stopped.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert stopped.returncode == -signal.SIGKILL
+    else:
+        assert stopped.returncode == 130
+        assert said.splitlines()[-1] == "interrupted: nothing half-done was kept"
+        assert "Traceback" not in said
+    wait_for(lambda: not is_running(int(waiting.read_text())))
+    assert not (checkout / "figures").exists()
+    assert not (checkout / "build" / "mini" / f"{NAME}.stamp").exists()
+    run.run_notebook(NAME, root=checkout)
+    assert "numbers.json" in results(checkout)
+
+
+def test_the_kernel_has_the_arithmetic_of_the_profile_or_the_one_asked_for(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(
+        checkout,
+        'print("drew it")',
+        'import os\nprint(os.environ.get("XAIKIT_ARITHMETIC"), os.environ.get("MKL_CBWR"))',
+    )
+    profile = checkout / "xaikit" / "companion" / "profiles" / "mini.toml"
+    profile.write_text('[common]\narithmetic = "portable"\n' + profile.read_text())
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.delenv("XAIKIT_ARITHMETIC", raising=False)
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"avx2"}))
+
+    def said(folder: Path) -> str:
+        work = checkout / "build" / "mini" / folder
+        return re.search(r"^(\w+ \S+)$", (work / f"{NAME}.log").read_text(), re.MULTILINE)[1]
+
+    assert run.run_notebook(NAME, root=checkout) == checkout / "figures" / "mini" / NAME
+    assert said(Path()) == "portable AVX2,STRICT"
+    assert run.run_notebook(NAME, root=checkout, arithmetic="portable") == checkout / "figures" / "mini" / NAME
+    assert len(times_run(checkout)) == 1
+    folder = run.run_notebook(NAME, root=checkout, arithmetic="native")
+    assert folder == checkout / "build" / "mini" / "seed-0-native" / NAME and said(folder.parent) == "None COMPATIBLE"
+    run.run_notebook(NAME, root=checkout, seed=3, arithmetic="plain")
+    assert said(Path("seed-3-plain")) == "plain AVX2"
+    run.run_notebook(NAME, root=checkout, seed=3)
+    job = run.jobs([NAME], "mini", root=checkout)[0]
+    assert [(each.seed, each.arithmetic) for each in run.variants_run(job)] == [(0, "native"), (3, None), (3, "plain")]
+    assert len(times_run(checkout)) == 4
+    with pytest.raises(ValueError, match="unknown arithmetic 'fast': choose one of portable"):
+        run.run_notebook(NAME, root=checkout, arithmetic="fast")
+
+
+def test_two_processes_run_a_notebook_once(checkout: Path) -> None:
+    both = [start(checkout, NAME) for _ in range(2)]
+    said = "".join(process.communicate(timeout=120)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert times_run(checkout) == ["0 1"]
+    assert f"{NAME}: up to date" in said and "waiting for another run" in said
+
+
+def test_the_command_reports_failures(checkout: Path) -> None:
+    edit(checkout, 'print("drew it")', "1 / 0")
+    failed = start(checkout)
+    said = failed.communicate(timeout=120)[0]
+    assert failed.returncode == 1
+    assert "ZeroDivisionError" in said and "no run" in said and "Traceback (most recent call last):\n  File" not in said
+    refused = start(checkout, "--profile", "huge")
+    assert refused.communicate(timeout=60)[0] == "unknown profile 'huge': choose one of mini, paper\n"
+    assert refused.returncode == 1
+
+
+def test_doing_nothing_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'matplotlib', 'papermill', 'jupytext'}"
+    code = f"import sys, xaikit.companion.run, xaikit.companion.report; print(sorted({heavy} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_the_report_counts_what_the_records_say(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "notebooks" / "02_later.py").write_text("")
+    values = {"n.in": 0.5, "n.out": 0.9, "n.new": 1.0, "n.wide": 0.1}
+    numbers = [{"id": id, "value": value} for id, value in values.items()]
+    verdicts = ["holds"] * 3 + ["fails"] * 2 + ["inconclusive"]
+    claims = [{"id": f"claim-{position}", "verdict": verdict} for position, verdict in enumerate(verdicts)]
+    artefacts = ["fig1.pdf", "fig1.png", "table1.csv"]
+    record = {
+        "notebook": NAME, "seed": 0, "source": "s" * 64, "device": "cpu", "seconds": 41.7, "artefacts": artefacts,
+        "versions": {"torch": "2.15.0"}, "numbers": numbers, "claims": claims, "digest": "d",
+        "machine": {"cpu": "a CPU", "flags": "avx2 fma", "cores": 4, "threads": 2, "arithmetic": "portable"},
+    }  # fmt: skip
+    accepted = {id: {"low": 0.4, "high": 0.6} for id in ("n.in", "n.out", "n.gone")}
+    accepted["n.wide"] = {"low": None, "high": None}
+    other = {**record, "seed": 12, "claims": [{**claims[0], "verdict": "fails"}, *claims[1:]], "digest": "e"}
+    for file, content in {
+        f"figures/mini/{NAME}/numbers.json": record,
+        f"build/mini/seed-12-native/{NAME}/numbers.json": other,
+        "data/accepted/mini.json": {NAME: {"digest": "d", "numbers": accepted}},
+    }.items():
+        (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / file).write_text(json.dumps(content))
+    report.report(run.jobs([], "mini", root=checkout))
+    said = capsys.readouterr().out
+    rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
+    counted = [NAME, "42", "2", "3", "2", "1", "0", "1", "1", "1", "as", "accepted"]
+    assert rows == [counted, ["02_later", "no", "run"]]
+    finding = "A number outside is a finding: please report it with this line. "
+    assert said.splitlines()[-4:] == [
+        "outside: n.out = 0.9, accepted 0.4 to 0.6",
+        "not recorded, though accepted: n.gone",
+        f"{finding}{NAME}, seed 0, source ssssssssssss; torch 2.15.0; cpu, a CPU, portable arithmetic, 2 threads on 4 "
+        "cores, avx2 fma",
+        f"{NAME}: numbers not accepted yet: 1 (make accept)",
+    ]
+    report.report(run.jobs([NAME], "mini", root=checkout), seeds=True)
+    said = capsys.readouterr().out
+    rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
+    assert rows[0] == counted
+    assert rows[1] == ["seed-12-native", "42", "2", "2", "3", "1", "0", "1", "1", "1", "other"]
+    assert "outside: seed-12-native: n.out = 0.9, accepted 0.4 to 0.6" in said
+    assert said.splitlines()[-1] == "claim-0: holds 1, fails 1 of 2 runs"

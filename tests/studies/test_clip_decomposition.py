@@ -1,0 +1,280 @@
+"""What notebook 04 puts together: ablated answers, roles by rule, worst groups, the pictures of both profiles."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rounding import clear_winners
+
+from xaikit.companion import profiles
+from xaikit.companion.profiles import Settings
+from xaikit.decomposition.heads import mean_contributions
+from xaikit.decomposition.textspan import TextSpan
+from xaikit.metrics.intervals import Interval
+from xaikit.models.clip import Clip, load_from
+from xaikit.studies import clip_decomposition as study
+from xaikit.studies import clip_pictures as pictures
+from xaikit.studies.clip_decomposition import Ablation, Decomposed, Pool
+
+NAME = "04_clip_decomposition"
+
+
+@pytest.fixture(scope="module")
+def cfg() -> Settings:
+    """The mini profile with fewer pictures."""
+    settings = profiles.load("mini", NAME, 0).as_dict()
+    fewer = {"per_class": 2, "segmented": 8, "birds": {"test": 40, "validation": 20}, "pool": 60, "class_pool": 40}
+    return Settings(settings | fewer, "the tests' profile")
+
+
+@pytest.fixture(scope="module")
+def clip(cfg) -> Clip:
+    return load_from(cfg.clip)
+
+
+@pytest.fixture(scope="module")
+def data(cfg) -> pictures.Labelled:
+    return pictures.classification(cfg, 0)
+
+
+@pytest.fixture(scope="module")
+def parts(clip, data) -> Decomposed:
+    return Decomposed.of(clip, data.images, "test images", shard_size=32)
+
+
+@pytest.fixture(scope="module")
+def classes(clip, data) -> study.Classes:
+    return study.Classes(study.class_embeddings(clip, data.prompts), data.choices)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_both_profiles_have_what_the_notebook_reads() -> None:
+    mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
+    of_mini = {"per_class", "pool", "class_pool", "segmented", "birds"}
+    of_paper = {"imagenet", "waterbirds", "segmentation", "text_pools", "alignment", "cell_timeout"}
+    assert set(mini) - set(paper) == of_mini and set(paper) - set(mini) == of_paper
+    for cfg in (mini, paper):
+        assert max(cfg.sizes) <= cfg.basis and cfg.compared_size in cfg.sizes
+        assert "place" in cfg.topics and 0.5 < cfg.role_share <= 1
+
+
+def test_the_classes_of_the_world_are_balanced_and_labelled(data) -> None:
+    assert len(data) == 43 * 2 == len(data.images) and len(set(data.names)) == 43 == len(data.prompts)
+    assert torch.bincount(data.families).tolist() == [8, 9, 10, 16]
+    assert data.choices.sum(1).unique().tolist() == [8, 9, 10, 16]
+    assert data.choices.gather(1, data.labels[:, None]).all()
+    assert torch.bincount(data.labels[: 8 * 2]).tolist() == [2] * 8  # species, dealt exactly
+    assert set(data.factors) == {"object", "colour", "count", "place", "pattern", "looks", "text"}
+    for labels in data.factors.values():
+        assert labels.shape == data.labels.shape
+    assert (data.factors["count"] >= 0).sum() == 16 and (data.factors["pattern"] >= 0).sum() == 18
+    image = data.images[0]
+    assert image.shape == (3, 64, 64) and 0 <= image.min() < image.max() <= 1
+
+
+def test_test_and_validation_pictures_are_different(cfg, data) -> None:
+    other = pictures.classification(cfg, 0, "validation")
+    seen = {data.images[i].numpy().tobytes() for i in range(len(data))}
+    assert not seen & {other.images[i].numpy().tobytes() for i in range(len(other))}
+
+
+def test_groups_of_birds_are_kind_and_background(cfg) -> None:
+    birds = pictures.waterbirds(cfg, 0)
+    assert birds.group_names == ("landbird on land", "landbird on water", "waterbird on land", "waterbird on water")
+    assert torch.bincount(birds.groups).tolist() == [10] * 4
+    assert torch.equal(birds.groups // 2, birds.labels) and torch.equal(birds.groups % 2, birds.factors["place"])
+
+
+def test_segmented_scenes_come_with_their_masks(cfg) -> None:
+    birds, things = pictures.segmentation(cfg, 0)
+    assert (len(birds.prompts), len(things.prompts)) == (8, 9) and birds.prompts[0] == ("a photo of a duck",)
+    batches = [*birds.batches(3), *things.batches(3)]
+    assert [len(images) for images, _ in batches] == [3, 1, 3, 1]
+    assert all(masks.flatten(1).any(1).all() and masks.shape[1:] == images.shape[2:] for images, masks in batches)
+
+
+def test_pools_are_of_different_texts(cfg, clip) -> None:
+    pools = pictures.pools(cfg, clip, 0)
+    assert list(pools) == ["general", "common words", "class-specific", "random"]
+    for name, pool in pools.items():
+        assert pool.embeddings.norm(dim=1).sub(1).abs().max() < 1e-5
+        assert len(set(pool.texts)) == (0 if name == "random" else len(pool.embeddings))
+    assert not any("<" in text for text in pools["common words"].texts)
+
+
+def test_the_published_heads_are_those_of_the_paper() -> None:
+    assert pictures.published_heads(profiles.load("mini", NAME, 0)) == ()
+    chosen = pictures.published_heads(profiles.load("paper", NAME, 0))
+    assert (11, 6) in chosen and (9, 8) in chosen and len(chosen) == len(set(chosen)) == 7
+
+
+def save_photograph(path: Path, seed: int, size: tuple[int, int] = (90, 70)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_photographs_are_prepared_one_by_one(tmp_path: Path) -> None:
+    from xaikit.datasets.imagenet import read_image
+
+    sizes = [(90, 70), (64, 100), (51, 51)]
+    for number, size in enumerate(sizes):
+        save_photograph(tmp_path / f"{number}.png", number, size)
+    records = [type("P", (), {"image": read_image(tmp_path / f"{n}.png")}) for n in range(len(sizes))]
+    prepared = pictures.Prepared(records, 48)
+    assert len(prepared) == 3
+    for image in (prepared[n] for n in range(3)):
+        assert image.shape == (3, 48, 48) and 0 <= image.min() < image.max() <= 1
+
+
+def test_the_paper_profile_reads_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip) -> None:
+    """All loaders through the notebook's own functions, on small files in the data sets' layouts."""
+    from xaikit.datasets import imagenet, imagenet_segmentation, waterbirds
+
+    monkeypatch.setattr(pictures, "DATASETS", tmp_path)
+    monkeypatch.setattr(imagenet, "PER_CLASS", 1)
+    monkeypatch.setattr(imagenet, "CLASSES", 20)
+    monkeypatch.setattr(waterbirds, "COUNTS", {"train": (0,) * 4, "val": (1, 1, 1, 1), "test": (1, 1, 1, 1)})
+    monkeypatch.setattr(imagenet_segmentation, "IMAGES", 2)
+    cfg = Settings(profiles.load("paper", NAME, 0).as_dict() | {"size": 64}, "the tests' profile")
+    for number, folder in enumerate(imagenet.wordnet_ids()[:20]):
+        save_photograph(tmp_path / cfg.imagenet / "val" / folder / f"ILSVRC2012_val_{number + 1:08d}.JPEG", number)
+    rows = ["img_id,img_filename,y,split,place,place_filename"]
+    for number in range(8):
+        save_photograph(tmp_path / cfg.waterbirds / f"{number}.jpg", number)
+        rows.append(f"{number},{number}.jpg,{number // 2 % 2},{1 + number // 4},{number % 2},x")
+    (tmp_path / cfg.waterbirds / "metadata.csv").write_text("\n".join(rows))
+    file = tmp_path / cfg.segmentation
+    file.parent.mkdir()
+    with h5py.File(file, "w") as mat:
+        images = mat.create_dataset("value/img", (2, 1), h5py.ref_dtype)
+        masks = mat.create_dataset("value/gt", (2, 1), h5py.ref_dtype)
+        for number in range(2):
+            image = mat.create_dataset(f"i{number}", data=np.full((3, 80, 70), 9, np.uint8))
+            mask = np.zeros((80, 70), np.uint8)
+            mask[20:60, 20:50] = 1
+            cell = mat.create_dataset(f"c{number}", (1, 1), h5py.ref_dtype)
+            cell[0, 0] = mat.create_dataset(f"m{number}", data=mask).ref
+            images[number, 0], masks[number, 0] = image.ref, cell.ref
+    for name in ("image_descriptions_general", "google_3498_english", "image_descriptions_per_class"):
+        (tmp_path / cfg.text_pools).mkdir(exist_ok=True)
+        (tmp_path / cfg.text_pools / f"{name}.txt").write_text("a photo of a red duck\na dog\n\na dog\n")
+
+    test, validation = (pictures.classification(cfg, 0, split) for split in ("test", "validation"))
+    assert (len(test), len(validation)) == (18, 2) and len(test.prompts[0]) == 80
+    assert test.images[0].shape == (3, 64, 64)
+    birds = pictures.waterbirds(cfg, 0)
+    assert birds.groups.tolist() == [0, 1, 2, 3] and birds.images[3].shape == (3, 64, 64)
+    [photographs] = pictures.segmentation(cfg, 0)
+    [(images, masks)] = photographs.batches(4)
+    assert len(photographs.prompts) == 1000 and birds.choices.all() and test.choices.shape == (18, 1000)
+    assert images.shape == (2, 3, 64, 64) and masks.shape == (2, 64, 64)
+    assert {len(pool.embeddings) for pool in pictures.pools(cfg, clip, 0).values()} == {2}
+    examples, texts = pictures.heatmap_examples(cfg, 0)
+    assert examples.shape == (4, 3, 64, 64) and len(texts) > 1
+
+
+# --- ablated answers ----------------------------------------------------------------------------------------------
+
+
+def test_answers_under_ablations_are_those_of_the_edited_embeddings(parts, classes) -> None:
+    means = mean_contributions(parts)
+    layers = means.attention.shape[1]
+    ablations = {
+        "base": Ablation(),
+        "mlps": Ablation(mlps=True),
+        "head": Ablation(heads=((layers - 1, 2),)),
+        "early": Ablation(layers=tuple(range(layers - 1))),
+    }
+    answers = study.predictions(parts, classes, means, ablations)
+    everything = list(parts)
+    attention = torch.cat([part.attention for part in everything])
+    embedding = torch.cat([part.embedding for part in everything])
+    edited = {"base": embedding, "mlps": attention.sum((1, 2)) + means.mlps.sum(1)}
+    edited["head"] = embedding - attention[:, -1, 2] + means.attention[:, -1, 2]
+    edited["early"] = embedding - attention[:, :-1].sum((1, 2)) + means.attention[:, :-1].sum((1, 2))
+    cumulative = study.cumulative_predictions(parts, classes, means)
+    found = [*answers.items(), ("base", cumulative[0]), ("early", cumulative[layers - 1])]
+    for name, answer in found:
+        scores = (edited[name] @ classes.embeddings.T).where(classes.choices, -torch.inf)
+        clear = clear_winners(scores)
+        assert clear.double().mean() > 0.9 and torch.equal(answer[clear], scores.argmax(1)[clear])
+
+
+def test_all_directions_of_a_head_give_it_back(parts, classes, clip) -> None:
+    means, heads = mean_contributions(parts), study.last_heads(parts.readout, 1)
+    width = parts.readout.heads.shape[2]
+    pool = Pool.random(200, classes.embeddings.shape[1], torch.Generator().manual_seed(0))
+    span = pool.span(parts.moments(heads), width)
+    answers = study.reconstructed_predictions(parts, classes, means, heads, {"random": span}, [1, width])
+    layers = means.attention.shape[1]
+    whole = study.cumulative_predictions(parts, classes, means)[layers - 1]
+    assert (answers["random", width] == whole).double().mean() > 0.97  # up to ties within rounding
+    assert (answers["random", 1] == whole).double().mean() < 0.9
+
+
+# --- roles --------------------------------------------------------------------------------------------------------
+
+TOPICS = {"colour": ("red", "blue"), "place": ("sea",), "object": ("duck",)}
+
+
+def test_topics_are_whole_words() -> None:
+    assert study.topics_of("A red duck on the sea.", TOPICS) == ["colour", "place", "object"]
+    assert study.topics_of("ducks, redder than seaside", TOPICS) == ["object"]
+
+
+def test_a_role_is_what_most_of_the_explained_variance_names() -> None:
+    texts = ("red", "blue duck", "sea", "nothing")
+    span = TextSpan(
+        torch.tensor([[0, 1, 2], [2, 3, -1]]),
+        torch.tensor([[0.5, 0.7, 0.8], [0.3, 0.9, 0.9]]).double(),
+        torch.zeros(2, 1),
+        torch.zeros(2, 3, 1),
+    )
+    pool = Pool(torch.zeros(4, 1), texts)
+    found = study.roles(span, [(4, 0), (5, 1)], pool, TOPICS, first=3, least=0.6)
+    assert found[0].shares == pytest.approx({"colour": 0.75, "object": 0.125, "place": 0.125})
+    assert found[0].topic == "colour" and found[0].texts == ("red", "blue duck", "sea")
+    assert found[1].topic is None and found[1].shares["place"] == pytest.approx(1 / 3)
+    assert study.with_role(found, "colour") == ((4, 0),) and study.name_of((4, 0)) == "L4.H0"
+
+
+def test_variance_explained_is_that_of_an_analysis_of_variance() -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (90,), generator=draw)
+    x = torch.randn(90, 2, 4, generator=draw)
+    x[:, 0] += 5 * torch.nn.functional.one_hot(labels, 4)
+    found = study.variance_explained(x, labels)
+    for head in range(2):
+        total = ((x[:, head] - x[:, head].mean(0)) ** 2).sum()
+        between = sum(
+            (labels == v).sum() * ((x[labels == v, head].mean(0) - x[:, head].mean(0)) ** 2).sum() for v in range(3)
+        )
+        assert found[head].item() == pytest.approx((between / total).item(), abs=1e-5)
+    assert found[0] > 0.7 and found[1] < 0.15
+    chances = [study.variance_explained(x[:, 1:], labels[torch.randperm(90, generator=draw)]) for _ in range(300)]
+    assert torch.stack(chances).mean().item() == pytest.approx(study.chance_of_variance_explained(3, 90), abs=0.004)
+
+
+# --- worst groups -------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_group_and_its_gains() -> None:
+    groups = torch.arange(400) % 4
+    base, better = torch.ones(400, dtype=torch.bool), torch.ones(400, dtype=torch.bool)
+    base[(groups == 2) & (torch.arange(400) < 200)] = False
+    better[(groups == 2) & (torch.arange(400) < 40)] = False
+    assert study.worst_group(base.numpy(), groups.numpy()) == pytest.approx(0.5)
+    interval = study.worst_group_interval(base, groups, 0)
+    assert interval.low < 0.5 == pytest.approx(interval.value) and interval.high < 0.65
+    gain = study.worst_group_gain(better, [base], groups, 0)
+    assert gain.value == pytest.approx(0.4) and 0.2 < gain.low < gain.high < 0.6
+    over_draws = study.worst_group_gain(better, [base, better], groups, 0)
+    assert over_draws.value == pytest.approx(0.2) and over_draws.high - over_draws.low > gain.high - gain.low
+    mean = study.mean_worst_group([base, better], groups, 0)
+    assert mean.value == pytest.approx(0.7) and isinstance(mean, Interval)

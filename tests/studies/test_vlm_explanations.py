@@ -1,0 +1,255 @@
+"""What notebook 03 puts together: settings, maps, areas relative to chance, causes, the pictures of both profiles."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rounding import clear_winners
+
+from xaikit.companion import profiles
+from xaikit.companion.profiles import Settings
+from xaikit.datasets.idenprof import PROFESSIONS, read_professions
+from xaikit.models.clip import Clip, load_from
+from xaikit.models.hooks import evaluating
+from xaikit.perturbation.faces import write_boxes
+from xaikit.perturbation.linear_probe import LinearProbe, embed
+from xaikit.perturbation.search import AGARWAL_2023
+from xaikit.storage import paths
+from xaikit.studies import vlm_explanations as study
+from xaikit.studies import vlm_pictures as pictures
+from xaikit.studies.clip_pictures import Prepared
+from xaikit.world.scene_people import USUAL
+
+NAME = "03_vlm_explanations"
+
+
+@pytest.fixture(scope="module")
+def cfg() -> Settings:
+    """The mini profile with fewer pictures."""
+    fewer = {"train": {"cars": 64, "occupation": 80}, "test": {"cars": 32, "occupation": 40}, "epochs": 40}
+    fewer |= {"rise_masks": 8, "ig_steps": 4, "portraits": 6}
+    return Settings(profiles.load("mini", NAME, 0).as_dict() | fewer, "the tests' profile")
+
+
+@pytest.fixture(scope="module")
+def clip(cfg) -> Clip:
+    return load_from(cfg.clip)
+
+
+@pytest.fixture(scope="module")
+def cars(cfg) -> tuple[pictures.Classified, pictures.Classified]:
+    return pictures.task("cars", cfg, 0, "train"), pictures.task("cars", cfg, 0, "test")
+
+
+@pytest.fixture(scope="module")
+def settings(clip, cars, cfg) -> tuple[study.Setting, study.Setting]:
+    return study.settings(clip, cars[0], device="cpu", seed=0, epochs=cfg.epochs)
+
+
+def test_both_profiles_have_what_the_notebook_reads() -> None:
+    mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
+    assert set(mini) - set(paper) == {"train", "test"}
+    assert set(paper) - set(mini) == {"folders", "cell_timeout"}
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_cars_never_lie_and_classes_are_makes_and_models(cars) -> None:
+    for data in cars:
+        assert len(data.names) == 16 and data.prompts[0] == "a photo of a vega sedan"
+        for scene, label in zip(data.scenes, data.labels.tolist(), strict=True):
+            assert data.names[label] == f"{scene.make} {scene.model}" and scene.text in (None, scene.make)
+        assert len(pictures.with_text(data)) == len(data) // 2
+
+
+def test_people_look_as_is_usual_in_training_and_evenly_in_the_test(cfg) -> None:
+    train, test = (pictures.task("occupation", cfg, 0, split) for split in ("train", "test"))
+    for data, share in ((train, 0.9), (test, 0.5)):
+        usual = [scene.presentation == USUAL[scene.profession] for scene in data.scenes]
+        assert np.mean(usual) == pytest.approx(share, abs=0.13)
+        assert [data.names[label] for label in data.labels.tolist()] == [scene.profession for scene in data.scenes]
+
+
+def test_causes_change_their_part_and_nothing_else(cfg) -> None:
+    test = {name: pictures.task(name, cfg, 0, "test") for name in pictures.TASKS}
+    found = {(cause.task, cause.part): cause for cause in pictures.causes(test, cfg.size)}
+    assert len(found) == 9
+    for (task, part), cause in found.items():
+        assert len(cause.region) == len(test[task])
+        before = test[task].scenes[cause.chosen]
+        changed = [
+            {name for name, value in a.factors.items() if value != b.factors[name]}
+            for a, b in zip(before, cause.after.scenes, strict=True)
+        ]
+        assert all(names for names in changed), part  # each picture is changed
+        assert all(names - {"place"} == changed[0] - {"place"} and len(names - {"place"}) == 1 for names in changed)
+        assert cause.after.images.shape == before.images().shape
+        assert (cause.after.images != before.images()).flatten(1).any(1).all()
+    assert len(found["cars", "text"].chosen) == len(test["cars"]) // 2
+
+
+def test_portraits_of_drawn_people_have_a_patch_where_their_face_was(cfg) -> None:
+    people = pictures.portraits(pictures.task("occupation", cfg, 0, "test"), cfg, 0)
+    assert len(people) == 40 and people.presentations == ("long hair", "short hair")
+    area = people.faces.double().mean((1, 2))
+    assert area.min() > 0.005 and area.max() < 0.2
+    outside = (people.original != people.masked).any(1) & ~people.faces
+    assert outside.double().mean() < 0.01  # edges of the patch between two pixels
+    inside = people.masked.amax(1)[people.faces]
+    assert inside.median() == 0
+    chosen = people.select(torch.tensor([3, 1]))
+    assert torch.equal(chosen.labels, people.labels[[3, 1]]) and torch.equal(chosen.faces[1], people.faces[1])
+
+
+def test_portraits_of_photographs_come_from_boxes_in_a_file(tmp_path, cfg) -> None:
+    draw = np.random.default_rng(0)
+    for name in PROFESSIONS:
+        folder = tmp_path / "test" / name
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(draw.integers(1, 256, (100, 150, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    found = read_professions(tmp_path, "test")
+    boxes = {id: [(60.0, 20.0, 90.0, 70.0)] for id in found.ids[:8]}
+    boxes |= {found.ids[8]: [(0, 0, 9, 9), (40, 0, 50, 9)], found.ids[9]: [], found.ids[10]: [(0.0, 0.0, 20.0, 20.0)]}
+    write_boxes(tmp_path / "faces.json", boxes)
+    data = pictures.Classified(Prepared(found, 50), found.labels, found.names, found.names)
+    people = pictures.portraits(data, Settings(cfg.as_dict() | {"size": 50, "portraits": 6}, "photographs"), 0)
+    assert len(people) == 6 and (people.presentation == -1).all() and people.presentations == ()
+    # Half the size; 12.5 of the 75 columns are cut off on either side: x from 30 − 12 to 45 − 12, y from 10 to 35.
+    expected = torch.zeros(50, 50, dtype=torch.bool)
+    expected[10:35, 18:33] = True
+    assert all(torch.equal(face, expected) for face in people.faces)
+    assert (people.masked[:, :, 12:30, 20:30] == 0).all()
+    assert torch.equal(people.masked[:, :, :9], people.original[:, :, :9])
+
+
+@pytest.mark.parametrize("size", [(100, 150), (150, 100), (64, 64), (333, 500)])
+def test_boxes_move_with_the_pixels(size) -> None:
+    picture = torch.zeros(1, 3, *size)
+    top, left = size[0] // 3, size[1] // 3
+    picture[:, :, top : top + 24, left : left + 30] = 1.0
+    side = 48
+    seen = Prepared([], side).crop(picture)[0, 0] > 0.5
+    x0, y0, x1, y1 = pictures.cropped((left, top, left + 30, top + 24), size, side)
+    rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
+    assert abs(x0 - columns.min()) <= 1 and abs(x1 - columns.max() - 1) <= 1
+    assert abs(y0 - rows.min()) <= 1 and abs(y1 - rows.max() - 1) <= 1
+    assert pictures.cropped((0, 0, 0.1, size[0]), size, side) is None
+
+
+# --- settings and maps --------------------------------------------------------------------------------------------
+
+
+def test_the_settings_differ_in_their_scores_and_share_an_encoder(settings, cars) -> None:
+    zero_shot, fine_tuned = settings
+    assert zero_shot.model.encoder is fine_tuned.model.encoder
+    test = cars[1]
+    with torch.inference_mode():
+        cosines, logits = zero_shot.model(test.images), fine_tuned.model(test.images)
+    rows = torch.arange(len(test))
+    for setting, published, expected in (
+        (zero_shot, True, cosines),
+        (zero_shot, False, (cosines * zero_shot.scale).softmax(1)),
+        (fine_tuned, True, logits.softmax(1)),
+        (fine_tuned, False, logits.softmax(1)),
+    ):
+        found = setting.score(test.labels, published=published)(test.images, rows)
+        torch.testing.assert_close(found, expected[rows, test.labels], rtol=0, atol=1e-5)
+        clear = clear_winners(expected)
+        answers = setting.answers(embed(setting.model.encoder, test.batches(7)))
+        assert clear.sum() > 24 and torch.equal(answers[clear], expected.argmax(1)[clear])
+    assert zero_shot.scale > 5 and fine_tuned.scale == 1
+
+
+def test_only_what_all_get_right_is_explained() -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+    first, second = torch.tensor([0, 1, 0, 3]), torch.tensor([0, 0, 2, 3])
+    assert study.right_in_all([first, second], labels, 5).tolist() == [0, 3]
+    assert study.right_in_all([first, second], labels, 1).tolist() == [0]
+    with pytest.raises(ValueError, match="nothing to explain"):
+        study.right_in_all([labels, (labels + 1) % 4], labels, 5)
+
+
+def test_maps_come_from_the_cache_and_depend_on_the_score(settings, cars) -> None:
+    zero_shot, _ = settings
+    images, targets = cars[1].stack(range(3)), cars[1].labels[:3]
+    recipe = dataclasses.replace(AGARWAL_2023.at(64), steps=6)
+    options = {"seed": 0, "batch": 2}
+    cosine = study.maps(zero_shot, images, targets, recipe, softmax=None, **options)
+    again = study.maps(zero_shot, images, targets, recipe, softmax=None, **options)
+    softmax = study.maps(zero_shot, images, targets, recipe, softmax=zero_shot.scale, **options)
+    assert torch.equal(cosine, again) and not torch.equal(cosine, softmax)
+    assert len(list(paths.CACHE.rglob("*.safetensors"))) == 2
+    assert cosine.shape == (3, 64, 64) and cosine.min() >= 0 and cosine.max() <= 1
+
+
+def test_matched_recipes_scale_both_weights() -> None:
+    found = study.scaled(AGARWAL_2023, 0.1)
+    assert (found.area, found.variation) == pytest.approx((1e-5, 1e-3)) and found.steps == AGARWAL_2023.steps
+    for ratio in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="nothing can be matched"):
+            study.scaled(AGARWAL_2023, ratio)
+
+
+def test_removal_is_relative_to_chance(settings, cars) -> None:
+    setting, data = settings[1], cars[1]
+    images, targets = data.stack(range(6)), data.labels[:6]
+    options = {"mean": (0.45,) * 3, "step": 512, "seed": 0, "ties": 2}
+    random = torch.rand(6, 64, 64, generator=torch.Generator().manual_seed(1))
+    body = pictures.regions(data, "car", 64)[:6].float()
+    test = study.RemovalTest(setting, images, targets, **options)
+    chance, ours = test.deletion(random), test.deletion(body)
+    assert chance.corrected.mean() == pytest.approx(1, abs=0.25) and chance.spread == 0
+    assert ours.corrected.shape == (6,) and ours.spread > 0 and (ours.published <= 1).all()
+
+
+def test_correlation_is_numpys(cfg) -> None:
+    first, second = torch.rand(3, 5, 4), torch.rand(3, 5, 4)
+    second[2] = 0.5
+    found = study.correlation(first, second)
+    expected = [np.corrcoef(first[i].flatten(), second[i].flatten())[0, 1] for i in range(2)]
+    np.testing.assert_allclose(found, [*expected, 0.0], atol=1e-6)
+
+
+def test_randomised_models_are_other_models_and_leave_ours_alone(clip, settings, cars, cfg) -> None:
+    images = cars[1].stack(range(4))
+    for setting in settings:
+        with evaluating(setting.model), torch.inference_mode():
+            before = setting.model(images)
+        others = study.randomised(clip, setting, cars[0], cfg, 0)
+        assert set(others) == {"itself", "random weights", "shuffled labels"} and others["itself"] is setting
+        with torch.inference_mode():
+            assert torch.equal(setting.model(images), before)
+            outputs = {name: other.model(images) for name, other in others.items()}
+        for name in ("random weights", "shuffled labels"):
+            assert not torch.allclose(outputs[name], before, atol=1e-2), name
+        kept = setting.model.encoder.state_dict()
+        drawn = others["random weights"].model.encoder.state_dict()
+        weights = [name for name, value in kept.items() if value.ndim > 1]
+        assert weights and not any(torch.equal(kept[name], drawn[name]) for name in weights)
+        if isinstance(setting.model, LinearProbe):
+            assert others["shuffled labels"].model.encoder is setting.model.encoder
+        else:
+            rows = others["shuffled labels"].model.classes
+            assert not (rows == setting.model.classes).all(1).any()  # no class keeps its text
+            assert torch.equal(rows.sort(0).values, setting.model.classes.sort(0).values)
+
+
+def test_other_explainers_give_maps_of_the_images_size(settings, cars, cfg) -> None:
+    images, targets = cars[1].stack(range(3)), cars[1].labels[:3]
+    for setting in settings:
+        found = study.other_explainers(setting, images, targets, cfg, 0)
+        assert list(found) == ["Grad-CAM", "RISE", "integrated gradients"]
+        for maps in found.values():
+            assert maps.shape == (3, 64, 64) and maps.min() >= 0 and (maps.flatten(1).std(1) > 0).all()
+
+
+def test_flips_count_the_answers_that_change(settings) -> None:
+    zero_shot, _ = settings
+    classes = zero_shot.model.classes
+    before, after = classes[:4], classes[[0, 1, 5, 3]]  # each is most like itself
+    found = study.flips(zero_shot, before, after)
+    assert (found.value, found.n) == (0.25, 4)

@@ -1,0 +1,273 @@
+"""What a run leaves behind: figures, tables, numbers and the claims that they decide."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, SupportsFloat, get_args
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from xaikit.companion.units import RANGES
+from xaikit.storage import arithmetic, paths, sources
+from xaikit.storage.files import replacing, write_text
+
+Protocol = Literal["as-published", "corrected", "control", "exact"]
+Verdict = Literal["holds", "fails", "inconclusive", "not-run"]
+_VERSIONED = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy")
+_CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0, ("percent", "difference"): 0.01}
+
+
+def published(id: str, unit: str | None = None) -> float:
+    """The published number `id` of `data/published.toml`, as printed or converted to `unit`.
+
+    Raises ValueError for an unknown id, and where the units cannot be converted.
+    """
+    known = _published_numbers(paths.DATA / "published.toml")
+    if id not in known:
+        raise ValueError(f"no published number {id!r}: add it to data/published.toml, or pass None")
+    value, printed = float(known[id]["value"]), known[id]["unit"]
+    if unit in (None, printed):
+        return value
+    if (printed, unit) not in _CONVERTED:
+        raise ValueError(f"the published number {id!r} is in {printed}, which cannot be converted to {unit}")
+    return rounded(value * _CONVERTED[printed, unit])
+
+
+@cache
+def _published_numbers(file: Path) -> dict[str, dict[str, Any]]:
+    return {number["id"]: number for number in tomllib.loads(file.read_text(encoding="utf-8"))["number"]}
+
+
+def rounded(value: float) -> float:
+    """`value` at 6 significant digits; whole numbers stay exact."""
+    return value if value.is_integer() else float(f"{value:.6g}")
+
+
+def digest(numbers: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of a record's values, intervals and verdicts: runs with one digest agree to the last digit written."""
+    values = [[number[key] for key in ("id", "value", "low", "high", "n")] for number in numbers]
+    text = json.dumps([values, [[claim["id"], claim["verdict"]] for claim in claims]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Record:
+    """The record of one run of one notebook.
+
+    Files go to the folder that `xaikit.companion.run` names in XAIKIT_OUT; in a live session, where a cell may be run
+    again and then replaces what it wrote, to `build/interactive/<profile>/<notebook>/`.
+    """
+
+    def __init__(self, notebook: str, profile: str, seed: int) -> None:
+        self.notebook, self.profile, self.seed = notebook, profile, seed
+        headless = os.environ.get("XAIKIT_OUT")
+        self.folder = Path(headless) if headless else paths.BUILD / "interactive" / profile / notebook
+        self._live = not headless
+        self._start = time.monotonic()
+        self._files: dict[str, Path] = {}
+        self._numbers: dict[str, dict[str, Any]] = {}
+        self._claims: dict[str, dict[str, Any]] = {}
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Write `name`.png (150 dpi) and `name`.pdf, the same bytes for the same figure.
+
+        Raises ValueError for a name that is taken or not in lower case, and for a figure without axes.
+        """
+        png, pdf = self._file(f"{name}.png"), self._file(f"{name}.pdf")
+        if not figure.axes:
+            raise ValueError(f"figure {name!r} has no axes: draw it before recording it")
+        with replacing(png) as part:
+            figure.savefig(part, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        with replacing(pdf) as part:
+            figure.savefig(part, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        self._files |= {png.name: png, pdf.name: pdf}
+
+    def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Write `name`.csv with 6 significant digits and return the table for display, with 4 and dashes for NaN.
+
+        The index is written unless it only counts the rows.
+        Raises ValueError for a name that is taken or not in lower case, and for an empty table.
+        """
+        csv = self._file(f"{name}.csv")
+        if table.empty:
+            raise ValueError(f"table {name!r} is empty: fill it before recording it")
+        counted = isinstance(table.index, pd.RangeIndex)
+        write_text(csv, table.to_csv(index=not counted, float_format="%.6g", lineterminator="\n"))
+        self._files[csv.name] = csv
+        return table.map(lambda value: f"{value:.4g}".replace("nan", "–") if isinstance(value, float) else value)
+
+    def number(
+        self,
+        id: str,
+        value: SupportsFloat,
+        *,
+        low: SupportsFloat | None = None,
+        high: SupportsFloat | None = None,
+        n: int | None = None,
+        unit: str,
+        item: str,
+        protocol: Protocol,
+        published: str | None = None,
+    ) -> None:
+        """Record one number, with its 95 % interval [low, high] from `n` samples where it has one.
+
+        `unit` is free text; for those of `units.RANGES` the number must lie there. `item` is the figure or table of
+        the paper, `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent
+        and fraction convert to each other).
+        Raises ValueError for an id that is taken or not in lower case, a value that is not finite, outside of its
+        interval or of its unit's range, and an unknown protocol or published id.
+        """
+        self._new(id, self._numbers, "number")
+        _one_of(protocol, get_args(Protocol), f"protocol of {id!r}")
+        interval = [None if end is None else rounded(float(end)) for end in (low, high)]
+        stored = rounded(float(value)) if math.isfinite(float(value)) else math.nan
+        if not all(math.isfinite(each) for each in (stored, *interval) if each is not None):
+            raise ValueError(f"number {id!r} is not finite: {value} [{low}, {high}]")
+        if (low is None) != (high is None):
+            raise ValueError(f"number {id!r} has half an interval: give both low and high, or neither")
+        if None not in interval and not interval[0] <= stored <= interval[1]:
+            raise ValueError(f"number {id!r} lies outside of its interval: {value} [{low}, {high}]")
+        least, most = RANGES.get(unit, (-math.inf, math.inf))
+        if not least <= stored <= most:
+            raise ValueError(f"number {id!r} is {value}, and a {unit} lies in [{least}, {most}]: give its own unit")
+        self._numbers[id] = {
+            "id": id,
+            "value": stored,
+            "low": interval[0],
+            "high": interval[1],
+            "n": n,
+            "unit": unit,
+            "item": item,
+            "protocol": protocol,
+            "published": None if published is None else _published(published, unit),
+        }
+
+    def claim(
+        self,
+        id: str,
+        *,
+        item: str,
+        text: str,
+        rule: str,
+        protocol: Protocol,
+        verdict: Verdict,
+        evidence: Sequence[str],
+        reason: str | None = None,
+    ) -> None:
+        """Record what became of one claim, by a rule that was written before the result.
+
+        `evidence` holds the ids of the recorded numbers that decided it, `reason` says why a claim was not run.
+        Raises ValueError for an id that is taken or not in lower case, an unknown protocol or verdict, a reason
+        with another verdict than "not-run", and for evidence that is missing or not recorded (a claim that was not
+        run needs none).
+        """
+        self._new(id, self._claims, "claim")
+        _one_of(protocol, get_args(Protocol), f"protocol of {id!r}")
+        _one_of(verdict, get_args(Verdict), f"verdict of {id!r}")
+        if reason is not None and verdict != "not-run":
+            raise ValueError(f"claim {id!r} was run, so it needs no reason: leave {reason!r} out")
+        unknown = [number for number in evidence if number not in self._numbers]
+        if verdict != "not-run" and (unknown or not evidence):
+            missing = ", ".join(unknown) or "none is given"
+            raise ValueError(f"claim {id!r} needs recorded numbers as evidence: {missing}")
+        self._claims[id] = {
+            "id": id,
+            "item": item,
+            "text": text,
+            "protocol": protocol,
+            "rule": rule,
+            "verdict": verdict,
+            "evidence": list(evidence),
+            **({} if reason is None else {"reason": reason}),
+        }
+
+    def numbers(self) -> pd.DataFrame:
+        """The recorded numbers, one a row, beside the published ones."""
+        rows = [
+            {
+                "item": number["item"],
+                "number": number["id"],
+                "protocol": number["protocol"],
+                "here": _shown(number),
+                "n": number["n"] or "",
+                "published": "" if number["published"] is None else f"{number['published']:.4g}",
+                "unit": number["unit"],
+            }
+            for number in self._numbers.values()
+        ]
+        return pd.DataFrame(rows)
+
+    def claims(self) -> pd.DataFrame:
+        """The claims, one a row, verdict first, with the numbers that decided them."""
+        rows = [
+            {
+                "verdict": claim["verdict"],
+                "claim": claim["text"],
+                "protocol": claim["protocol"],
+                "item": claim["item"],
+                "rule": claim["rule"],
+                "evidence": claim.get("reason")
+                or "; ".join(f"{id} = {_shown(self._numbers[id])}" for id in claim["evidence"] if id in self._numbers),
+            }
+            for claim in self._claims.values()
+        ]
+        return pd.DataFrame(rows)
+
+    def save(self) -> Path:
+        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`."""
+        numbers, claims = ([kept[id] for id in sorted(kept)] for kept in (self._numbers, self._claims))
+        content = {
+            "notebook": self.notebook,
+            "profile": self.profile,
+            "seed": self.seed,
+            "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),
+            "device": _device(),
+            "machine": arithmetic.machine(),
+            "seconds": round(time.monotonic() - self._start, 1),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
+            "artefacts": sorted(self._files),
+            "digest": digest(numbers, claims),
+            "numbers": numbers,
+            "claims": claims,
+        }
+        file = self.folder / "numbers.json"
+        write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        return file
+
+    def _file(self, name: str) -> Path:
+        self._new(name, self._files, "artefact", r"[a-z][a-z0-9_]*\.(png|pdf|csv)")
+        return self.folder / name
+
+    def _new(self, id: str, taken: dict[str, Any], what: str, pattern: str = r"[a-z0-9][a-z0-9._-]*") -> None:
+        if not re.fullmatch(pattern, id):
+            raise ValueError(f"the {what} name {id!r} has odd characters: use lower case letters and digits")
+        if id in taken and not self._live:
+            raise ValueError(f"the {what} {id!r} is recorded twice: give each its own name")
+
+
+_published = published  # `Record.number` has an argument of that name
+
+
+def _one_of(value: str, known: Sequence[str], what: str) -> None:
+    if value not in known:
+        raise ValueError(f"the {what} cannot be {value!r}: choose one of {', '.join(known)}")
+
+
+def _shown(number: dict[str, Any]) -> str:
+    interval = "" if number["low"] is None else f" [{number['low']:.4g}, {number['high']:.4g}]"
+    return f"{number['value']:.4g}{interval}"
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")  # a notebook that never loaded it ran on the CPU
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,46 @@
+"""How good is a classifier where it is worst? Accuracy by group."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from xaikit.metrics.intervals import Interval, proportion
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy of each group, in the order of their names, with Wilson's intervals, and of all items together.
+
+    The interval of the worst group is its own: it does not allow for having been chosen as the worst.
+    """
+
+    groups: dict[str | int, Interval]
+    overall: Interval
+
+    @property
+    def worst_group(self) -> str | int:
+        """The name of the group with the lowest accuracy, the first of equals."""
+        return min(self.groups, key=lambda group: self.groups[group].value)
+
+    @property
+    def worst(self) -> Interval:
+        """The accuracy of the worst group."""
+        return self.groups[self.worst_group]
+
+
+def group_accuracy(correct: ArrayLike, groups: ArrayLike) -> GroupAccuracy:
+    """The accuracy of each group: `correct` [items] says which predictions are right, `groups` [items] names groups.
+
+    Raises ValueError if there is no item, the lengths differ, or `correct` holds other values than true and false.
+    """
+    correct, groups = np.asarray(correct), np.asarray(groups)
+    if correct.ndim != 1 or correct.shape != groups.shape or not len(correct):
+        raise ValueError(f"Of shapes {correct.shape} and {groups.shape}: give one verdict and one group an item.")
+    if not np.isin(correct, (0, 1)).all():
+        raise ValueError("Verdicts hold values other than true and false: pass prediction == label.")
+    names, members = np.unique(groups, return_inverse=True)
+    right, sizes = np.bincount(members, correct.astype(bool)), np.bincount(members)
+    rows = zip(names.tolist(), right.astype(int), sizes, strict=True)
+    accuracies = {name: proportion(hits, size) for name, hits, size in rows}
+    return GroupAccuracy(accuracies, proportion(int(correct.sum()), len(correct)))

@@ -1,0 +1,78 @@
+"""Does one order agree with another? AUC and rank correlation, with their intervals."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from xaikit.metrics.intervals import RESAMPLES, Interval, bootstrap, checked, percentile
+
+FEWEST_POINTS = 5  # with 4 points even a perfect order has p = 2/4! = 0.083 and says nothing at the 5 % level
+
+
+def auc(score: ArrayLike, label: ArrayLike) -> float | np.ndarray:
+    """Area under the ROC curve: the chance that a positive outscores a negative, ties counted half.
+
+    Arguments: `score` [..., n]; `label` of the same shape or [n], true (1) for positives.
+    Result: a float for one row of scores, else an array [...].
+    Raises ValueError on empty input, NaN, labels other than 0 and 1, shapes that do not fit, or one class.
+    Source: Hanley and McNeil (1982); Mann-Whitney U from mid-ranks, O(n log n).
+    """
+    score, label = checked(score, "score"), checked(label, "label")
+    if not np.isin(label, (0, 1)).all():
+        raise ValueError("AUC labels hold values other than 0 and 1: pass label == positive_class.")
+    if label.shape not in (score.shape, score.shape[-1:]):
+        raise ValueError(f"AUC labels {label.shape} do not fit scores {score.shape}: give one a score.")
+    positive = np.broadcast_to(label.astype(bool), score.shape)
+    positives = positive.sum(-1)
+    negatives = score.shape[-1] - positives
+    if (positives == 0).any() or (negatives == 0).any():
+        raise ValueError("AUC needs both classes, and the labels hold one only: add items of the other.")
+    rank_sum = (stats.rankdata(score, axis=-1) * positive).sum(-1)
+    area = (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+    return float(area) if score.ndim == 1 else area
+
+
+def bootstrap_auc(score: ArrayLike, label: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """`auc` of `score` [n] and `label` [n] with its bootstrap interval; rows are drawn within each class.
+
+    The class sizes stay as they are, so no resample lacks a class. Raises as `auc` does.
+    """
+    auc(score, label)  # for its checks
+    score, positive = np.asarray(score), np.asarray(label).astype(bool)
+    classes = score[positive], score[~positive]
+    drawn_label = np.repeat([True, False], [len(members) for members in classes])
+
+    def of_classes(positives: np.ndarray, negatives: np.ndarray, axis: int = -1) -> float | np.ndarray:
+        return auc(np.concatenate([positives, negatives], axis), drawn_label)
+
+    interval = bootstrap(of_classes, *classes, seed=seed, resamples=resamples, paired=False)
+    return replace(interval, n=len(score))
+
+
+def spearman(x: ArrayLike, y: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Rank correlation of `x` [n] and `y` [n] with its percentile bootstrap interval over the points.
+
+    A perfect order gives the interval [1, 1]; below 5 points, where any order may be chance, it is refused.
+    Resamples in which all points coincide have no correlation and are left out.
+    Raises ValueError on fewer than 5 points, unlike lengths, NaN, or a constant input.
+    """
+    x, y = checked(x, "x"), checked(y, "y")
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"Rank correlation got shapes {x.shape} and {y.shape}: give two equal rows.")
+    if len(x) < FEWEST_POINTS:
+        raise ValueError(f"Rank correlation got {len(x)} points: give {FEWEST_POINTS} or more.")
+    if (x == x[0]).all() or (y == y[0]).all():
+        raise ValueError("Rank correlation of a constant does not exist: vary both x and y.")
+    rows = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    correlations = _rank_correlation(x[rows], y[rows])
+    return percentile(_rank_correlation(x, y), correlations[np.isfinite(correlations)], len(x))
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float | np.ndarray:
+    """Pearson's correlation of the ranks along the last axis; NaN where a row is constant."""
+    u, v = stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1)
+    u, v = u - u.mean(-1, keepdims=True), v - v.mean(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (u * v).sum(-1) / np.sqrt((u**2).sum(-1) * (v**2).sum(-1))

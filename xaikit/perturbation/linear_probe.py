@@ -1,0 +1,90 @@
+"""A linear probe: CLIP's image tower, frozen, with a new classification layer on its unit embeddings."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from xaikit.models.hooks import evaluating
+from xaikit.storage.seeding import generator
+
+
+class LinearProbe(nn.Module):
+    """Logits of images in [0, 1]: `head` of the unit embedding that the frozen `encoder` gives."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        return self.classify(F.normalize(self.encoder(images), dim=-1))
+
+    def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """The logits of unit embeddings."""
+        return self.head(embeddings)
+
+
+class ZeroShot(nn.Module):
+    """Cosine similarities of images in [0, 1] with a unit text embedding for each class."""
+
+    def __init__(self, encoder: nn.Module, classes: Float[Tensor, "classes features"]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("classes", classes)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        return self.classify(F.normalize(self.encoder(images), dim=-1))
+
+    def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """The cosines of unit embeddings."""
+        return embeddings @ self.classes.T
+
+
+def embed(
+    encoder: nn.Module, batches: Iterable[Float[Tensor, "_ 3 height width"]], device: str = "cpu"
+) -> Float[Tensor, "images features"]:
+    """The unit embeddings of images in [0, 1], on the CPU. Raises ValueError where there is none, or for NaN."""
+    with evaluating(encoder), torch.inference_mode():
+        found = [F.normalize(encoder(images.to(device)), dim=-1).cpu() for images in batches]
+    if not found or not all(part.isfinite().all() for part in found):
+        raise ValueError("There are no images to embed, or an embedding is NaN: look at the images and the weights.")
+    return torch.cat(found).clone()  # out of inference mode, so that a head can be trained on them
+
+
+def train_head(
+    embeddings: Float[Tensor, "images features"],
+    labels: Int64[Tensor, " labels"],
+    classes: int,
+    *,
+    seed: int,
+    epochs: int = 100,
+    learning_rate: float | int = 0.01,
+    batch: int = 256,
+) -> nn.Linear:
+    """The classification layer, trained with Adam and cross-entropy on embeddings that are computed once.
+
+    The paper gives the optimiser, its learning rate and the loss; the number of epochs and the batch are ours.
+    Raises ValueError for no image, labels that do not fit, and a class of which there is no image.
+    Source: Agarwal, appendix A.1.
+    """
+    if not len(embeddings) or len(labels) != len(embeddings):
+        raise ValueError(
+            f"There are {len(labels)} labels for {len(embeddings)} images: give one each, and at least one."
+        )
+    if labels.min() < 0 or labels.max() >= classes or len(labels.unique()) < classes:
+        raise ValueError(f"The labels do not cover the {classes} classes from 0 on: give each class an image.")
+    head = nn.Linear(embeddings.shape[1], classes)
+    draw = generator(seed, "linear probe")
+    with torch.no_grad():  # as nn.Linear starts, but from a stream of its own
+        for parameter in head.parameters():
+            parameter.uniform_(-1, 1, generator=draw).mul_(embeddings.shape[1] ** -0.5)
+    optimiser = torch.optim.Adam(head.parameters(), learning_rate)
+    for _ in tqdm(range(epochs), desc="training the probe", leave=False):
+        for rows in torch.randperm(len(labels), generator=draw).split(batch):
+            optimiser.zero_grad()
+            F.cross_entropy(head(embeddings[rows]), labels[rows]).backward()
+            optimiser.step()
+    return head.requires_grad_(False).eval()

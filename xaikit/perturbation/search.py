@@ -1,0 +1,264 @@
+"""Meaningful perturbation (Fong & Vedaldi, 2017) as Agarwal's *Intriguing Properties* uses it, for many images at once.
+
+A mask M in [0, 1] keeps an image where it is 1 and blurs it where it is 0. The one that is sought deletes little, is
+smooth, and takes the score away:
+
+    min over M of  λ1 ‖1 − M‖₁ + λ2 TV_β(M) + score(M · x + (1 − M) · blur(x)),
+
+by Adam, with M clamped to [0, 1] after each step. The attribution is 1 − M (Agarwal's Eq. 1 is written in it).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+from tqdm import tqdm
+
+from xaikit.models.scores import Score
+from xaikit.storage.seeding import generator
+
+Images = Float[Tensor, "images 3 height width"]
+Masks = Float[Tensor, "images side side"]
+
+_DECAY, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
+PAPER_PIXELS = 224  # the side of the images that the presets' lengths are meant for
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the mask is sought.
+
+    `area` and `variation` are λ1 and λ2, of sums over the mask's `side` × `side` cells or, with `mean`, of means.
+    `power` is β. Variation is of each direction by itself, Σ|dx|^β + |dy|^β, or with `isotropic` Σ(dx² + dy²)^{β/2}.
+    `blur` is the deviation of the Gaussian in pixels, or the side of a `median` filter. Each step sees the image at
+    one of `jitter`² offsets under the mask, a pixel apart, and with Gaussian `noise` of that deviation on it. `start`
+    is the first mask: everything kept, half of everything, or uniformly random. `smooth` is the deviation in pixels of
+    a Gaussian over the enlarged mask.
+    """
+
+    steps: int = 300
+    rate: float | int = 0.1
+    side: int = 28
+    area: float | int = 1e-4
+    variation: float | int = 1e-2
+    power: float | int = 3.0
+    mean: bool = False
+    isotropic: bool = False
+    enlarged: Literal["bilinear", "nearest"] = "bilinear"
+    smooth: float | int = 0.0
+    blur: float | int = 10.0
+    median: bool = False
+    jitter: int = 4
+    noise: float | int = 0.0
+    start: Literal["half", "uniform", "ones"] = "half"
+
+    def at(self, pixels: int) -> "Recipe":
+        """The recipe for images of that side: lengths in pixels shrink or grow with it, from the 224 they are for."""
+        scale = pixels / PAPER_PIXELS
+        blur = 2 * round(self.blur * scale / 2 - 0.5) + 1 if self.median else self.blur * scale
+        return replace(self, blur=max(blur, 3) if self.median else blur, smooth=self.smooth * scale,
+                       jitter=max(1, round(self.jitter * scale)))  # fmt: skip
+
+
+# What each source is known to do: the paper's appendix A.1, or public code. Left out are how images were cropped
+# before, and the disc with which Fong & Vedaldi may start.
+AGARWAL_2023 = Recipe()
+PRESETS = {
+    "agarwal2023": AGARWAL_2023,
+    "fong2017": replace(AGARWAL_2023, enlarged="nearest", smooth=5.0, isotropic=True, start="uniform"),
+    "agarwal2020": replace(AGARWAL_2023, enlarged="nearest", start="uniform"),
+    "jacobgil": Recipe(
+        steps=500, area=0.01, variation=0.2, mean=True, blur=11, median=True, jitter=1, noise=0.2, start="ones"
+    ),
+}
+
+
+def meaningful_perturbation(
+    score: Score,
+    images: Images,
+    recipe: Recipe = AGARWAL_2023,
+    *,
+    seed: int,
+    ids: Sequence[str | int] | None = None,
+    batch: int = 32,
+    patience: int | None = None,
+    autocast: bool = False,
+) -> Masks:
+    """The masks M of images in [0, 1]; `attribution` brings 1 − M to the images' size.
+
+    `score(perturbed, which)` gives for each perturbed image the number that is to be taken away, from that image alone
+    and differentiably (`class_score`); `which` are their positions in `images`. Only the masks get gradients; freeze
+    the model's weights, or it computes theirs in vain. With `autocast` the score runs in bfloat16, all else does not.
+    An image's random start and noise depend on `seed` and its id (by default its position), the offsets of each step
+    on `seed` alone: so a mask is the same in whatever batch it is found. With `patience`, an image whose loss has not
+    become lower for that many steps stops, with the mask that it has.
+    Raises ValueError for no image, pixels outside [0, 1], images smaller than the mask, ids that do not fit, and a
+    score that is NaN, of the wrong shape, or does not change with the image.
+    Source: Agarwal, Eq. 1; Fong & Vedaldi (2017), Eq. 4.
+    """
+    if not len(images) or not ((images >= 0) & (images <= 1)).all():
+        raise ValueError("The images are none, or some pixels are NaN or outside [0, 1]; give images in [0, 1].")
+    if min(images.shape[-2:]) < recipe.side:
+        raise ValueError(f"The images are smaller than a mask of {recipe.side} cells a side; enlarge them.")
+    ids = range(len(images)) if ids is None else ids
+    if len(ids) != len(images) or len(set(ids)) != len(images):
+        raise ValueError(f"There are {len(set(ids))} different ids for {len(images)} images: give each its own.")
+    found = torch.empty(len(images), recipe.side, recipe.side, dtype=images.dtype, device=images.device)
+    with tqdm(total=len(images), desc="perturbing", unit="image", leave=False) as progress:
+        for rows in torch.arange(len(images)).split(batch):
+            search = _Search(score, images, rows, [ids[row] for row in rows.tolist()], recipe, seed, autocast)
+            found[rows] = search.run(patience)
+            progress.update(len(rows))
+    return found
+
+
+def attribution(
+    masks: Masks, size: tuple[int, int], recipe: Recipe = AGARWAL_2023
+) -> Float[Tensor, "images height width"]:
+    """A = 1 − M at the images' size, enlarged as it was while it was sought."""
+    return 1 - _enlarge(masks, size, recipe).clamp(0, 1)
+
+
+def variation(masks: Masks, recipe: Recipe = AGARWAL_2023) -> Float[Tensor, " images"]:
+    """TV_β of each mask: a sum, or mean, over pairs of neighbours."""
+    down, right = masks.diff(dim=1), masks.diff(dim=2)
+    total = torch.mean if recipe.mean else torch.sum
+    if recipe.isotropic:
+        # As a power of the square: through the root the derivative at 0 would be NaN.
+        squares = down[:, :, :-1].square() + right[:, :-1].square()
+        return total(squares ** (recipe.power / 2), dim=(1, 2))
+    return total(down.abs() ** recipe.power, dim=(1, 2)) + total(right.abs() ** recipe.power, dim=(1, 2))
+
+
+def blurred(images: Images, recipe: Recipe = AGARWAL_2023) -> Images:
+    """What a mask of 0 leaves of the images: a Gaussian blur, cut off at four deviations, or a median filter."""
+    if recipe.median:
+        side = int(recipe.blur)
+        padded = F.pad(images, (side // 2,) * 4, mode="replicate")
+        # One image at a time: each window holds side² copies of a pixel.
+        return torch.stack(
+            [image.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values for image in padded]
+        )
+    return _gaussian(images, recipe.blur).clamp(0, 1)
+
+
+class _Search:
+    """The masks of one batch, from their start to their end; all of them move by the same Adam, cell by cell."""
+
+    def __init__(
+        self,
+        score: Score,
+        images: Images,
+        rows: Tensor,
+        ids: list[str | int],
+        recipe: Recipe,
+        seed: int,
+        autocast: bool,
+    ) -> None:
+        self.score, self.recipe, self.seed, self.autocast = score, recipe, seed, autocast
+        self.rows, self.ids = rows, ids
+        sharp = images[rows]
+        self.pictures = sharp, blurred(sharp, recipe)
+        self.masks = self._start().to(sharp)
+        self.noise = [generator(seed, "noise", id) for id in ids]
+
+    def run(self, patience: int | None) -> Masks:
+        recipe, sought = self.recipe, torch.arange(len(self.rows))
+        final, masks = self.masks.clone(), self.masks
+        first, second = torch.zeros_like(masks), torch.zeros_like(masks)
+        lowest = torch.full_like(masks[:, 0, 0], torch.inf)
+        waited = torch.zeros_like(lowest, dtype=torch.int64)
+        offsets = torch.randint(recipe.jitter, (recipe.steps, 2), generator=generator(self.seed, "offsets")).tolist()
+        for step, offset in enumerate(offsets, start=1):
+            loss, gradient = self._loss(masks, sought, offset, check=step == 1)
+            with torch.no_grad():
+                first = torch.lerp(gradient, first, _DECAY[0])
+                second = torch.lerp(gradient.square(), second, _DECAY[1])
+                root = (second / (1 - _DECAY[1] ** step)).sqrt() + _EPSILON
+                masks = (masks - recipe.rate * first / (1 - _DECAY[0] ** step) / root).clamp(0, 1)
+            if patience is None:
+                continue
+            waited = torch.where(loss < lowest, 0, waited + 1)
+            lowest = torch.minimum(loss, lowest)
+            if (stops := waited >= patience).any():
+                final[sought[stops.cpu()]] = masks[stops]
+                masks, first, second, lowest, waited = (each[~stops] for each in (masks, first, second, lowest, waited))
+                sought = sought[~stops.cpu()]
+                if not len(sought):
+                    return final
+        final[sought] = masks
+        return final
+
+    def _loss(
+        self, masks: Masks, sought: Tensor, offset: Sequence[int], *, check: bool
+    ) -> tuple[Float[Tensor, " images"], Masks]:
+        """Each image's loss, and the gradient of their sum: so no image's step depends on the others."""
+        recipe = self.recipe
+        masks = masks.requires_grad_()
+        sharp, soft = (_moved(pictures[sought], offset, recipe.jitter) for pictures in self.pictures)
+        perturbed = torch.lerp(soft, sharp, _enlarge(masks, sharp.shape[-2:], recipe)[:, None])
+        # Rounding alone may leave [0, 1]; to cut that off must not cut the gradient off.
+        perturbed = perturbed + (perturbed.clamp(0, 1) - perturbed).detach()
+        if recipe.noise:
+            drawn = torch.stack([torch.randn(sharp.shape[1:], generator=self.noise[row]) for row in sought.tolist()])
+            perturbed = (perturbed + recipe.noise * drawn.to(sharp)).clamp(0, 1)
+        rows = self.rows[sought]
+        with torch.autocast(sharp.device.type, torch.bfloat16, enabled=self.autocast):
+            score = self.score(perturbed, rows)
+        if score.shape != rows.shape or not score.isfinite().all():
+            raise ValueError(f"The score of {len(rows)} images is {tuple(score.shape)}, or NaN: give one number each.")
+        score = score.to(masks)
+        if check:
+            self._check(score, masks)
+        total = torch.mean if recipe.mean else torch.sum
+        loss = recipe.area * total((1 - masks).abs(), dim=(1, 2)) + recipe.variation * variation(masks, recipe) + score
+        (gradient,) = torch.autograd.grad(loss.sum(), masks)
+        masks.requires_grad_(False)
+        return loss.detach(), gradient
+
+    def _check(self, score: Float[Tensor, " images"], masks: Masks) -> None:
+        gradient = None
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(score.sum(), masks, retain_graph=True, allow_unused=True)
+        still = torch.ones(len(masks), dtype=torch.bool) if gradient is None else (gradient == 0).all((1, 2))
+        if still.any():
+            raise ValueError(
+                f"The score of image {self.ids[int(still.nonzero()[0])]} does not change with the image: give one that"
+                " is computed from the pixels with gradients, and images that are not of one colour."
+            )
+
+    def _start(self) -> Masks:
+        size = (self.recipe.side, self.recipe.side)
+        if self.recipe.start == "uniform":
+            return torch.stack([torch.rand(size, generator=generator(self.seed, "start", id)) for id in self.ids])
+        return torch.full((len(self.ids), *size), 0.5 if self.recipe.start == "half" else 1.0)
+
+
+def _enlarge(masks: Masks, size: Sequence[int], recipe: Recipe) -> Float[Tensor, "images height width"]:
+    options = {"align_corners": False} if recipe.enlarged == "bilinear" else {}
+    large = F.interpolate(masks[:, None], tuple(size), mode=recipe.enlarged, **options)
+    if recipe.smooth:
+        large = _gaussian(large, recipe.smooth)
+    return large[:, 0]
+
+
+def _gaussian(
+    images: Float[Tensor, "images channels height width"], deviation: float | int
+) -> Float[Tensor, "images channels height width"]:
+    radius = min(round(4 * deviation), *(side - 1 for side in images.shape[-2:]))
+    return gaussian_blur(images, [2 * radius + 1] * 2, [deviation] * 2)
+
+
+def _moved(images: Images, offset: Sequence[int], jitter: int) -> Images:
+    """The images moved by some of `jitter` pixels either way, their edges repeated."""
+    before, after = (jitter - 1) // 2, jitter // 2
+    if not before + after:
+        return images
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (before, after, before, after), mode="replicate")
+    return padded[:, :, offset[0] : offset[0] + height, offset[1] : offset[1] + width]

@@ -1,0 +1,71 @@
+"""Where a convolutional classifier looks: CAM and Grad-CAM."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xaikit.models.hooks import evaluating
+
+
+def cam(
+    features: Float[Tensor, "batch channels height width"], class_weights: Float[Tensor, "batch channels"]
+) -> Float[Tensor, "batch height width"]:
+    """Class activation map: sum_k w_k f_k, signed, at the resolution of the features.
+
+    `class_weights` holds, for each image, the row of the linear head (after average pooling) of its class.
+    Source: Zhou et al. (2016), Eq. 2.
+    """
+    return torch.einsum("bkhw,bk->bhw", features, class_weights)
+
+
+def grad_cam(
+    model: nn.Module,
+    layer: nn.Module,
+    images: Float[Tensor, "batch 3 height width"],
+    target: Int[Tensor, "batch"] | None = None,
+    *,
+    upsample: bool = True,
+) -> Float[Tensor, "batch map_height map_width"]:
+    """Grad-CAM of each image: ReLU(sum_k alpha_k A_k), where alpha_k is the spatial mean of dy/dA_k.
+
+    Arguments: `model` gives logits [batch, classes]; `layer` is a module inside it, used once, with an output
+    A [batch, channels, h, w]; `target` holds the class whose logit is y, by default the highest one.
+    Result: maps >= 0, not normalised, bilinearly resized to the images unless `upsample` is false. The model
+    runs in eval mode and is left as it was: training flags, gradients, hooks.
+    Raises ValueError if there is no image, images or maps hold NaN, a target is no class, or the layer is not
+    in the model, not used exactly once, not 4-D in its output, or not on the way to the logits.
+    Source: Selvaraju et al. (2017), Eq. 1 and 2.
+    """
+    name = type(layer).__name__
+    if not any(module is layer for module in model.modules()):
+        raise ValueError(f"The {name} is no layer of this model: pick one from model.modules().")
+    if not len(images) or not images.isfinite().all():
+        raise ValueError("The images are none, or hold NaN or infinity: leave such images out.")
+    outputs: list[Tensor] = []
+
+    def start_graph_here(module: nn.Module, inputs: tuple, output: object) -> Tensor:
+        # Cutting the graph lets frozen parameters do no harm; the clone may be changed in place further on.
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise ValueError(f"The output of the {name} is not 4-D: pick a convolution or a stage.")
+        outputs.append(output.detach().requires_grad_())
+        return outputs[-1].clone()
+
+    with evaluating(model), layer.register_forward_hook(start_graph_here), torch.enable_grad():
+        logits = model(images)
+        if len(outputs) != 1:
+            raise ValueError(f"The {name} is used {len(outputs)} times an image: pick one that is used once.")
+        target = logits.argmax(1) if target is None else target.to(logits.device)
+        if target.min() < 0 or target.max() >= logits.shape[1]:
+            raise ValueError(f"A target is not among the model's classes 0 to {logits.shape[1] - 1}.")
+        y = logits.gather(1, target.long()[:, None]).sum()  # no image's logit depends on another image
+        gradient = torch.autograd.grad(y, outputs, allow_unused=True)[0] if y.requires_grad else None
+    if gradient is None:
+        raise ValueError(f"The output of the {name} does not reach the logits: pick a layer on the way.")
+    alpha = gradient.mean((2, 3))  # Eq. 1
+    maps = cam(outputs[0].detach(), alpha).relu()  # Eq. 2
+    if not maps.isfinite().all():
+        raise ValueError("The Grad-CAM maps hold NaN or infinity: look for them in the model's weights.")
+    if not upsample:
+        return maps
+    return F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,57 @@
+"""RISE: the mean of random masks, weighted by what the model says behind each (Petsiuk et al., 2018)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from xaikit.models.scores import Score
+from xaikit.storage.seeding import generator
+
+
+def rise(
+    score: Score,
+    images: Float[Tensor, "images 3 height width"],
+    substitutes: Float[Tensor, "#images 3 height width"],
+    *,
+    seed: int,
+    masks: int = 4_000,
+    cells: int = 7,
+    keep: float = 0.5,
+    batch: int = 256,
+) -> Float[Tensor, "images height width"]:
+    """The mean of random masks, each weighted by the score of the image seen through it, over `keep`.
+
+    Each mask is a grid of `cells` × `cells`, each kept with probability `keep`, enlarged bilinearly and moved by less
+    than a cell; what it hides shows `substitutes`. The masks are the same for all images. `score` as for
+    `meaningful_perturbation`, without gradients. Raises ValueError for no image or mask, or a `keep` outside (0, 1].
+    Source: Petsiuk et al. (2018), Eq. 6 and section 3.2.
+    """
+    if not len(images) or masks < 1 or not 0 < keep <= 1:
+        raise ValueError(f"{len(images)} images, {masks} masks, keep = {keep}: give one or more, and keep in (0, 1].")
+    size, draw = images.shape[-2:], generator(seed, "rise")
+    total = torch.zeros(len(images), *size, dtype=torch.float64, device=images.device)
+    for start in tqdm(range(0, masks, batch), desc="masking", leave=False):
+        drawn = random_masks(min(batch, masks - start), size, cells, keep, draw).to(images)
+        with torch.inference_mode():
+            for row, image in enumerate(images):
+                other = substitutes[row if len(substitutes) > 1 else 0]
+                seen = torch.lerp(other, image, drawn[:, None])
+                values = score(seen, torch.full((len(seen),), row))
+                total[row] += torch.einsum("m,mhw->hw", values.double(), drawn.double())
+    return (total / (masks * keep)).to(images)
+
+
+def random_masks(
+    count: int, size: Sequence[int], cells: int, keep: float, draw: torch.Generator
+) -> Float[Tensor, "count height width"]:
+    """Coarse random masks in [0, 1], enlarged to one cell more than `size` and cut out at a random place."""
+    step = [-(-side // cells) for side in size]
+    grid = (torch.rand(count, 1, cells, cells, generator=draw) < keep).float()
+    large = F.interpolate(grid, [(cells + 1) * each for each in step], mode="bilinear", align_corners=False)[:, 0]
+    top, left = (torch.randint(each, (count,), generator=draw) for each in step)
+    rows, columns = top[:, None] + torch.arange(size[0]), left[:, None] + torch.arange(size[1])
+    return large[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].clamp(0, 1)

@@ -1,0 +1,138 @@
+"""Independent jobs side by side, each on one thread in a process of its own: the same results on any number of cores.
+
+Two threads on one small network spend much of their time waiting for each other, and far more of it where something
+else runs; two networks on a thread each do not.
+"""
+
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from functools import partialmethod
+from typing import Any
+
+import psutil
+from filelock import FileLock
+from tqdm import tqdm
+
+from xaikit.storage import cache
+
+MEMORY = 1.5 * 2**30  # of a job: a ResNet-50 in training at 28 pixels takes 1.2 GB, 0.4 of it torch itself
+
+
+def side_by_side(
+    function: Callable[..., Any], jobs: Mapping[str, Mapping[str, Any]], *, device: str = "cpu"
+) -> Iterator[tuple[str, Any]]:
+    """Call `function(**job)` for each job and yield (its name, the result) in the order in which they end.
+
+    `function` is one at the top of a module; jobs and results are sent by pickle. A job's result does not depend on
+    the others, nor on how many run at once: each has one thread, and draws from generators of its own. There are as
+    many processes as cores, fewer where memory is short; on a GPU, and where there is one job, it runs in this process.
+    Raises what a job raises, with the job's name before its message, and RuntimeError for a process that was killed;
+    the others are then stopped.
+    """
+    processes = min(len(jobs), _cores(), max(1, int(psutil.virtual_memory().available / MEMORY)))
+    if device != "cpu" or processes <= 1:
+        for name, job in jobs.items():
+            with _named(name), _one_thread(device):
+                result = function(**job)
+            yield name, result
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that torch's threads hold
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(_deterministic(),))
+    try:
+        # Pickled here: left to multiprocessing, torch would move the tensors to shared memory, of which containers
+        # have little. Both ends are this program's, and nothing of it is ever kept.
+        futures = {pool.submit(_call, pickle.dumps((function, dict(job)))): name for name, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], pickle.loads(_result(future, futures[future]))
+    except BaseException:
+        for process in list(pool._processes.values()):  # it has no public way to stop what is running
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def fetch_all(
+    producer: Callable[..., dict[str, Any]], jobs: Mapping[str, Mapping[str, Any]], *, label: str, device: str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """`cache.fetch(producer, **job)` for independent jobs, by their names: what is missing is computed `side_by_side`.
+
+    Each is kept as soon as it ends, so that of a run that was stopped only what was going on is lost. A bar with the
+    `label` counts them. Raises what `cache.fetch` raises, with the name of the job before the message.
+    """
+    found = {name: cache.path_of(producer, job) for name, job in jobs.items()}
+    with ExitStack() as locks:
+        for path in sorted(set(found.values())):  # in one order, so that two processes never wait for each other
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(FileLock(path.with_suffix(".lock")))
+        results = {name: result for name, path in found.items() if (result := cache.kept(path)) is not None}
+        missing = {name: job for name, job in jobs.items() if name not in results}
+        with tqdm(total=len(jobs), initial=len(results), desc=label, mininterval=0) as progress:
+            for name, result in side_by_side(producer, missing, device=device):
+                results[name] = cache.write(found[name], name, result)
+                progress.set_postfix_str(f"{name} done")
+                progress.update()
+    return {name: results[name] for name in jobs}
+
+
+def _result(future: Future[bytes], name: str) -> bytes:
+    with _named(name):
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            raise RuntimeError("its process, or one beside it, was killed, perhaps for want of memory") from None
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say whose error it is."""
+    try:
+        yield
+    except Exception as error:
+        error.args = (f"{name}: {error}", *error.args[1:])
+        raise
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if device == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _call(pickled: bytes) -> bytes:
+    function, job = pickle.loads(pickled)
+    return pickle.dumps(function(**job))
+
+
+def _deterministic() -> bool:
+    import torch
+
+    return torch.are_deterministic_algorithms_enabled()
+
+
+def _begin(deterministic: bool) -> None:
+    """Make a new process one of a single thread, which ends with the one that started it."""
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # bars of many jobs would run into each other
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,174 @@
+"""What captions say about images, after surgery or without (Koller et al., section 3).
+
+`similarities` reads the captions (Eq. 1), and two protocols score them: `cue_contrast` asks each image the question
+that the paper asks, `published_values` and `dominant_captions` do what the public notebook does.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from xaikit.models.batches import Batches, checked
+from xaikit.models.hooks import evaluating
+
+
+@dataclass(frozen=True)
+class Captions:
+    """For each cue ("shape", "colour", …) one caption for each value that the cue can take."""
+
+    cues: dict[str, tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.cues:
+            raise ValueError("There is no caption; give each cue one caption for each of its values.")
+        for cue, captions in self.cues.items():
+            if len(captions) < 2:
+                raise ValueError(
+                    f"The cue {cue!r} has {len(captions)} caption; it needs at least two, a right and a wrong one."
+                )
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions, cue after cue: the columns of a similarity matrix."""
+        return [caption for captions in self.cues.values() for caption in captions]
+
+    def columns(self, cue: str) -> slice:
+        """Where the captions of `cue` stand among all. Raises ValueError for a cue without captions."""
+        if cue not in self.cues:
+            raise ValueError(f"There is no caption for the cue {cue!r}; there are some for {', '.join(self.cues)}.")
+        names = list(self.cues)
+        start = sum(len(self.cues[name]) for name in names[: names.index(cue)])
+        return slice(start, start + len(self.cues[cue]))
+
+
+def similarities(
+    encoder: nn.Module, text_features: Float[Tensor, "captions features"], batches: Batches
+) -> Float[Tensor, "images captions"]:
+    """Cosine similarity of every image to every caption (Eq. 1), on the CPU.
+
+    `encoder` maps images to features, with or without surgery around the call. Raises ValueError where a
+    similarity is NaN.
+    """
+    text_features = F.normalize(text_features, dim=-1)
+    with evaluating(encoder), torch.no_grad():
+        parts = [
+            (F.normalize(encoder(images), dim=-1) @ text_features.to(images).T).cpu() for images in checked(batches)
+        ]
+    result = torch.cat(parts)
+    if not result.isfinite().all():
+        raise ValueError("Some similarities are NaN; check the swapped statistics and the model's weights.")
+    return result
+
+
+# --- the corrected protocol ------------------------------------------------------------------------------------
+
+
+def cue_contrast(
+    similarity: Float[Tensor, "images captions"],
+    captions: Captions,
+    cue: str,
+    label: Int64[Tensor, " images"],
+) -> Float[Tensor, " images"]:
+    """Similarity to the right caption of `cue` minus that to the best wrong one, for each image.
+
+    Positive where the image is read rightly; half the time by chance, with two captions on balanced data. Take it
+    after the surgery, or take the difference of its values after and before: one image, one cue, one stage.
+
+    Raises ValueError for a cue without captions and for labels that have none (grey has no right colour).
+    """
+    values = similarity[:, captions.columns(cue)]
+    if label.shape != values.shape[:1]:
+        raise ValueError(f"There are {len(label)} labels of {cue!r} for {len(values)} images; give one an image.")
+    if label.min() < 0 or label.max() >= values.shape[1]:
+        raise ValueError(f"Some images have no right caption for the cue {cue!r}; contrast only images that have one.")
+    right = values.gather(1, label[:, None])[:, 0]
+    wrong = values.scatter(1, label[:, None], -torch.inf).amax(dim=1)
+    return right - wrong
+
+
+# --- the protocol as published -----------------------------------------------------------------------------------
+
+
+def dominant_captions(
+    values: Float[Tensor, "images captions"], captions: Captions, labels: dict[str, Int64[Tensor, " images"]]
+) -> dict[str, float]:
+    """The share of images whose highest value is a right or a wrong caption of each cue (section 3).
+
+    A cue whose labels are all negative has no right caption (grey digits): its shares are summed up as "any". Keys
+    are "correct shape", "wrong shape", "any colour" and so on; the shares add up to one. Raises ValueError where
+    captions and labels do not name the same cues, and where some labels of a cue have a caption and others none.
+    """
+    if set(labels) != set(captions.cues):
+        raise ValueError(f"There are labels for {sorted(labels)} but captions for {sorted(captions.cues)}; give both.")
+    top = values.argmax(dim=1)
+    shares = {}
+    for cue, label in labels.items():
+        columns = captions.columns(cue)
+        named = (top >= columns.start) & (top < columns.stop)
+        if (label < 0).all():
+            shares[f"any {cue}"] = named.double().mean().item()
+        elif label.min() < 0 or label.max() >= len(captions.cues[cue]):
+            raise ValueError(f"Some images have no right caption for the cue {cue!r}; score such images on their own.")
+        else:
+            correct = top == label + columns.start
+            shares[f"correct {cue}"] = correct.double().mean().item()
+            shares[f"wrong {cue}"] = (named & ~correct).double().mean().item()
+    return shares
+
+
+def cue_share(shares: dict[str, float], cue: str) -> float:
+    """The part of `dominant_captions` that names `cue`, rightly, wrongly or any: the bars of Figure 4."""
+    return sum(share for key, share in shares.items() if key.split(" ", 1)[1] == cue)
+
+
+def published_values(
+    first: Float[Tensor, "settings batch captions"], swapped: Float[Tensor, "images captions"]
+) -> dict[str, Float[Tensor, "images captions"]]:
+    """What the public notebook scores: similarities "zero" layers swapped, all "swapped", and their "influence".
+
+    `first[s]` are the true similarities of the first batch with the first s of the stages swapped, `swapped` those of
+    all images with all stages swapped; no more of the truth reaches the notebook's columns. They have two defects:
+    edits of the batch before are still in place (`stale_edits`), and the columns taken for "before" and "after" belong
+    to other images and stages (`published_columns`). Row n is scored with the labels of image n all the same.
+
+    Raises ValueError where the images do not fill whole batches.
+    """
+    columns = [published_columns(similarity) for similarity in stale_edits(first, swapped)]
+    before, after = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    return {"zero": before, "swapped": after, "influence": after - before}
+
+
+def stale_edits(
+    first: Float[Tensor, "settings batch captions"], swapped: Float[Tensor, "images captions"]
+) -> Float[Tensor, "batches settings batch captions"]:
+    """What is seen when the edits of one batch stay in place during the next, as in the public notebook.
+
+    CLIP is restored once, before the first batch. Later, as long as the last stage has not been edited anew, its
+    output is still that of the batch before, and nothing upstream of it reaches the embedding: every setting but
+    the last shows the fully swapped similarities of the previous batch. Raises ValueError where the images do not
+    fill whole batches.
+    """
+    settings, batch, _ = first.shape
+    if len(swapped) % batch:
+        raise ValueError(f"{len(swapped)} images do not fill batches of {batch}; leave out the last few.")
+    now = swapped.unflatten(0, (-1, batch))[1:]
+    previous = swapped.unflatten(0, (-1, batch))[:-1]
+    later = torch.cat([previous[:, None].expand(-1, settings - 1, -1, -1), now[:, None]], dim=1)
+    return torch.cat([first[None], later])
+
+
+def published_columns(
+    similarity: Float[Tensor, "settings images captions"],
+) -> tuple[Float[Tensor, "images captions"], Float[Tensor, "images captions"]]:
+    """The columns that the public notebook takes for "before" and "after" the swap of one batch.
+
+    It stacks similarities setting by setting, then takes every S-th column from the first and from the last of the
+    S settings on, as if they were stacked image by image. Of 25 images and 5 settings only image 0 "before" and
+    image 24 "after" are what they are taken for.
+    """
+    settings = len(similarity)
+    columns = similarity.flatten(0, 1)
+    return columns[::settings], columns[settings - 1 :: settings]

@@ -1,0 +1,248 @@
+"""Which maps of one network look like which maps of another? (Koller et al., sections 2.2 and 2.3)
+
+`Maps` names the layers, `activation_statistics` standardises them (Eq. 2), `match_activations` scores every pair
+of maps (Eq. 3). Nothing here knows CLIP or digits: any two convolutional networks that take the same images will do.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from xaikit.models.batches import Batches, checked
+from xaikit.models.hooks import evaluating, listening
+
+# Standard deviations below this count as this: a dead map is not blown up into noise. The published code adds the
+# same number to every standard deviation, which would make even a map swapped for itself change a little.
+SMALLEST_STD = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The activation maps of some `layers` of `model`, numbered through in the layers' order."""
+
+    model: nn.Module
+    layers: dict[str, nn.Module]
+
+    def __post_init__(self) -> None:
+        inside = set(self.model.modules())
+        strays = [name for name, layer in self.layers.items() if layer not in inside]
+        if strays or not self.layers:
+            which = f"{', '.join(strays)} is" if strays else "No layer is"
+            raise ValueError(f"{which} part of the {type(self.model).__name__}; name layers of this model.")
+
+
+def convolutions(model: nn.Module) -> Maps:
+    """Every convolution of a classifier but the projections on its shortcuts (49 layers, 22,720 maps in ResNet-50).
+
+    These are raw outputs, before batch norm and ReLU, as in the published code. Raises ValueError for a model
+    without convolutions.
+    """
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and "downsample" not in name and "shortcut" not in name
+    }
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no convolution, so it has no activation maps to swap.")
+    return Maps(model, layers)
+
+
+def stages(model: nn.Module) -> Maps:
+    """The outputs of the four stages of an open_clip ResNet image tower (3,840 maps in RN50), after their last ReLU.
+
+    `model` is the tower or a module around it. The paper calls these "the last convolutional layers of stages 2 to
+    5"; the published code hooks the whole stage. Raises ValueError where there are no such stages.
+    """
+    wanted = ("layer1", "layer2", "layer3", "layer4")
+    found = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(
+            f"{type(model).__name__} has no {', '.join(missing)}; give an open_clip ResNet image tower, such as RN50."
+        )
+    return Maps(model, {name: found[name] for name in wanted})
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationStatistics:
+    """Mean and standard deviation of every map over images and space, and how many maps each layer has."""
+
+    channels: dict[str, int]
+    mean: Float[Tensor, " maps"]
+    std: Float[Tensor, " maps"]
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.std.shape or sum(self.channels.values()) != len(self.mean):
+            raise ValueError("Statistics and channel counts are of different models; compute them together.")
+
+    @property
+    def span(self) -> dict[str, slice]:
+        """Where the maps of each layer stand among all maps."""
+        ends = list(accumulate(self.channels.values()))
+        return {name: slice(end - count, end) for (name, count), end in zip(self.channels.items(), ends, strict=True)}
+
+    def standardise(
+        self, layer: str, activation: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """N = (A − μ) / σ (Eq. 2), with σ at least `SMALLEST_STD`."""
+        mean, std = (values[self.span[layer]].to(activation)[:, None, None] for values in (self.mean, self.std))
+        return (activation - mean) / std.clamp_min(SMALLEST_STD)
+
+
+def map_shapes(maps: Maps, images: Float[Tensor, "batch channels height width"]) -> dict[str, tuple[int, int, int]]:
+    """Channels, height and width of each layer's maps for such images; works on the meta device too."""
+    shapes: dict[str, tuple[int, int, int]] = {}
+    with (
+        listening(maps.layers, lambda name, activation: shapes.update({name: tuple(activation.shape[1:])})),
+        evaluating(maps.model),
+        torch.no_grad(),
+    ):
+        maps.model(images)
+    return shapes
+
+
+class _Moments:
+    """Running mean and sum of squared deviations of each channel, merged batch by batch in float64 (Chan et al.)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, activation: Tensor) -> None:
+        variance, mean = torch.var_mean(activation.double(), dim=(0, 2, 3), correction=0)
+        count = activation[:, 0].numel()
+        total, shift = self.count + count, mean - self.mean.to(mean)
+        self.squares = self.squares.to(mean) + variance * count + shift**2 * (self.count * count / total)
+        self.mean = self.mean.to(mean) + shift * (count / total)
+        self.count = total
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return self.mean, (self.squares / self.count).sqrt()
+
+
+class _PublishedMoments:
+    """What the published code keeps: the mean of batch means, the root of the mean variance *within* batches."""
+
+    def __init__(self) -> None:
+        self.batches, self.mean, self.variance = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, activation: Tensor) -> None:
+        variance, mean = torch.var_mean(activation.double(), dim=(0, 2, 3), correction=1)
+        self.batches += 1
+        self.mean = self.mean.to(mean) + mean
+        self.variance = self.variance.to(mean) + variance
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        return self.mean / self.batches, (self.variance / self.batches).sqrt()
+
+
+def activation_statistics(maps: Maps, batches: Batches, *, as_published: bool = False) -> ActivationStatistics:
+    """Mean and standard deviation of every map over all images and positions, in one pass (section 2.2).
+
+    Exact: batches are merged with the variance between them, in float64, so the result does not depend on how the
+    images are batched. `as_published` leaves that variance out and uses the unbiased variance within each batch.
+    Memory does not grow with the number of images.
+
+    Raises ValueError for no image, images of two sizes, NaN pixels, and maps that become NaN.
+    """
+    moments = {name: (_PublishedMoments if as_published else _Moments)() for name in maps.layers}
+    with (
+        listening(maps.layers, lambda name, activation: moments[name].add(activation)),
+        evaluating(maps.model),
+        torch.no_grad(),
+    ):
+        for images in checked(batches):
+            maps.model(images)
+    results = {name: moment.result() for name, moment in moments.items()}
+    for name, (mean, std) in results.items():
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise ValueError(f"The activations of {name} are not finite; check the model's weights and the images.")
+    return ActivationStatistics(
+        {name: len(mean) for name, (mean, _) in results.items()},
+        torch.cat([mean for mean, _ in results.values()]).float(),
+        torch.cat([std for _, std in results.values()]).float(),
+    )
+
+
+def match_activations(
+    source: Maps,
+    source_statistics: ActivationStatistics,
+    target: Maps,
+    target_statistics: ActivationStatistics,
+    batches: Batches,
+) -> Float[Tensor, "sources targets"]:
+    """Score Z of every source map against every target map: the mean product of the standardised maps (Eq. 3).
+
+    Of two maps the smaller is upsampled bilinearly to the larger, as in the paper, but the upsampled map is never
+    made. For an upsampling U, ⟨U a, c⟩ = ⟨a, Uᵀ c⟩: the adjoint Uᵀ takes the *larger* map down once for all its
+    partners, and the product over positions runs at the smaller size. At the sizes of two ResNet-50s that is 22 in
+    place of 121 GFLOP an image. Memory is Z and one batch of activations, whatever the number of images.
+
+    Interpolation lowers the variance, so Z is a covariance that favours maps of equal size, within [−1, 1] up to
+    rounding. Raises ValueError as `activation_statistics` does.
+    """
+    scores = source_statistics.mean.new_zeros(len(source_statistics.mean), len(target_statistics.mean))
+    spans = source_statistics.span, target_statistics.span
+    targets: dict[str, dict[tuple[int, int], Tensor]] = {}
+
+    def keep_target(name: str, activation: Tensor) -> None:
+        targets[name] = _Sizes(target_statistics.standardise(name, activation))
+
+    def score_source(name: str, activation: Tensor) -> None:
+        sizes = _Sizes(source_statistics.standardise(name, activation))
+        for stage, target_sizes in targets.items():
+            (height, width), (stage_height, stage_width) = sizes.full, target_sizes.full
+            common = min(height, stage_height), min(width, stage_width)
+            positions = max(height, stage_height) * max(width, stage_width)
+            block = scores[spans[0][name], spans[1][stage]]
+            block.addmm_(sizes[common], target_sizes[common].T, alpha=1 / positions)
+
+    count = 0
+    with evaluating(target.model), evaluating(source.model), torch.no_grad():
+        for images in checked(batches):
+            scores = scores.to(images.device)
+            # One after the other: where both are the same network, each pass is heard only once.
+            with listening(target.layers, keep_target):
+                target.model(images)
+            with listening(source.layers, score_source):
+                source.model(images)
+            count += len(images)
+    scores /= count
+    if not scores.sum().isfinite():  # isfinite of all scores would need more memory than they do
+        raise ValueError("Some matching scores are not finite; compute the statistics with the same models and images.")
+    return scores
+
+
+class _Sizes(dict):
+    """One layer's maps as matrices [channels, batch·height·width], taken down to each size asked for, once."""
+
+    def __init__(self, maps: Tensor) -> None:
+        self.maps, self.full = maps, tuple(maps.shape[-2:])
+
+    def __missing__(self, size: tuple[int, int]) -> Tensor:
+        self[size] = upsampling_adjoint(self.maps, size).transpose(0, 1).flatten(1)
+        return self[size]
+
+
+def upsampling_adjoint(
+    maps: Float[Tensor, "batch channels height width"], size: tuple[int, int]
+) -> Float[Tensor, "batch channels small_height small_width"]:
+    """Uᵀ of the bilinear upsampling U from `size` to the size of `maps` (`align_corners=False`).
+
+    U is separable, so Uᵀ X = U_hᵀ X U_w with one matrix for each axis; an axis that keeps its size is left alone.
+    """
+    height, width = maps.shape[-2:]
+    if size[1] != width:
+        maps = maps @ _interpolation(size[1], width).to(maps)
+    if size[0] != height:
+        maps = _interpolation(size[0], height).to(maps).T @ maps
+    return maps
+
+
+@cache
+def _interpolation(small: int, large: int) -> Float[Tensor, "large small"]:
+    """The matrix of linear interpolation from `small` to `large` points, in float64."""
+    return F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=large, mode="linear")[0].T.contiguous()

@@ -1,0 +1,219 @@
+"""How much sentences have in common with reference sentences: ROUGE, METEOR and the cosine of sentence embeddings.
+
+The paper (section 4.3, Table 1) names the three scores without variant, pairing or baseline. Here each pair of
+sentences gets its own score, and `shuffled` pairs say what unrelated sentences get: for raw embeddings that is much.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Literal
+
+import nltk
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from nltk.corpus import wordnet
+from nltk.stem import PorterStemmer
+from nltk.translate.meteor_score import meteor_score
+from torch import nn
+
+from xaikit.models.hooks import evaluating
+from xaikit.storage.seeding import rng
+
+Embed = Callable[[list[str]], Float[np.ndarray, "texts width"]]  # embeddings of unit length
+References = Sequence[str] | Sequence[Sequence[str]]
+
+_STEMMER = SimpleNamespace(stem=lru_cache(maxsize=2**16)(PorterStemmer().stem))
+_NO_SYNONYMS = SimpleNamespace(synsets=lambda word: ())  # nltk takes no None, so a WordNet that knows nothing
+
+
+def rouge(
+    candidates: Sequence[str], references: References, *, use_stemmer: bool = False
+) -> dict[str, Float[np.ndarray, " pairs"]]:
+    """F1 of the shared words ("rouge1"), word pairs ("rouge2") and longest common subsequence ("rougeL").
+
+    Arguments: one reference a candidate, or several, of which the best counts, for each score on its own.
+    `use_stemmer` takes Porter's stem of each word of more than three letters, as the original script does.
+    Raises ValueError as `overlap` does.
+    Source: Lin (2004), sections 2 and 3, with precision and recall of equal weight.
+    """
+    candidates, references = _checked(candidates, references)
+
+    @cache
+    def counted(text: str) -> tuple[list[str], Counter[str], Counter[tuple[str, str]]]:
+        words = _words(text)
+        if use_stemmer:
+            words = [_STEMMER.stem(word) if len(word) > 3 else word for word in words]
+        return words, Counter(words), Counter(pairwise(words))
+
+    def scores(candidate: str, reference: str) -> tuple[float, float, float]:
+        (words, ones, twos), (other_words, other_ones, other_twos) = counted(candidate), counted(reference)
+        both = len(words) + len(other_words)
+        # 2 p r / (p + r) of p = hits / words and r = hits / other words
+        pairs = 2 * (twos & other_twos).total() / max(both - 2, 1)
+        return 2 * (ones & other_ones).total() / both, pairs, 2 * _common_subsequence(words, other_words) / both
+
+    found = np.array([_best(scores, *pair) for pair in zip(candidates, references, strict=True)])
+    return dict(zip(("rouge1", "rouge2", "rougeL"), found.T, strict=True))
+
+
+def meteor(candidates: Sequence[str], references: References, *, synonyms: bool = False) -> Float[np.ndarray, " pairs"]:
+    """METEOR of each pair: words that match exactly, then by Porter's stem, then, with `synonyms`, by WordNet.
+
+    Without `synonyms` it is a lower bound of the full METEOR; nltk looks the stems up in WordNet, not the words.
+    Raises ValueError as `overlap` does, and for `synonyms` where `wordnet_available()` is false.
+    Source: Banerjee & Lavie (2005), by nltk, with its weights: recall 9 : 1, penalty 0.5 (chunks / matches)^3.
+    """
+    if synonyms and not wordnet_available():
+        raise ValueError("WordNet is not on the disk: python -m nltk.downloader wordnet, or leave synonyms out.")
+    candidates, references = _checked(candidates, references)
+    known = wordnet if synonyms else _NO_SYNONYMS
+    words = cache(_words)
+    return np.array(
+        [
+            meteor_score([words(text) for text in several], words(candidate), stemmer=_STEMMER, wordnet=known)
+            for candidate, several in zip(candidates, references, strict=True)
+        ]
+    )
+
+
+def wordnet_available() -> bool:
+    """Whether nltk finds its corpus "wordnet" on this disk, as a folder or a zip file."""
+    try:
+        nltk.data.find("corpora/wordnet/lexnames")  # some packages of WordNet lack this file, which nltk needs
+    except LookupError:
+        return False
+    return True
+
+
+def embedding_cosine(candidates: Sequence[str], references: References, embed: Embed) -> Float[np.ndarray, " pairs"]:
+    """The cosine of the embeddings of each pair; each distinct sentence is embedded once.
+
+    `embed` maps texts to embeddings of unit length, say `mean_pooled`. Raises ValueError as `overlap` does, and for
+    embeddings of another shape or length.
+    """
+    candidates, references = _checked(candidates, references)
+    texts = list(dict.fromkeys([*candidates, *(text for several in references for text in several)]))
+    vectors = np.asarray(embed(texts), dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) != len(texts) or not np.allclose((vectors**2).sum(1), 1, atol=1e-2):
+        raise ValueError(
+            f"The embeddings {vectors.shape} of {len(texts)} texts are not rows of unit length: mend embed."
+        )
+    row = {text: vector for text, vector in zip(texts, vectors, strict=True)}
+    pairs = zip(candidates, references, strict=True)
+    return np.array([max(float(row[candidate] @ row[text]) for text in several) for candidate, several in pairs])
+
+
+def mean_pooled(
+    model: nn.Module, tokenizer: Callable, texts: Sequence[str], batch: int = 64
+) -> Float[np.ndarray, "texts width"]:
+    """Sentence embeddings: the mean of a `transformers` encoder's last hidden states over a text's tokens, unit length.
+
+    The tokens are the tokenizer's, special ones included, padding left out. Raises ValueError for no text.
+    """
+    if not texts:
+        raise ValueError("There is no text to embed: give at least one.")
+    device = next(model.parameters()).device
+    found = []
+    with torch.inference_mode(), evaluating(model):
+        for first in range(0, len(texts), batch):
+            inputs = tokenizer(list(texts[first : first + batch]), padding=True, truncation=True, return_tensors="pt")
+            inputs = inputs.to(device)
+            states = model(**inputs).last_hidden_state.float()
+            kept = inputs["attention_mask"][..., None]
+            found.append(F.normalize((states * kept).sum(1) / kept.sum(1), dim=1).cpu())
+    return torch.cat(found).numpy()
+
+
+def overlap(
+    candidates: Sequence[str], references: References, *, use_stemmer: bool = False, embed: Embed | None = None
+) -> dict[str, Float[np.ndarray, " pairs"]]:
+    """All scores of each pair: rouge1, rouge2, rougeL, meteor_exact_stem, meteor with WordNet, cosine with `embed`.
+
+    "meteor" is there only where WordNet is on the disk; "meteor_exact_stem" is without synonyms and always there.
+    Raises ValueError for no pair, lists of unequal length, and a text without letters and digits, whose place it names.
+    """
+    found = rouge(candidates, references, use_stemmer=use_stemmer)
+    found["meteor_exact_stem"] = meteor(candidates, references)
+    if wordnet_available():
+        found["meteor"] = meteor(candidates, references, synonyms=True)
+    if embed is not None:
+        found["cosine"] = embedding_cosine(candidates, references, embed)
+    return found
+
+
+def over_samples(
+    scores: Float[np.ndarray, "items samples"], how: Literal["max", "mean"]
+) -> Float[np.ndarray, " items"]:
+    """One score an item out of those of its sampled sentences: the best one's or the mean.
+
+    The best of more samples is higher by chance alone, so the baseline must have as many. Raises ValueError for no
+    sample and another `how`.
+    """
+    if not scores.size or how not in ("max", "mean"):
+        raise ValueError(f"Scores {scores.shape} have no {how!r} over samples: give some a row, and max or mean.")
+    return scores.max(1) if how == "max" else scores.mean(1)
+
+
+def shuffled(n: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """For each of `n` items the partner of another one, none twice: a derangement, all equally likely.
+
+    Raises ValueError for fewer than two items.
+    """
+    if n < 2:
+        raise ValueError(f"Among {n} items there is no unrelated pair: give 2 or more.")
+    random = rng(seed, "shuffled pairs")
+    while True:  # about e times on average
+        order = random.permutation(n)
+        if (order != np.arange(n)).all():
+            return order
+
+
+def has_words(text: str) -> bool:
+    """Whether a text has a letter or digit, without which it cannot be scored."""
+    return bool(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall("[a-z0-9]+", text.lower())
+
+
+def _checked(candidates: Sequence[str], references: References) -> tuple[list[str], list[list[str]]]:
+    """Candidates, and a list of references for each."""
+    if not len(candidates) or len(candidates) != len(references):
+        raise ValueError(
+            f"{len(candidates)} candidates and {len(references)} references are no pairs: give as many of both."
+        )
+    lists = [[each] if isinstance(each, str) else list(each) for each in references]
+    for place, (candidate, several) in enumerate(zip(candidates, lists, strict=True)):
+        if not _words(candidate):
+            raise ValueError(f"Candidate {place} has no letter or digit: leave its pair out.")
+        if not several or not all(map(_words, several)):
+            raise ValueError(f"Reference {place} has no letter or digit: leave it out.")
+    return list(candidates), lists
+
+
+def _best(scores: Callable[[str, str], tuple[float, ...]], candidate: str, references: list[str]) -> tuple[float, ...]:
+    """The highest value of each score over the references."""
+    return tuple(map(max, zip(*(scores(candidate, reference) for reference in references), strict=True)))
+
+
+def _common_subsequence(first: list[str], second: list[str]) -> int:
+    """The length of the longest common subsequence.
+
+    The columns of the usual table are bits of one integer: a 0 is a step up. Source: Hyyrö (2004).
+    """
+    places = dict.fromkeys(first, 0)
+    for place, word in enumerate(first):
+        places[word] |= 1 << place
+    everywhere = (1 << len(first)) - 1
+    steps = everywhere
+    for word in second:
+        matches = steps & places.get(word, 0)
+        steps = ((steps + matches) | (steps - matches)) & everywhere
+    return len(first) - steps.bit_count()

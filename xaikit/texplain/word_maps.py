@@ -1,0 +1,162 @@
+"""Where in an image a word, or a class, comes from: Grad-CAM on the tokens of a vision transformer.
+
+TExplain masks the area of the first dominant word that does not belong to the class (section 4.4). The paper says
+"GradCAM" and no more; here are the two readings: of the word that the decoder says, through the translator
+(`word_grad_cam`), and of the class that the classifier predicts, as in MaskTune (`classifier_grad_cam`).
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
+
+from xaikit.models.hooks import evaluating
+from xaikit.saliency.cam import cam
+from xaikit.texplain.translator import log_probabilities
+
+Tokens = Float[Tensor, "batch tokens width"]
+Maps = Float[Tensor, "batch rows columns"]
+
+
+def token_cam(
+    features: Tokens, gradient: Tokens, grid: tuple[int, int], *, weights: Literal["grad", "xgrad"] = "grad"
+) -> Maps:
+    """ReLU(Σ_c w_c A_c) on the patch tokens A, with the `gradient` g of a score with respect to them.
+
+    A class token, where there is one in front of the rows × columns patches of the `grid`, is left out. By "grad" w_c
+    is the mean of g_c over the patches; by "xgrad" it is Σ g_c A_c / (Σ A_c + 1e-7), which was made for features >= 0:
+    of tokens of either sign the sum below can come near 0.
+    Raises ValueError for tokens that do not fit the grid, unknown weights, and maps with NaN or infinity.
+    Source: Selvaraju et al. (2017), Eq. 1 and 2; Fu et al. (2020) for "xgrad".
+    """
+    patches = grid[0] * grid[1]
+    if features.shape[1] not in (patches, patches + 1):
+        raise ValueError(
+            f"There are {features.shape[1]} tokens for {patches} patches: give the patches' grid, and tokens that are "
+            "the patches, or one class token and the patches."
+        )
+    a, g = (each[:, -patches:].mT.unflatten(2, grid) for each in (features, gradient))
+    if weights == "grad":
+        w = g.mean((2, 3))
+    elif weights == "xgrad":
+        w = (g * a).sum((2, 3)) / (a.sum((2, 3)) + 1e-7)
+    else:
+        raise ValueError(f"Unknown weights {weights!r}: choose 'grad' or 'xgrad'.")
+    maps = cam(a, w).relu()
+    if not maps.isfinite().all():
+        raise ValueError("The Grad-CAM maps hold NaN or infinity: look for them in the inputs and in the weights.")
+    return maps
+
+
+def word_grad_cam(
+    decoder: nn.Module,
+    translator: nn.Module,
+    features: Tokens,
+    sentences: Int64[Tensor, "images n length"],
+    words: Sequence[Collection[int]],
+    *,
+    grid: tuple[int, int],
+    pad: int,
+    prompt: int = 1,
+    most: int = 16,
+) -> Maps:
+    """Which of the classifier's patches make the decoder say a word: maps >= 0, not normalised.
+
+    Arguments: `features` are the classifier's tokens, which the `translator` takes; `sentences` hold, of each image,
+    the ones that were sampled for it: `prompt` tokens, words, the end and padding. `words` holds, for each image, the
+    ids of the tokens that write its word, or the words of its concept: any of them counts.
+    The score of an image is the mean, over the first `most` sentences that have the word, of log p(the word, where the
+    sentence first has it | what stands before it). It is differentiated with respect to the features, through the
+    translator in evaluation mode, so that no image depends on another. Of a word that is all but certain (log p near 0)
+    hardly a gradient is left, and its sign means little. Batch × `most` sentences go through the decoder at once.
+    Raises ValueError for no image, numbers of images that differ, `prompt` or `most` below 1, an image of which no
+    sentence has its word, and as `token_cam` does.
+    Source: TExplain, section 4.4, where the score is not said; Selvaraju et al. (2017), Eq. 1 and 2, who take the log
+    probability of a caption so.
+    """
+    if not len(features) or not len(features) == len(sentences) == len(words):
+        raise ValueError(
+            f"There are features of {len(features)} images, sentences of {len(sentences)} and words of {len(words)}: "
+            "give one of each for each image, and at least one image."
+        )
+    if prompt < 1 or most < 1:
+        raise ValueError(f"A prompt of {prompt} tokens and at most {most} sentences: give at least 1 of each.")
+    sentences = sentences.to(features.device)
+    ids = [torch.tensor(sorted(own), dtype=sentences.dtype, device=sentences.device) for own in words]
+    says = torch.stack([torch.isin(own, word) for own, word in zip(sentences, ids, strict=True)]) & (sentences != pad)
+    says[:, :, :prompt] = False  # the prompt is given, not said
+    has = says.any(2)
+    if (without := ~has.any(1)).any():
+        raise ValueError(
+            f"No sentence of image {int(without.nonzero()[0])} has its word: sample more sentences, or leave it out."
+        )
+    chosen = has & (has.cumsum(1) <= most)
+    image, sentence = chosen.nonzero(as_tuple=True)
+    first = says[image, sentence].int().argmax(1)
+    leaf = features.detach().clone().requires_grad_()
+    with evaluating(translator), torch.enable_grad():
+        logs = log_probabilities(decoder, translator(leaf)[image], sentences[image, sentence], pad=pad)
+        said = logs.gather(1, first[:, None] - 1)[:, 0]  # position 0 is given, so its token has no entry
+        (gradient,) = torch.autograd.grad((said / chosen.sum(1)[image]).sum(), leaf)
+    return token_cam(leaf.detach(), gradient, grid)
+
+
+def classifier_grad_cam(
+    model: nn.Module,
+    layer: str,
+    images: Float[Tensor, "batch 3 height width"],
+    target: Int[Tensor, " targets"] | None = None,
+    *,
+    grid: tuple[int, int],
+    weights: Literal["grad", "xgrad"] = "grad",
+) -> Maps:
+    """Which patches make a vision transformer choose a class: maps >= 0, not normalised, see `token_cam`.
+
+    Arguments: `model` gives logits [batch, classes]; `layer` names a module in it, such as "blocks.-1.norm1", whose
+    output is [batch, tokens, width]. Where the head reads the class token, the last block's first norm is the last
+    layer of use: behind the last attention nothing goes from the patches to the class token. `target` holds the class
+    to explain of each image, by default (MaskTune) the predicted one. The model runs in evaluation mode and is left as
+    it was.
+    Raises ValueError for no image, NaN in images, a layer that is not there, is not used once, has another output or
+    whose patches do not reach the logits, a target that is no class, and as `token_cam` does.
+    Source: Selvaraju et al. (2017), Eq. 1 and 2; Asgari et al. (2022), MaskTune.
+    """
+    if not len(images) or not images.isfinite().all():
+        raise ValueError("The images are none, or hold NaN or infinity: leave such images out.")
+    module, seen = _submodule(model, layer), []
+
+    def start_graph_here(_module: nn.Module, _inputs: tuple, output: object) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 3:
+            raise ValueError(f"The output of {layer} is not [batch, tokens, width]: pick a layer between blocks.")
+        seen.append(output.detach().requires_grad_())
+        return seen[-1].clone()  # the clone may be changed in place further on
+
+    with evaluating(model), module.register_forward_hook(start_graph_here), torch.enable_grad():
+        logits = model(images)
+        if len(seen) != 1:
+            raise ValueError(f"The layer {layer} is used {len(seen)} times an image: pick one that is used once.")
+        target = logits.argmax(1) if target is None else target.to(logits.device).long()
+        if len(target) != len(images) or target.min() < 0 or target.max() >= logits.shape[1]:
+            raise ValueError(f"The targets are not one class of 0 to {logits.shape[1] - 1} for each image.")
+        y = logits.gather(1, target[:, None]).sum()  # no image's logit depends on another image
+        gradient = torch.autograd.grad(y, seen, allow_unused=True)[0] if y.requires_grad else None
+    if gradient is None or not gradient[:, -grid[0] * grid[1] :].any():
+        raise ValueError(
+            f"No patch of {layer} reaches the logits: pick an earlier layer, such as the last block's first norm."
+        )
+    return token_cam(seen[0].detach(), gradient, grid, weights=weights)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    """The module of that name; -1 in it is the last of its siblings."""
+    module = model
+    for part in name.split("."):
+        children = dict(module.named_children())
+        if part.startswith("-") and part[1:].isdecimal() and 0 < int(part[1:]) <= len(children):
+            part = list(children)[int(part)]
+        if part not in children:
+            raise ValueError(f"The model has no layer {name}: {part!r} is none of {', '.join(children) or 'nothing'}.")
+        module = children[part]
+    return module
