@@ -106,6 +106,17 @@ def test_pages_and_results_repeat(checkout: Path) -> None:
     assert len(times_run(checkout)) == 2
 
 
+def test_a_page_shows_comments_and_imports_that_need_no_run(checkout: Path) -> None:
+    run.run_notebook(NAME, root=checkout)
+    edit(checkout, "import matplotlib.pyplot as plt", "from matplotlib import pyplot as plt  # to draw with")
+    run.write_pages(run.jobs([], "mini", root=checkout))
+    assert len(times_run(checkout)) == 1
+    page = nbformat.read(checkout / "notebooks" / f"{NAME}.ipynb", as_version=4)
+    script = jupytext.read(checkout / "notebooks" / f"{NAME}.py")
+    assert [cell.source for cell in page.cells] == [cell.source for cell in script.cells]
+    assert "image/png" in page.cells[3].outputs[1].data
+
+
 def test_a_failing_cell_is_reported_and_the_old_results_stay(checkout: Path) -> None:
     run.run_notebook(NAME, root=checkout)
     before = results(checkout)
@@ -144,7 +155,7 @@ def test_a_cell_has_a_time_limit(checkout: Path) -> None:
 
 
 def test_code_edited_during_the_run_is_noticed(checkout: Path) -> None:
-    edit(checkout, 'print("drew it")', f'open("notebooks/{NAME}.py", "a").write("# more")')
+    edit(checkout, 'print("drew it")', f'open("notebooks/{NAME}.py", "a").write("more = 1\\n")')
     with pytest.raises(RuntimeError, match="changed while it ran: run it again"):
         run.run_notebook(NAME, root=checkout)
     assert not (checkout / "figures").exists()

@@ -35,6 +35,14 @@ def write(notebook: NotebookNode, file: Path) -> None:
     nbformat.write(notebook, file)
 
 
+def page_of(executed: Path, script: Path) -> NotebookNode:
+    """An executed notebook with the text of its script, whose comments and imports may be newer than what it showed."""
+    page = nbformat.read(executed, as_version=4)
+    for shown, cell in zip(page.cells, read(script).cells, strict=True):
+        shown.source = cell.source
+    return page
+
+
 def check_parameters(notebook: NotebookNode, name: str, given: Iterable[str]) -> None:
     """Raise ValueError if the notebook's cell tagged `parameters` does not declare all the `given` ones."""
     cells = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))

@@ -218,10 +218,13 @@ def _publish(part: Path, results: Path, old: Path) -> None:
 
 def write_pages(chosen: Sequence[Job]) -> None:
     """Put the executed notebooks, run first where they are not fresh, beside their scripts."""
+    from xaikit.companion import execute
+
     for job in chosen:
         run_notebook(job.name, job.profile, seed=job.seed, root=job.root, arithmetic=job.arithmetic)
         page = job.script.with_suffix(".ipynb")
-        write_text(page, job.file(".ipynb").read_text(encoding="utf-8"))
+        with replacing(page) as part:
+            execute.write(execute.page_of(job.file(".ipynb"), job.script), part)
         written = job.script.stat().st_mtime
         os.utime(page, (written, written))  # Jupytext refuses a page that is newer than its script
         print(f"{job.name}: wrote {page.relative_to(job.root)}")
