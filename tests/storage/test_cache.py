@@ -15,7 +15,9 @@ from torch import nn
 
 from xaikit.companion.profiles import Settings
 from xaikit.decomposition.decompose import coefficients
+from xaikit.metrics import Interval
 from xaikit.models.clip import load_from
+from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage import cache, paths
 from xaikit.world import nine
 
@@ -157,6 +159,38 @@ def test_the_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     file.write_text("def made():\n    return dict(value=3)\n")
     with pytest.raises(RuntimeError, match=r"loaded\.py was edited after it was loaded: restart Python"):
         cache.fetch(stale)
+
+
+def test_neither_the_place_of_the_code_nor_what_is_beside_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "loaded", ModuleType("loaded"))
+    keys = []
+    for name, text in {
+        "one": "def made(n):\n    return dict(value=n)\n",
+        "two": "import math\ndef other():\n    return 2\ndef made(n: int) -> dict:\n    return dict(value=n)\n",
+        "three": "def made(n=0):\n    return dict(value=n)\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        keys.append(cache._key(_load(tmp_path / f"{name}.py"), {"n": 1}))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_code_of_an_inputs_class_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {
+        "module": nn.Sequential(Preprocessed(nn.Identity(), 8, [0.5], [0.5])),
+        "dataclass": Interval(0.5, 0.4, 0.6, 3),
+        "derived": type("Own", (Preprocessed,), {"__module__": "elsewhere"})(nn.Identity(), 8, [0.5], [0.5]),
+    }
+    code = cache._code
+    for name, value in inputs.items():
+        before = cache._key(produce, {"x": value})
+        cache._class.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "_code", lambda thing: code(thing) + ("edited" if isinstance(thing, type) else ""))
+            assert cache._key(produce, {"x": value}) != before, name
+        cache._class.cache_clear()
+        assert cache._key(produce, {"x": value}) == before
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "header", "replace", "empty"])
