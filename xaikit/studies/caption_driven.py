@@ -121,7 +121,7 @@ def remembering(model: Preprocessed) -> Preprocessed:
     """
     if isinstance(model.model, Remembering):
         return model
-    return _behind(model, Remembering(model.model, convolutions(model.model).layers), grey=model.grey)
+    return _behind(model, Remembering(model.model, convolutions(model).layers), grey=model.grey)
 
 
 def _behind(own: Preprocessed, network: nn.Module, *, grey: bool) -> Preprocessed:
