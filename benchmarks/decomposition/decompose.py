@@ -6,7 +6,6 @@ which only depends on the weights, is made once.
 """
 
 import argparse
-import os
 import statistics
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from open_clip.transformer import VisionTransformer
 
 from benchmarks.timing import timed
 from xaikit.decomposition.decompose import Readout, coefficients, decompose
+from xaikit.storage.arithmetic import cores
 
 SIZES = {  # patch, width, layers, output
     "ViT-B-16": (16, 768, 12, 512),
@@ -66,5 +66,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     compare(arguments)

@@ -5,7 +5,6 @@ grows in proportion to the number of picks, so with `--loop` fewer are timed and
 """
 
 import argparse
-import os
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.timing import timed
 from xaikit.decomposition.textspan import ContributionMoments, textspan, textspan_as_published
+from xaikit.storage.arithmetic import cores
 
 RANK = 64 + 3  # of a head of width 64
 
@@ -60,5 +60,5 @@ if __name__ == "__main__":
     parser.add_argument("--loop", type=int, help="picks of the loop that are timed, by default all")
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     compare(arguments)

@@ -4,7 +4,6 @@ The loop is the usual one: one image, one step, one pass through the model at a 
 """
 
 import argparse
-import os
 import statistics
 import time
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from benchmarks.perturbation.search import encoder
 from xaikit.models.scores import class_score
 from xaikit.perturbation.removal import removal_curves, substitute
+from xaikit.storage.arithmetic import cores
 
 
 def loop(model: torch.nn.Module, images, maps, targets, other, step: int) -> torch.Tensor:
@@ -66,5 +66,5 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     compare(arguments)

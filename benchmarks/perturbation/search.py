@@ -7,7 +7,6 @@ the median over the rounds.
 
 import argparse
 import dataclasses
-import os
 import statistics
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from benchmarks.timing import timed
 from xaikit.models import clip_vit_mini
 from xaikit.models.scores import class_score
 from xaikit.perturbation.search import AGARWAL_2023, meaningful_perturbation
+from xaikit.storage.arithmetic import cores
 
 
 def encoder(model: str) -> tuple[torch.nn.Module, int, int]:
@@ -76,5 +76,5 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     compare(arguments)

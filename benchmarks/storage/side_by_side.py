@@ -7,12 +7,11 @@ own, as an arithmetic is chosen when a process starts.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
 
-from xaikit.storage.arithmetic import NATIVE, PORTABLE, environment
+from xaikit.storage.arithmetic import NATIVE, PORTABLE, cores, environment
 
 WAYS = {
     "in turn, torch's own threads": (NATIVE, "in turn"),
@@ -65,8 +64,7 @@ def main() -> None:
     if options.way:
         return run(options.way, options.jobs, options.steps)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores * options.busy)]
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores() * options.busy)]
     try:
         seconds = {}
         for label, (arithmetic, way) in WAYS.items():

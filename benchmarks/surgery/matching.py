@@ -7,7 +7,6 @@ memory is that of a fresh process for each way, which runs the networks batch by
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from torchvision.models import resnet50
 
 from benchmarks.timing import timed
 from xaikit.models.hooks import evaluating, listening
+from xaikit.storage.arithmetic import cores
 from xaikit.surgery.matching import (
     ActivationStatistics,
     Maps,
@@ -216,7 +216,7 @@ if __name__ == "__main__":
     if arguments.images % arguments.batch:
         parser.error("--images must be a multiple of --batch")
     torch.set_grad_enabled(False)
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     if arguments.alone:
         run_alone(arguments.alone, arguments)
     else:

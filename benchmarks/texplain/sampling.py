@@ -10,7 +10,6 @@ hears less of what else the machine does. Each way's memory is measured in a pro
 
 import argparse
 import math
-import os
 import re
 import statistics
 import time
@@ -23,6 +22,7 @@ from transformers import BlipTextConfig, BlipTextLMHeadModel, DynamicCache, Enco
 
 from benchmarks.timing import timed
 from xaikit.models import captioner
+from xaikit.storage.arithmetic import cores
 from xaikit.storage.paths import WEIGHTS
 from xaikit.texplain.sampling import sample
 from xaikit.world import nine
@@ -157,5 +157,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     arguments.sentences = arguments.sentences or SENTENCES[arguments.model]
     arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    arguments.threads = cores()
     compare(arguments)

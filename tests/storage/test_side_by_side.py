@@ -53,14 +53,14 @@ def sleeps(folder: str) -> dict[str, int]:
 
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_cores", lambda: 2)
+    monkeypatch.setattr(module, "cores", lambda: 2)
 
 
 @pytest.mark.usefixtures("two_cores")
 def test_the_results_are_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = {f"network {seed}": {"seed": seed} for seed in range(3)}
     beside = dict(side_by_side(trained, jobs))
-    monkeypatch.setattr(module, "_cores", lambda: 1)
+    monkeypatch.setattr(module, "cores", lambda: 1)
     before = torch.get_num_threads()
     alone = dict(side_by_side(trained, dict(reversed(jobs.items()))))
     assert torch.get_num_threads() == before
@@ -97,7 +97,7 @@ def test_a_killed_process_is_an_error_in_a_sentence() -> None:
 
 
 def test_memory_bounds_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_cores", lambda: 64)
+    monkeypatch.setattr(module, "cores", lambda: 64)
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**30}))
     monkeypatch.setattr(module, "ProcessPoolExecutor", None)  # so with one process there is no pool
     assert dict(side_by_side(trained, {"a": {"seed": 0}, "b": {"seed": 1}})).keys() == {"a", "b"}
@@ -106,7 +106,7 @@ def test_memory_bounds_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) 
 def test_the_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     code = (
         "from xaikit import side_by_side as module; from test_side_by_side import sleeps\n"
-        f"module._cores = lambda: 2; job = {{'folder': {str(tmp_path)!r}}}\n"
+        f"module.cores = lambda: 2; job = {{'folder': {str(tmp_path)!r}}}\n"
         "dict(module.side_by_side(sleeps, {'a': job, 'b': job}))"
     )
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

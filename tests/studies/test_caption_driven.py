@@ -15,7 +15,7 @@ from xaikit.models.preprocessing import Preprocessed
 from xaikit.studies import caption_driven as study
 from xaikit.surgery.captions import similarities
 from xaikit.surgery.matching import convolutions, stages
-from xaikit.surgery.transplant import choose_maps, network_surgery
+from xaikit.surgery.transplant import choose_maps, network_surgery, strongest
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,13 @@ def clip() -> Clip:
 
 
 @pytest.fixture(scope="module")
-def matched(clip, digits) -> study.Matched:
+def model() -> Preprocessed:
     torch.manual_seed(0)
-    model = Preprocessed(resnet18(num_classes=2).eval(), 28, [0.5] * 3, [0.5] * 3)
+    return Preprocessed(resnet18(num_classes=2).eval(), 28, [0.5] * 3, [0.5] * 3).eval()
+
+
+@pytest.fixture(scope="module")
+def matched(model, clip, digits) -> study.Matched:
     return study.match(model, clip, digits)
 
 
@@ -55,22 +59,62 @@ def test_splits_of_the_paper_profile_come_from_idx_files(kind: str, tmp_path: Pa
     assert len(splits.real_world) / len(train) == pytest.approx(1 / 6, abs=0.01)
 
 
-def test_replayed_surgeries_equal_single_ones(matched, clip, digits) -> None:
+def test_surgeries_equal_whole_ones_that_forget_to_the_last_bit(model, matched, clip, digits) -> None:
     random = choose_maps(
         torch.zeros(len(matched.source_statistics.mean), len(matched.choice.source)),
         "random",
         generator=torch.Generator().manual_seed(1),
     )
-    surgeries = {"all": {}, "last": {"only": ("layer4",)}, "random": {"choice": random, "interpolation": "bicubic"}}
-    replayed = matched.variants(digits, surgeries)
+    surgeries = {
+        "all": {},
+        "last": {"only": ("layer4",)},
+        "first and third": {"only": ("layer3", "layer1")},
+        "none": {"only": ()},
+        "half": {"choice": strongest(matched.choice, matched.target_statistics, 0.5)},
+        "random": {"choice": random, "interpolation": "bicubic"},
+    }
+    operated = matched.variants(digits, surgeries)
+    whole = matched.variants(digits, {name: {**options, "whole": True} for name, options in surgeries.items()})
     features = clip.encode_texts(study.CAPTIONS.texts)
     for name, options in surgeries.items():
-        sides = (stages(clip.image_encoder), matched.target_statistics)
-        sides += (convolutions(matched.model), matched.source_statistics)
+        sides = (stages(clip.image_encoder), matched.target_statistics, convolutions(model), matched.source_statistics)
         with network_surgery(*sides, **{"choice": matched.choice, **options}):
             single = similarities(clip.image_encoder, features, [digits.image])
-        torch.testing.assert_close(replayed[name], single, atol=1e-6, rtol=0)
-    assert (replayed["all"] - replayed["random"]).abs().max() > 1e-3
+        assert torch.equal(operated[name], single) and torch.equal(whole[name], single)
+    assert (operated["all"] - operated["random"]).abs().max() > 1e-3
+    assert torch.equal(operated["none"], study.clip_similarities(clip, digits))
+    assert torch.equal(operated["all"], operated["last"])
+
+
+def test_a_stage_that_there_is_not_cannot_be_swapped(matched, digits) -> None:
+    with pytest.raises(ValueError, match="no layer layer9 to swap"):
+        matched.similarities(digits, only=("layer9", "layer4"))
+
+
+def test_a_network_runs_once_for_a_set_of_digits(clip, digits) -> None:
+    runs: list[int] = []
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3, stride=4), nn.Linear(4, 2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            runs.append(len(images))
+            return self.head(self.conv(images).mean((2, 3)))
+
+    own = Preprocessed(Counted(), 28, [0.5] * 3, [0.5] * 3, grey=True).eval()
+    model = study.remembering(own)
+    assert study.remembering(model) is model
+    case = study.match(model, clip, digits)
+    case.variants(digits, {"all": {}, "first": {"only": ("layer1",)}})
+    case.similarities(digits, study.PARAPHRASES)
+    study.accuracy([model], digits, 0)
+    study.flips(model, digits)  # grey, so that the digits in other colours are the same
+    study.without_preprocessor(case).similarities(digits.recoloured(-1))
+    assert runs == [50]
+    before = study.accuracy([own], digits, 0)
+    assert runs == [50, 50] and study.accuracy([model], digits, 0) == before
 
 
 def test_clip_swapped_for_itself_does_not_change(clip, digits) -> None:

@@ -191,6 +191,8 @@ def test_statistics_as_published_leave_out_the_variance_between_batches() -> Non
     published = activation_statistics(just_looking(), batches, as_published=True)
     torch.testing.assert_close(published.mean.double(), torch.stack(means).mean(0), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(published.std.double(), torch.stack(variances).mean(0).sqrt(), rtol=1e-6, atol=0)
+    at_once = activation_statistics(just_looking(), [pixels], as_published=True, published_batch=3)
+    assert torch.equal(at_once.mean, published.mean) and torch.equal(at_once.std, published.std)
     exact = activation_statistics(just_looking(), batches)
     assert (exact.std > 2 * published.std).all()
 

@@ -26,9 +26,10 @@ from xaikit.surgery.matching import (
     Maps,
     activation_statistics,
     convolutions,
+    map_shapes,
     stages,
 )
-from xaikit.surgery.transplant import Choice, choose_maps, network_surgery, shuffled, strongest
+from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery, shuffled, strongest
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -268,6 +269,29 @@ def test_swapping_all_maps_of_the_last_stage_hides_all_before_it(models, choice,
     with network_surgery(*models, choice, only=("layer4",)):
         last = models[0].model(images)
     assert torch.equal(all_four, last)
+
+
+@pytest.mark.parametrize("only", [("layer4",), ("layer2", "layer3"), ("layer1",), ("layer1", "layer4")])
+def test_a_tower_from_a_stage_on_gives_the_same_to_the_last_bit(models, choice, images, only) -> None:
+    target, target_statistics, source, source_statistics = models
+    choice.swapped[target_statistics.span["layer3"].start] = False
+    start = "layer2" if only == ("layer2", "layer3") else only[-1]  # the third stage keeps a map of its own
+    with network_surgery(*models, choice, only=only):
+        whole = target.model(images)
+    tower = from_stage_on(target.model, start, map_shapes(target, images)[start])
+    rest = tuple(name for name in only if name >= start)
+    with (
+        target.model.conv1.register_forward_hook(lambda *_: pytest.fail("the stem ran")),
+        network_surgery(stages(tower), target_statistics, source, source_statistics, choice, only=rest),
+    ):
+        assert torch.equal(tower(images), whole)
+    assert hooks(tower) == 0
+    assert (whole - target.model(images)).abs().amax() > 1e-2
+
+
+def test_a_tower_has_no_part_from_an_unknown_stage_on(tower) -> None:
+    with pytest.raises(ValueError, match="There is no stage stem; choose from layer1, layer2, layer3, layer4"):
+        from_stage_on(tower, "stem", (4, 16, 16))
 
 
 def test_models_are_as_before_after_surgery_and_after_a_failure_inside(models, choice, images) -> None:

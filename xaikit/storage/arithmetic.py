@@ -102,6 +102,11 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(_cpu_info().get("flags", "").split())
 
 
+def cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, object]:
     """What a record keeps of the machine: CPU, instruction sets, cores, threads, arithmetic, and how fast it is.
 
@@ -113,7 +118,7 @@ def machine() -> dict[str, object]:
     return {
         "cpu": _cpu_info().get("model name", "") or platform.processor() or platform.machine(),
         "flags": " ".join(vectors),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "arithmetic": name(),
         "threads": torch and torch.get_num_threads(),
         "calibration": torch and {str(threads): round(calibrate(threads), 2) for threads in (1, 2)},

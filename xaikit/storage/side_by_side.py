@@ -20,6 +20,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from xaikit.storage import cache
+from xaikit.storage.arithmetic import cores
 
 MEMORY = 1.5 * 2**30  # of a job: a ResNet-50 in training at 28 pixels takes 1.2 GB, 0.4 of it torch itself
 
@@ -35,7 +36,7 @@ def side_by_side(
     Raises what a job raises, with the job's name before its message, and RuntimeError for a process that was killed;
     the others are then stopped.
     """
-    processes = min(len(jobs), _cores(), max(1, int(psutil.virtual_memory().available / MEMORY)))
+    processes = min(len(jobs), cores(), max(1, int(psutil.virtual_memory().available / MEMORY)))
     if device != "cpu" or processes <= 1:
         for name, job in jobs.items():
             with _named(name), _one_thread(device):
@@ -132,7 +133,3 @@ def _begin(deterministic: bool) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

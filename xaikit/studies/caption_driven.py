@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +26,8 @@ from xaikit.metrics.intervals import Interval, bootstrap_mean, cluster_bootstrap
 from xaikit.metrics.ranking import auc
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
-from xaikit.models.hooks import listening
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.remembering import Remembering
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
@@ -36,10 +37,11 @@ from xaikit.surgery.matching import (
     Maps,
     activation_statistics,
     convolutions,
+    map_shapes,
     match_activations,
     stages,
 )
-from xaikit.surgery.transplant import Choice, choose_maps, network_surgery
+from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
 CAPTIONS = Captions(
@@ -112,14 +114,30 @@ def train_models(
     return {name: [next(trained) for _ in digits[name]] for name in plans}, digits
 
 
+def remembering(model: Preprocessed) -> Preprocessed:
+    """The same classifier, which does not run again for digits that it has just seen (`Remembering`).
+
+    Digits that are one picture behind its preprocessor, the grey model's in other colours, are the same digits.
+    """
+    if isinstance(model.model, Remembering):
+        return model
+    return _behind(model, Remembering(model.model, convolutions(model).layers), grey=model.grey)
+
+
+def _behind(own: Preprocessed, network: nn.Module, *, grey: bool) -> Preprocessed:
+    """A network behind the preprocessing that is a model's own."""
+    return Preprocessed(network, own.size, own.mean, own.std, grey=grey).train(own.training)
+
+
 @dataclass(frozen=True, eq=False)
 class Matched:
     """A standalone model matched with CLIP: all that surgery needs."""
 
-    model: Preprocessed
+    model: Preprocessed  # around a `Remembering`
     clip: Clip
     source_statistics: ActivationStatistics
     target_statistics: ActivationStatistics
+    target_shapes: dict[str, tuple[int, int, int]]  # of CLIP's maps: channels, height, width
     choices: dict[str, Choice]  # by the rule of `choose_maps`
 
     @property
@@ -138,42 +156,38 @@ class Matched:
 
         The standalone model runs once a batch, whatever the number of surgeries.
         """
-        target, source = stages(self.clip.image_encoder), _Remembering(convolutions(self.model)).maps
         features = self.clip.encode_texts(captions.texts)
         parts: dict[str, list[Tensor]] = {name: [] for name in surgeries}
         for images in _batches(data, self.clip):
             for name, options in surgeries.items():
-                options = {"choice": self.choice, **options}
-                with network_surgery(target, self.target_statistics, source, self.source_statistics, **options):
-                    parts[name].append(similarities(self.clip.image_encoder, features, [images]))
+                with self._surgery(**options) as encoder:
+                    parts[name].append(similarities(encoder, features, [images]))
         return {name: torch.cat(each) for name, each in parts.items()}
 
-
-class _Remembering(nn.Module):
-    """A model's maps, for several forward passes with one batch: only the first runs the model, later ones replay."""
-
-    def __init__(self, maps: Maps) -> None:
-        super().__init__()
-        self.original, self.batch, self.activations = maps, None, {}
-        self.replayed = nn.ModuleList(nn.Identity() for _ in maps.layers)
-
-    @property
-    def maps(self) -> Maps:
-        return Maps(self, dict(zip(self.original.layers, self.replayed, strict=True)))
-
-    def forward(self, images: Tensor) -> None:
-        if images is not self.batch:
-            self.batch, self.activations = images, {}
-            with listening(self.original.layers, lambda name, maps: self.activations.update({name: maps.clone()})):
-                self.original.model(images)
-        for name, layer in self.maps.layers.items():
-            layer(self.activations[name])
+    @contextmanager
+    def _surgery(
+        self, choice: Choice | None = None, only: tuple[str, ...] | None = None, *, whole: bool = False, **options: Any
+    ) -> Iterator[nn.Module]:
+        """CLIP's image encoder after `network_surgery`; unless it is to be `whole`, without what is written over."""
+        choice, encoder = choice or self.choice, self.clip.image_encoder
+        names = list(self.target_statistics.channels)
+        touched = tuple(names) if only is None else only
+        overwritten = [
+            name for name in names if name in touched and choice.swapped[self.target_statistics.span[name]].all()
+        ]
+        if overwritten and not whole:
+            start = overwritten[-1]
+            encoder = from_stage_on(encoder.model, start, self.target_shapes[start])
+            touched = tuple(name for name in touched if name not in names[: names.index(start)])
+        target, source = stages(encoder), Maps(self.model, self.model.model.layers)
+        sides = target, self.target_statistics, source, self.source_statistics
+        with network_surgery(*sides, choice, only=touched, **options):
+            yield encoder
 
 
 def without_preprocessor(matched: Matched) -> Matched:
     """The same model without its colour-to-grey front, matched as before (on grey digits the two are the same)."""
-    own = matched.model
-    return replace(matched, model=Preprocessed(own.model, own.size, own.mean, own.std).eval())
+    return replace(matched, model=_behind(matched.model, matched.model.model, grey=False))
 
 
 def clip_similarities(clip: Clip, data: ColouredDigits, captions: Captions = CAPTIONS) -> Tensor:
@@ -194,7 +208,7 @@ def match(
 
     `as_published` leaves out the variance between batches, as the public notebook does.
     """
-    images = data.image[:most]
+    model, images = remembering(model), data.image[:most]
     result = cache.fetch(
         _match, model=model, encoder=clip.image_encoder, images=images, rules=rules, as_published=as_published
     )
@@ -207,22 +221,24 @@ def match(
         for rule in rules
         for source in [result[f"source {rule}"]]
     }
-    return Matched(model, clip, sides["source"], sides["target"], choices)
+    shapes = {stage: tuple(shape) for stage, shape in result["shapes"].items()}
+    return Matched(model, clip, sides["source"], sides["target"], shapes, choices)
 
 
 def _match(
     model: Preprocessed, encoder: Preprocessed, images: Tensor, rules: tuple[str, ...], as_published: bool
 ) -> dict:
-    batch = PUBLISHED_BATCH if as_published else _batch(encoder)  # the variance that is left out depends on the batches
     device = next(model.parameters()).device
-    source, target = convolutions(model), stages(encoder)
+    tower = Remembering(encoder.model, stages(encoder.model).layers)
+    source, target = Maps(model, model.model.layers), Maps(_behind(encoder, tower, grey=False), tower.layers)
 
     def batches() -> Iterator[Tensor]:
-        return (part.to(device) for part in images.split(batch))
+        return (part.to(device) for part in images.split(_batch(encoder)))
 
-    statistics = [activation_statistics(maps, batches(), as_published=as_published) for maps in (source, target)]
+    published = {"as_published": as_published, "published_batch": PUBLISHED_BATCH}
+    statistics = [activation_statistics(maps, batches(), **published) for maps in (source, target)]
     scores = match_activations(source, statistics[0], target, statistics[1], batches())
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {"shapes": map_shapes(target, images[:1].to(device))}
     for rule in rules:
         choice = choose_maps(scores, rule)
         result |= {f"source {rule}": choice.source, f"score {rule}": choice.score}
@@ -408,7 +424,7 @@ def recipe(settings: Settings) -> Recipe:
 
 
 def _batch(encoder: Preprocessed) -> int:
-    return max(PUBLISHED_BATCH, BATCH_PIXELS // encoder.size**2)
+    return max(BATCH_PIXELS // encoder.size**2 // PUBLISHED_BATCH, 1) * PUBLISHED_BATCH  # whole published batches
 
 
 def _batches(data: ColouredDigits, clip: Clip) -> Iterator[Tensor]:

@@ -25,7 +25,7 @@ from xaikit.surgery.matching import (
     stages,
     upsampling_adjoint,
 )
-from xaikit.surgery.transplant import Choice, choose_maps, network_surgery, shuffled, strongest
+from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery, shuffled, strongest
 
 __all__ = [
     "ActivationStatistics",
@@ -38,6 +38,7 @@ __all__ = [
     "cue_contrast",
     "cue_share",
     "dominant_captions",
+    "from_stage_on",
     "map_shapes",
     "match_activations",
     "network_surgery",

@@ -1,11 +1,14 @@
 """Network surgery: the activation maps of a classifier, transplanted into CLIP (Koller et al., section 2.4).
 
-`choose_maps` reads the matching scores, and `network_surgery` swaps the chosen maps into CLIP's image tower (Eq. 4).
+`choose_maps` reads the matching scores, and `network_surgery` swaps the chosen maps into CLIP's image tower (Eq. 4),
+of which `from_stage_on` leaves out what is written over.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from xaikit.models.hooks import evaluating, listening
-from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Maps
+from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Maps, stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,19 +119,27 @@ def network_surgery(
     if len(choice.source) != len(target_statistics.mean) or choice.source.max() >= len(source_statistics.mean):
         raise ValueError("The choice of maps belongs to other models; match these two again.")
 
-    stages = target.layers if only is None else only
-    plan = {name: _transplants(name, target_statistics, source_statistics, choice) for name in stages}
-    wanted = {t.layer: source.layers[t.layer] for transplants in plan.values() for t in transplants}
-    current: dict[str, Tensor] = {}
+    plan = {
+        name: _transplants(name, target_statistics, source_statistics, choice)
+        for name in (target.layers if only is None else only)
+    }
+    wanted: dict[str, list[_Transplant]] = {}
+    for transplant in chain.from_iterable(plan.values()):
+        wanted.setdefault(transplant.layer, []).append(transplant)
+    current: dict[_Transplant, Tensor] = {}
 
     def run_source(_module: nn.Module, inputs: tuple) -> None:
         source.model(*inputs)
+
+    def keep(layer: str, maps: Tensor) -> None:
+        # Indexing copies: an in-place ReLU right behind a convolution overwrites what it gave.
+        current.update({t: maps[:, t.columns.to(maps.device)] for t in wanted[layer]})
 
     def swap_in(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
         def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
             output = output.clone()
             for t in plan[name]:
-                maps = current[t.layer][:, t.columns.to(output.device)]
+                maps = current[t]
                 if maps.shape[-2:] != output.shape[-2:]:
                     maps = F.interpolate(maps, size=output.shape[-2:], mode=interpolation)
                 scale, shift = (values.to(output)[:, None, None] for values in (t.scale, t.shift))
@@ -139,18 +150,16 @@ def network_surgery(
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(source.model))
-        if wanted:
-            # Copies, because an in-place ReLU right behind a convolution overwrites what it gave.
-            stack.enter_context(listening(wanted, lambda name, maps: current.update({name: maps.clone()})))
+        stack.enter_context(listening({layer: source.layers[layer] for layer in wanted}, keep))
         for handle in (
-            target.model.register_forward_pre_hook(run_source),
-            *(target.layers[name].register_forward_hook(swap_in(name)) for name in stages),
+            *([target.model.register_forward_pre_hook(run_source)] if wanted else []),
+            *(target.layers[name].register_forward_hook(swap_in(name)) for name in plan),
         ):
             stack.callback(handle.remove)
         yield
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Transplant:
     """The maps that one stage takes from one source layer, and the affine map that Eq. 2 and Eq. 4 make together."""
 
@@ -179,3 +188,29 @@ def _transplants(
 
 
 # --- the protocol as published -----------------------------------------------------------------------------------
+
+
+def from_stage_on(tower: nn.Module, stage: str, shape: tuple[int, int, int]) -> nn.Sequential:
+    """An open_clip ResNet tower without what comes before the end of `stage`, for a surgery that swaps all its maps.
+
+    Only the source's maps reach the embedding then (section 2.1), so that CLIP need not make its own: `stage` gives
+    zeros of this `shape` (channels, height, width), for the surgery to write over, and nothing before it runs. The
+    stages keep their names. Raises ValueError as `stages` does, and for a stage that there is not.
+    """
+    layers = stages(tower).layers
+    if stage not in layers:
+        raise ValueError(f"There is no stage {stage}; choose from {', '.join(layers)}.")
+    at = list(layers).index(stage)
+    parts = {name: nn.Identity() if i < at else layer for i, (name, layer) in enumerate(layers.items())}
+    return nn.Sequential(OrderedDict(parts | {stage: _Blank(shape), "attnpool": tower.attnpool}))
+
+
+class _Blank(nn.Module):
+    """Maps that are yet to be written."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), *self.shape)
