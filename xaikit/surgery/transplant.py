@@ -187,9 +187,6 @@ def _transplants(
     return transplants
 
 
-# --- the protocol as published -----------------------------------------------------------------------------------
-
-
 def from_stage_on(tower: nn.Module, stage: str, shape: tuple[int, int, int]) -> nn.Sequential:
     """An open_clip ResNet tower without what comes before the end of `stage`, for a surgery that swaps all its maps.
 
