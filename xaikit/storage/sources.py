@@ -4,11 +4,11 @@ import ast
 import functools
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xaikit.storage.paths import ROOT
+from xaikit.storage.settings import read as read_settings
 
 PACKAGE = "xaikit"
 # Fields that differ between Python versions or say nothing about what the code does.
@@ -56,7 +56,7 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     Raises FileNotFoundError when one of them is missing.
     """
     notebook = root / "notebooks" / f"{name}.py"
-    tables = tomllib.loads((root / PACKAGE / "companion" / "profiles" / f"{profile}.toml").read_text(encoding="utf-8"))
+    tables = read_settings(root / PACKAGE / "companion" / "profiles", profile)
     settings = {section: tables.get(section, {}) for section in ("common", name)}
     inputs = [notebook, root / "requirements.lock"]
     for weights in sorted(_weights_named(settings)):
