@@ -43,6 +43,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
+from torchvision.utils import make_grid
 
 from xaikit.companion import plots, profiles
 from xaikit.companion.record import Record, published
@@ -108,9 +109,14 @@ check_class_names(original.names)
 classifier = study.nine_classifier(cfg, seed)
 features = Features(classifier.model, vit_classifier.TOKENS)
 pairs = pictures.captioned(cfg)
-translator = study.trained_translator(
-    features, pairs, language, cfg.translator, seed, cfg.device, file=cfg.get("translator_file")
-)
+file = cfg.get("translator_file", "")
+translator = study.trained_translator(features, pairs, language, cfg.translator, seed, cfg.device, file=file)
+if file and not (study.DATASETS / file).is_file():
+    record.remark(
+        f"{file} is missing: the translator learned from {len(pairs):,} pictures instead of the paper's pairs"
+    )
+elif file:
+    record.remark(f"the translator is {file}; those of the controls learned from {len(pairs):,} pictures")
 explainer = study.Explainer(features, translator, language, cfg.sampling)
 
 known = {name: study.features_of(features, each.images, len(each), cfg.device) for name, each in data.items()}
@@ -126,11 +132,11 @@ print(f"The classifier is right in {right.mean():.0%} of the {len(right)} test p
 
 # %% [markdown]
 # One picture, all the way: nucleus sampling (Holtzman et al.) draws each next word from the fewest words that together
-# have probability 0.95, so that sentences differ, but stay likely (`nucleus_sampling.sample`). Then stop words go,
+# have probability 0.95, so that sentences differ, but stay likely (`sample`). Then stop words go,
 # plurals become singular, and of each word we count *in how many sentences* it is (`document_frequency`).
 
 # %%
-CLASS_WORDS = study.class_words(original)
+CLASS_WORDS = study.class_words(original, classifier)
 
 
 def cloud(ax, frequencies, title, own=()):
@@ -218,7 +224,7 @@ pd.Series({key: str(value) for key, value in on_background.items()}, name="its c
 #
 # In the paper people count how many of the ten most frequent words match the picture, and say whether the top word
 # goes with the prediction. Here the raters are **automatic**: of a drawn scene every factor is known, and so is every
-# word that is true of it (`world.lexicon.true_words`). What raters are not asked in the paper: how many of the words
+# word that is true of it (`lexicon.true_words`). What raters are not asked in the paper: how many of the words
 # would match *another* picture?
 #
 # "Top word" has a catch as well: a caption names colours and patterns as often as things. As published, every word
@@ -281,7 +287,8 @@ plt.show(figure)
 # rater:
 #
 # ```python
-# from xaikit import paths, rating
+# from xaikit.storage import paths
+# from xaikit.texplain import rating
 # ten = [tuple(list(each)[: cfg.words]) for each in words["original"]]
 # questions = [
 #     rating.Question(f"nine-{i}", original.images[i], ten[i], predicted[i], ten[i][0]) for i in range(20)
@@ -721,19 +728,19 @@ if drawn:
 
 # %%
 generator = generators.load_from(cfg.generator, cfg.device)
-latent = study.LatentTokens(generator)
+at_once = cfg.generator.get("batch", 50)
+latent = study.LatentTokens(generator, at_once)
+drawn_things = pictures.captioned(cfg, ("nine",), generator.size)
 latent_translator = study.trained_translator(
-    latent, pictures.captioned(cfg, ("nine",)), language, cfg.latents, seed, cfg.device, variant="bottleneck",
-    activation=True, hidden=cfg.latents.hidden,
+    latent, drawn_things, language, cfg.latents, seed, cfg.device, variant="bottleneck", activation=True,
+    hidden=cfg.latents.hidden,
 )  # fmt: skip
 from_latents = study.Explainer(latent, latent_translator, language, cfg.sampling)
 prompts = pictures.generator_prompts(cfg, seed)
-made = {
-    name: generator.generate(each, seed=seed_for(seed, "generator", name), steps=cfg.steps)
-    for name, each in prompts.items()
-}
-by_latent, by_captioner = {}, {}
-for name, (latents, images) in made.items():
+made, by_latent, by_captioner = {}, {}, {}
+for name, each in prompts.items():
+    latents, images = generator.generate(each, seed=seed_for(seed, "generator", name), steps=cfg.steps, batch=at_once)
+    made[name] = images[:6].clone()
     by_latent[name] = from_latents.texts(
         latent.tokens(latents).cpu(), cfg.generated_sentences, seed_for(seed, "latents", name)
     )
@@ -741,7 +748,7 @@ for name, (latents, images) in made.items():
     by_captioner[name] = told.texts(z, cfg.generated_sentences, seed_for(seed, "captions", name))
 figure, axes = plt.subplots(3, len(cfg.shown_categories), figsize=(3.4 * len(cfg.shown_categories), 6.6))
 for column, name in enumerate(cfg.shown_categories):
-    montage = torch.cat(list(made[name][1][:6].cpu()), 2).unflatten(2, (2, -1)).transpose(1, 2).flatten(1, 2)
+    montage = make_grid(made[name], nrow=3, padding=0)
     axes[0, column].imshow(montage.permute(1, 2, 0))
     axes[0, column].axis("off")
     axes[0, column].set_title(f"generated: {name}", fontsize=10)

@@ -122,7 +122,8 @@ both_ways = [setting.answers(each) for setting in settings["occupation"] for eac
 right = {name: [answers[name, setting] for setting in (ZERO_SHOT, FINE_TUNED)] for name in test}
 if test["occupation"].scenes is not None:  # the portraits are the test pictures themselves
     right["occupation"] = both_ways
-chosen = {name: study.right_in_all(right[name], test[name].labels, cfg.explained) for name in test}
+choice = {"seed": seed, "rehearsing": "stand_ins" in cfg}
+chosen = {name: study.right_in_all(right[name], test[name].labels, cfg.explained, **choice) for name in test}
 images = {name: test[name].stack(chosen[name].tolist()).to(cfg.device) for name in test}
 labels = {name: test[name].labels[chosen[name]] for name in test}
 some = [(name, i) for name in test for i in range(min(8, len(chosen[name])))]
@@ -335,7 +336,7 @@ if with_text.any():
 # blur**, black stays black. A map can point there only by its coarse cells, which reach over the patch's edge.
 
 # %%
-people = everyone.select(study.right_in_all(both_ways, everyone.labels, cfg.portraits))
+people = everyone.select(study.right_in_all(both_ways, everyone.labels, cfg.portraits, **choice))
 figure = plots.image_grid(people.masked[:16], [test["occupation"].names[label] for label in people.labels[:16]])
 record.figure("fig6", figure)
 plt.show(figure)

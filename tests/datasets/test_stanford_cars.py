@@ -162,3 +162,29 @@ def test_annotations_that_do_not_fit_the_classes_are_refused(both_layouts, rows)
     write_annotations(both_layouts[0] / "devkit" / ANNOTATIONS["train"], rows)
     with pytest.raises(ValueError, match=r"annos\.mat does not fit the 196 classes of .*: take both from one kit"):
         read_cars(both_layouts[0], "train")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_folders_within_folders_as_archives_unpack_them(written, tmp_path, split) -> None:
+    """Kaggle's archives: cars_train/cars_train beside car_devkit/devkit, and car_data/car_data/train."""
+    official, mirror = (read_cars(written / layout, split) for layout in ("official", "mirror"))
+    kaggle, other = tmp_path / "kaggle", tmp_path / "other"
+    for name in ("cars_train", "cars_test"):
+        shutil.copytree(written / "official" / name, kaggle / name / name)
+    shutil.copytree(written / "official" / "devkit", kaggle / "car_devkit" / "devkit")
+    shutil.copytree(written / "mirror", other / "car_data" / "car_data")
+    for expected, found in ((official, read_cars(kaggle, split)), (mirror, read_cars(other, split))):
+        assert found.ids == expected.ids and found.names == expected.names
+        assert torch.equal(found.labels, expected.labels)
+
+
+def test_what_is_there_is_said_where_it_cannot_be_read(written, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere is missing; put StanfordCars there"):
+        read_cars(tmp_path / "nowhere", "train")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").touch()
+    with pytest.raises(FileNotFoundError, match=r"but data; unpack train-00000-of-00001.parquet into class folders"):
+        read_cars(tmp_path, "train")
+    shutil.copytree(written / "official" / "cars_test", tmp_path / "cars_test")
+    with pytest.raises(FileNotFoundError, match=r"cars_test_annos_withlabels.mat is missing; put the development kit"):
+        read_cars(tmp_path, "test")

@@ -97,6 +97,12 @@ def test_words_of_classes_and_homes() -> None:
     assert study.home_words(data)["fish"] == {"reef", "water"}
     photographs = Classified([], torch.zeros(0, dtype=torch.int64), ("musical instrument",), ("",))
     assert study.class_words(photographs)["musical instrument"] == {"musical", "instrument"}
+    known = study.NineClassifier(
+        nn.Identity(), ("grand piano", "titi monkeys", "toilet paper"), torch.tensor([6, 7, -1])
+    )
+    found = study.class_words(photographs, known)
+    assert found["musical instrument"] == {"musical", "instrument", "piano"} and "monkey" in found["primate"]
+    assert not any("paper" in words for words in found.values())
     with pytest.raises(ValueError, match="not known: have people rate it"):
         study.truths(photographs)
 
@@ -198,21 +204,28 @@ def test_a_trained_translator_tells_pictures_apart(cfg, language) -> None:
     assert np.mean(right) > 0.8
 
 
-def test_a_translator_from_a_file_is_read_and_a_missing_one_named(cfg, language, tmp_path, monkeypatch) -> None:
+@needs_captioner
+def test_long_captions_are_cut_and_counted(language) -> None:
+    texts = ["a bird", "a red bird on the water and a red bird on the water", "xyzzy"]
+    with pytest.warns(
+        UserWarning, match="of 3 captions 1 have more than 6 tokens, and are cut off, and 1 have no word"
+    ):
+        rows = study.encoded(language, texts, 6)
+    assert rows.shape == (3, 6) and rows[1, -1] == language.end and (rows[1] != language.pad).all()
+    assert torch.equal(study.encoded(language, texts[:1], 6), language.encode(texts[:1], 6))
+    with pytest.raises(ValueError, match="No word has room"):
+        study.encoded(language, texts, 2)
+
+
+def test_a_translator_from_a_file_is_read_and_without_it_the_pairs_must_do(
+    cfg, language, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(study, "DATASETS", tmp_path)
     write_translator(tmp_path / "mine.safetensors", Translator(3, 4, 128))
     job = (nn.Identity(), pictures.Captioned([], []), language, cfg.translator, 0, "cpu")
     assert study.trained_translator(*job, file="mine.safetensors").arguments["width"] == 4
-    with pytest.raises(ValueError, match="missing: train it with python -m"):
+    with pytest.raises(ValueError, match="no image with captions to learn from"):
         study.trained_translator(*job, file="none.safetensors")
-
-
-@needs_captioner
-def test_tokens_that_write_a_concept_are_singular_and_plural(language) -> None:
-    written = repair.tokens_of(language, {"waterbird": ["duck", "swan"]})
-    back = {language.tokenizer.convert_ids_to_tokens(number) for number in written("waterbird")}
-    assert {"duck", "ducks", "swan", "swans", "waterbird"} <= back and "owl" not in back
-    assert written("no-such-word") == set()
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from pytorch_grad_cam import GradCAM, XGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, BertTokenizerFast
 
 from xaikit.texplain.translator import Translator
-from xaikit.texplain.word_maps import classifier_grad_cam, token_cam, word_grad_cam
+from xaikit.texplain.word_maps import classifier_grad_cam, first_said, token_cam, word_grad_cam
+from xaikit.texplain.words import words_of
 
 GRID, WIDTH, VOCABULARY = (2, 3), 5, 12
 PAD, START, END = 0, 1, 2
@@ -58,6 +59,17 @@ SENTENCES = torch.tensor(
 )
 # By hand: the sentences of each image that have its word, and the position where they first do.
 FIRST = [{0: 1, 2: 2, 3: 3}, {0: 2, 1: 1}, {0: 1, 1: 1, 2: 3, 3: 5}]
+
+
+def says(words=WORDS, sentences: Tensor = SENTENCES, prompt: int = 1) -> Tensor:
+    """The tokens with which each sentence first says one of the tokens of its image's word."""
+    found = torch.zeros(sentences.shape, dtype=torch.bool)
+    for image, wanted in enumerate(words):
+        for row, sentence in enumerate(sentences[image].tolist()):
+            first = next((at for at, token in enumerate(sentence) if at >= prompt and token in wanted), None)
+            if first is not None:
+                found[image, row, first] = True
+    return found
 
 
 def slow_score(decoder: nn.Module, translator: nn.Module, features: Tensor, image: int, most: int = 16) -> Tensor:
@@ -116,7 +128,7 @@ def test_token_cam_refuses_other_grids_weights_and_nan() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 16])
 def test_word_grad_cam_equals_sentence_by_sentence_autograd(decoder, translator, most) -> None:
-    found = word_grad_cam(decoder, translator, FEATURES, SENTENCES, WORDS, grid=GRID, pad=PAD, most=most)
+    found = word_grad_cam(decoder, translator, FEATURES, SENTENCES, says(), grid=GRID, pad=PAD, most=most)
     assert found.shape == (3, *GRID) and (found > 0).any((1, 2)).all()
     for image in range(3):
         leaf = FEATURES[image].clone().requires_grad_()
@@ -126,7 +138,7 @@ def test_word_grad_cam_equals_sentence_by_sentence_autograd(decoder, translator,
 
 
 def test_word_grad_cam_equals_finite_differences(decoder, translator) -> None:
-    found = word_grad_cam(decoder, translator, FEATURES, SENTENCES, WORDS, grid=GRID, pad=PAD)
+    found = word_grad_cam(decoder, translator, FEATURES, SENTENCES, says(), grid=GRID, pad=PAD)
     step = 1e-5
     for image in range(3):
         weights = []
@@ -140,30 +152,78 @@ def test_word_grad_cam_equals_finite_differences(decoder, translator) -> None:
 
 
 def test_an_image_has_the_same_map_alone_and_among_others(decoder, translator) -> None:
-    together = word_grad_cam(decoder, translator, FEATURES, SENTENCES, WORDS, grid=GRID, pad=PAD)
+    together = word_grad_cam(decoder, translator, FEATURES, SENTENCES, says(), grid=GRID, pad=PAD)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = word_grad_cam(decoder, translator, FEATURES[one], SENTENCES[one], WORDS[one], grid=GRID, pad=PAD)
+        alone = word_grad_cam(decoder, translator, FEATURES[one], SENTENCES[one], says()[one], grid=GRID, pad=PAD)
         torch.testing.assert_close(alone, together[one])
 
 
 def test_padding_prompts_and_sentences_without_the_word_change_nothing(decoder, translator) -> None:
-    expected = word_grad_cam(decoder, translator, FEATURES, SENTENCES, WORDS, grid=GRID, pad=PAD)
+    expected = word_grad_cam(decoder, translator, FEATURES, SENTENCES, says(), grid=GRID, pad=PAD)
     padded = F.pad(SENTENCES, (0, 3))
-    with_start_and_pad = [own | {START, PAD} for own in WORDS]
-    found = word_grad_cam(decoder, translator, FEATURES, padded, with_start_and_pad, grid=GRID, pad=PAD)
+    with_start = F.pad(says(), (0, 3))
+    with_start[:, :, 0] = True  # it is given, not said
+    found = word_grad_cam(decoder, translator, FEATURES, padded, with_start, grid=GRID, pad=PAD)
     torch.testing.assert_close(found, expected)
-    only = word_grad_cam(decoder, translator, FEATURES[1:2], SENTENCES[1:2, :2], WORDS[1:2], grid=GRID, pad=PAD)
+    only = word_grad_cam(decoder, translator, FEATURES[1:2], SENTENCES[1:2, :2], says()[1:2, :2], grid=GRID, pad=PAD)
     torch.testing.assert_close(only, expected[1:2])
     # With two tokens given, the words that stand second are no longer said, and the next use counts.
-    shorter = word_grad_cam(
-        decoder, translator, FEATURES[:1], SENTENCES[:1, :1], WORDS[:1], grid=GRID, pad=PAD, prompt=2
-    )
+    later = says(prompt=2)[:1, :1]
+    shorter = word_grad_cam(decoder, translator, FEATURES[:1], SENTENCES[:1, :1], later, grid=GRID, pad=PAD, prompt=2)
     leaf = FEATURES[0].clone().requires_grad_()
     sentence, conditioning = SENTENCES[0, 0], translator(leaf[None])
     logits = decoder(input_ids=sentence[None, :3], encoder_hidden_states=conditioning, use_cache=False).logits
     (gradient,) = torch.autograd.grad(logits[0, -1].log_softmax(0)[5], leaf)
     torch.testing.assert_close(shorter[0], slow_map(FEATURES[0], list(gradient[1:].mean(0))))
+
+
+def test_a_word_of_several_pieces_counts_as_one(decoder, translator) -> None:
+    sentence = torch.tensor([[[1, 3, 7, 8, 4, 2]]])
+    marks = torch.tensor([[[False, False, True, True, False, False]]])
+    found = word_grad_cam(decoder, translator, FEATURES[:1], sentence, marks, grid=GRID, pad=PAD)
+    leaf = FEATURES[:1].clone().requires_grad_()
+    log = 0.0
+    for position in (2, 3):  # log p(7 | 1 3) + log p(8 | 1 3 7)
+        before = sentence[0, :, :position]
+        logits = decoder(input_ids=before, encoder_hidden_states=translator(leaf), use_cache=False).logits
+        log = log + logits[0, -1].log_softmax(0)[sentence[0, 0, position]]
+    (gradient,) = torch.autograd.grad(log, leaf)
+    torch.testing.assert_close(found[0], slow_map(FEATURES[0], list(gradient[0, 1:].mean(0))))
+
+
+def test_the_tokens_of_a_word_are_found_whole(tmp_path) -> None:
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "sea",
+        "##gull",
+        "##s",
+        "bird",
+        "##bird",
+        "humming",
+        "the",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces))
+    tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    texts = ["a seagulls a seagull", "the sea", "a hummingbird bird", "birds", "seabird"]
+    rows = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").input_ids
+
+    def said(*words: str) -> list[list[str]]:
+        marks = first_said(rows[None], [words], tokenizer, words_of)[0]
+        return [tokenizer.convert_ids_to_tokens(row[mark].tolist()) for row, mark in zip(rows, marks, strict=True)]
+
+    assert said("seagull") == [["sea", "##gull", "##s"], [], [], [], []]
+    assert said("sea") == [[], ["sea"], [], [], []]  # no part of a longer word
+    assert said("bird") == [[], [], ["bird"], ["bird", "##s"], []]
+    assert said("hummingbird", "sea") == [[], ["sea"], ["humming", "##bird"], [], []]
+    assert said("no-such-word") == [[]] * 5
+    with pytest.raises(ValueError, match="words of 2"):
+        first_said(rows[None], [["bird"], ["sea"]], tokenizer, words_of)
 
 
 def test_models_and_features_are_left_as_they_were(decoder, translator) -> None:
@@ -172,7 +232,7 @@ def test_models_and_features_are_left_as_they_were(decoder, translator) -> None:
     with torch.inference_mode():
         features = FEATURES.clone()
     with torch.no_grad():
-        found = word_grad_cam(decoder, translator, features, SENTENCES, WORDS, grid=GRID, pad=PAD)
+        found = word_grad_cam(decoder, translator, features, SENTENCES, says(), grid=GRID, pad=PAD)
     assert not found.requires_grad and translator.training and not decoder.training
     assert all(torch.equal(value, before[name]) for name, value in translator.state_dict().items())
     assert all(p.grad is None and p.requires_grad for model in (decoder, translator) for p in model.parameters())
@@ -180,7 +240,8 @@ def test_models_and_features_are_left_as_they_were(decoder, translator) -> None:
 
 def test_bad_input_of_word_grad_cam(decoder, translator) -> None:
     def attempt(features=FEATURES, sentences=SENTENCES, words=WORDS, **others):
-        return word_grad_cam(decoder, translator, features, sentences, words, grid=GRID, pad=PAD, **others)
+        marks = says(words, sentences)
+        return word_grad_cam(decoder, translator, features, sentences, marks, grid=GRID, pad=PAD, **others)
 
     with pytest.raises(ValueError, match="No sentence of image 1 has its word"):
         attempt(words=[{5}, {11}, {8}])
@@ -188,8 +249,8 @@ def test_bad_input_of_word_grad_cam(decoder, translator) -> None:
         attempt(words=[{5}, {6}, set()])
     with pytest.raises(ValueError, match="No sentence of image 0 has its word"):
         attempt(words=[{PAD, START}, {6}, {8}])
-    with pytest.raises(ValueError, match="words of 2"):
-        attempt(words=WORDS[:2])
+    with pytest.raises(ValueError, match="marks of a word"):
+        word_grad_cam.__wrapped__(decoder, translator, FEATURES, SENTENCES, says()[:, :, 1:], grid=GRID, pad=PAD)
     with pytest.raises(ValueError, match="at least one image"):
         attempt(FEATURES[:0], SENTENCES[:0], [])
     with pytest.raises(ValueError, match="at most 0 sentences"):
@@ -226,7 +287,7 @@ def test_word_grad_cam_finds_the_patch_that_the_word_comes_from() -> None:
         optimizer.step()
     features, there, places = images(100)
     sentences = torch.tensor([START, named, END]).expand(100, 1, 3)
-    maps = word_grad_cam(decoder, translator, features, sentences, [{named}] * 100, grid=(3, 3), pad=PAD)
+    maps = word_grad_cam(decoder, translator, features, sentences, sentences == named, grid=(3, 3), pad=PAD)
     found = maps.flatten(1).argmax(1) == places
     assert found[there == 1].double().mean() > 0.9  # chance is 0.11
 

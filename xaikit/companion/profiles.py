@@ -2,11 +2,11 @@
 
 import os
 import random
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from xaikit.storage import settings
 from xaikit.storage.arithmetic import NATIVE
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -64,15 +64,26 @@ def check(name: str, folder: Path = FOLDER) -> None:
 def cell_timeout(name: str, folder: Path = FOLDER) -> int:
     """Seconds that one cell of a notebook may take under a profile; an hour where its TOML says nothing."""
     check(name, folder)
-    tables = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    tables = settings.read(folder, name)
     return int(tables.get("common", {}).get("cell_timeout", 3_600))
 
 
 def arithmetic(name: str, folder: Path = FOLDER) -> str:
     """The arithmetic (`storage.arithmetic`) of the notebooks under a profile; the machine's own where it names none."""
     check(name, folder)
-    tables = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    tables = settings.read(folder, name)
     return str(tables.get("common", {}).get("arithmetic", NATIVE))
+
+
+def load_common(name: str, folder: Path = FOLDER) -> dict[str, Any]:
+    """What a profile says of all notebooks; nothing for a name that is no profile."""
+    return settings.read(folder, name).get("common", {}) if name in names(folder) else {}
+
+
+def rehearses(name: str, folder: Path = FOLDER) -> bool:
+    """Whether a profile runs on stand-ins for data and weights (`companion.rehearsal`)."""
+    check(name, folder)
+    return bool(settings.read(folder, name).get("common", {}).get("stand_ins", False))
 
 
 def load(name: str, section: str, seed: int, folder: Path = FOLDER) -> Settings:
@@ -83,7 +94,7 @@ def load(name: str, section: str, seed: int, folder: Path = FOLDER) -> Settings:
     Raises ValueError for an unknown profile or section.
     """
     check(name, folder)
-    tables = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    tables = settings.read(folder, name)
     common = tables.pop("common", {})
     if section not in tables:
         raise ValueError(f"profile {name!r} has no section {section!r}: it has {', '.join(tables) or 'none'}")

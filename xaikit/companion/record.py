@@ -18,6 +18,7 @@ from typing import Any, Literal, SupportsFloat, get_args
 import pandas as pd
 from matplotlib.figure import Figure
 
+from xaikit.companion import profiles
 from xaikit.companion.units import RANGES
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import replacing, write_text
@@ -70,6 +71,8 @@ class Record:
 
     def __init__(self, notebook: str, profile: str, seed: int) -> None:
         self.notebook, self.profile, self.seed = notebook, profile, seed
+        common = profiles.load_common(profile)
+        self.subset = common.get("subset")  # so many of each data set at most: such a run decides no claim
         headless = os.environ.get("XAIKIT_OUT")
         self.folder = Path(headless) if headless else paths.BUILD / "interactive" / profile / notebook
         self._live = not headless
@@ -77,6 +80,26 @@ class Record:
         self._files: dict[str, Path] = {}
         self._numbers: dict[str, dict[str, Any]] = {}
         self._claims: dict[str, dict[str, Any]] = {}
+        self._skipped: dict[str, str] = {}
+        self._remarks: list[str] = []
+
+    def skip(self, artefact: str, reason: str) -> None:
+        """Say why a figure or table, or a part of the notebook, is not there in this run.
+
+        Raises ValueError for an empty reason and for a name that was recorded.
+        """
+        if not reason.strip():
+            raise ValueError(f"{artefact!r} is skipped without a reason: give one")
+        if any(Path(name).stem == artefact for name in self._files) and not self._live:
+            raise ValueError(f"{artefact!r} was recorded, so it is not skipped")
+        self._skipped[artefact] = reason
+        print(f"skipped {artefact}: {reason}")
+
+    def remark(self, text: str) -> None:
+        """Keep a sentence about what this run did that the numbers do not show, and print it."""
+        if text not in self._remarks:
+            self._remarks.append(text)
+        print(text)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Write `name`.png (150 dpi) and `name`.pdf, the same bytes for the same figure.
@@ -166,7 +189,8 @@ class Record:
     ) -> None:
         """Record what became of one claim, by a rule that was written before the result.
 
-        `evidence` holds the ids of the recorded numbers that decided it, `reason` says why a claim was not run.
+        `evidence` holds the ids of the recorded numbers that decided it, `reason` says why a claim was not run. On a
+        subset of the data nothing is decided: whatever the verdict is, "not-run" is recorded.
         Raises ValueError for an id that is taken or not in lower case, an unknown protocol or verdict, a reason
         with another verdict than "not-run", and for evidence that is missing or not recorded (a claim that was not
         run needs none).
@@ -176,6 +200,8 @@ class Record:
         _one_of(verdict, get_args(Verdict), f"verdict of {id!r}")
         if reason is not None and verdict != "not-run":
             raise ValueError(f"claim {id!r} was run, so it needs no reason: leave {reason!r} out")
+        if self.subset is not None and verdict != "not-run":
+            verdict, reason = "not-run", f"on at most {self.subset} of each data set no claim is decided"
         unknown = [number for number in evidence if number not in self._numbers]
         if verdict != "not-run" and (unknown or not evidence):
             missing = ", ".join(unknown) or "none is given"
@@ -236,6 +262,9 @@ class Record:
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
             "artefacts": sorted(self._files),
+            **({} if self.subset is None else {"subset": self.subset}),
+            **({} if not self._skipped else {"skipped": self._skipped}),
+            **({} if not self._remarks else {"remarks": self._remarks}),
             "digest": digest(numbers, claims),
             "numbers": numbers,
             "claims": claims,

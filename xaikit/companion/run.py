@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from xaikit.companion import profiles
+from xaikit.companion import profiles, rehearsal
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
 from xaikit.storage.files import replacing, write_text
@@ -171,6 +171,8 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
     label = f"{job.name} ({job.variant})" if job.variant else job.name
     own = profiles.arithmetic(job.profile, job.root / sources.PACKAGE / "companion" / "profiles")
     environment = arithmetics.environment(job.arithmetic or own)
+    if profiles.rehearses(job.profile, job.root / sources.PACKAGE / "companion" / "profiles"):
+        environment |= rehearsal.environment(job.root / "build" / job.profile)
     # Fixed hashes, as the order of a set of strings must not differ from run to run.
     environment |= {"XAIKIT_OUT": str(part), "TQDM_MININTERVAL": "5", "PYTHONHASHSEED": "0"}
     try:

@@ -289,6 +289,11 @@ class Generator:
 
     pipeline: StableDiffusionPipeline
 
+    @property
+    def size(self) -> int:
+        """The side of a picture in pixels."""
+        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[str], *, seed: int, steps: int = 20, guidance: float | int = 3.0, batch: int = 50
@@ -328,8 +333,7 @@ class Generator:
 
         Raises ValueError for pictures of another size than those that are drawn.
         """
-        vae, unet = self.pipeline.vae, self.pipeline.unet
-        size = unet.config.sample_size * self.pipeline.vae_scale_factor
+        vae, size = self.pipeline.vae, self.size
         if images.shape[-2:] != (size, size):
             height, width = images.shape[-2:]
             raise ValueError(

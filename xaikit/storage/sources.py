@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 from xaikit.storage import canonical
 from xaikit.storage.paths import ROOT
+from xaikit.storage.settings import read as read_settings
 
 PACKAGE = canonical.PACKAGE
 
@@ -36,7 +36,7 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     settings of the profile, the shipped weights that these name (their keys `weights`), and `requirements.lock`.
     Raises FileNotFoundError when one of them is missing.
     """
-    tables = tomllib.loads((root / PACKAGE / "companion" / "profiles" / f"{profile}.toml").read_text(encoding="utf-8"))
+    tables = read_settings(root / PACKAGE / "companion" / "profiles", profile)
     settings = {section: tables.get(section, {}) for section in ("common", name)}
     parts = {
         "profile": profile,

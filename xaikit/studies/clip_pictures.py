@@ -20,6 +20,7 @@ from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import generator, rng
+from xaikit.studies.choosing import part_of
 from xaikit.studies.clip_decomposition import Head, Pool
 from xaikit.world import Scene, SceneSet
 from xaikit.world.language import article
@@ -86,9 +87,10 @@ def classification(cfg: Settings, seed: int, split: str = "test") -> Labelled:
     """
     if cfg.data == WORLD:
         return _scenes(cfg.per_class, seed, split)
-    everything = imagenet.read_validation(DATASETS / cfg.imagenet)
+    everything = imagenet.read_validation(DATASETS / cfg.imagenet, subset="subset" in cfg)
     held_out = [index % 10 == 0 for index in range(len(everything))]
     chosen = everything.select([i for i, out in enumerate(held_out) if out == (split == "validation")])
+    chosen = part_of(chosen, cfg, seed, "imagenet", split)
     prompts = tuple(tuple(imagenet.prompts(name)) for name in imagenet.CLASS_NAMES)
     one_family = torch.zeros(len(prompts), dtype=torch.int64)
     images = Prepared(chosen, cfg.size)
@@ -158,6 +160,13 @@ def _joined(sets: dict[str, SceneSet], columns: dict[str, str]) -> Int64[Tensor,
     return torch.cat(parts)
 
 
+def read_birds(cfg: Settings, seed: int, split: str) -> real_waterbirds.Waterbirds:
+    """The photographs of one split of Waterbirds, or the part of them that the profile asks for."""
+    name = {"validation": "val"}.get(split, split)
+    found = real_waterbirds.read_waterbirds(DATASETS / cfg.waterbirds, name, check="subset" not in cfg)
+    return part_of(found, cfg, seed, "waterbirds", split)
+
+
 def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
     """Waterbirds and landbirds, each as often on water as on land, with the four groups."""
     if cfg.data == WORLD:
@@ -168,7 +177,7 @@ def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
         images: Any = scenes.images()
         prompts = tuple((Birds.PROMPTS["kind"][name],) for name in names)
     else:
-        chosen = real_waterbirds.read_waterbirds(DATASETS / cfg.waterbirds, {"validation": "val"}.get(split, split))
+        chosen = read_birds(cfg, seed, split)
         names, label, background = real_waterbirds.CLASS_NAMES, chosen.labels, chosen.backgrounds
         images, groups = Prepared(chosen, cfg.size), chosen.groups
         prompts = tuple(tuple(imagenet.prompts(name)) for name in names)
@@ -205,10 +214,11 @@ def segmentation(cfg: Settings, seed: int) -> list[Segmented]:
         birds = world.birds(half, seed=seed, split="test", alignment=0.5).replace(count=1)
         things = world.nine(half, seed=seed, split="test", alignment=1 / 9)
         return [_segmented(birds, "birds"), _segmented(things, "object")]
-    scenes = read_segmentation(DATASETS / cfg.segmentation, cfg.size, cfg.alignment)
+    scenes = read_segmentation(DATASETS / cfg.segmentation, cfg.size, cfg.alignment, check="subset" not in cfg)
+    count = min(len(scenes), cfg.get("subset", len(scenes)))
     prepared = Prepared(scenes, cfg.size)
     prompts = tuple(tuple(imagenet.prompts(name)) for name in imagenet.CLASS_NAMES)
-    return [Segmented(lambda index: (prepared[index], scenes[index].mask), len(scenes), prompts)]
+    return [Segmented(lambda index: (prepared[index], scenes[index].mask), count, prompts)]
 
 
 def _segmented(scenes: SceneSet, part: str) -> Segmented:

@@ -1,6 +1,7 @@
 """The experiments of paper 2: a classifier's features told in words, and what the words are worth."""
 
 import copy
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,17 +106,12 @@ def trained_translator(
     """A translator (with `options`) from `features` to the language model, trained on image-caption pairs.
 
     The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
-    it goes on from another translator of the same shape. `settings` are those of `translator_training.Recipe`, and
-    `longest`, the tokens of a caption. With `file`, a name in the data folder, nothing is trained: it is what
-    `python -m xaikit.studies.train_translator` has written. Raises ValueError where that is missing, and for no pair.
+    it goes on from another translator of the same shape. `settings` are those of `training.Recipe`, and `longest`, the
+    tokens of a caption. With `file`, a name in the data folder, nothing is trained where that is there: it is what
+    `python -m xaikit.studies.train_translator` has written. Raises ValueError for no pair.
     """
-    if file is not None:
-        path = DATASETS / file
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: train it with python -m xaikit.studies.train_translator, or name none."
-            )
-        return read_translator(path, device)
+    if file and (DATASETS / file).is_file():
+        return read_translator(DATASETS / file, device)
     seeds, of = {"translator": seed}, {"translator": features}
     return trained_translators(of, pairs, language, settings, seeds, device, start=start, **options)["translator"]
 
@@ -137,7 +133,7 @@ def trained_translators(
     each = min(map(len, pairs.captions))
     flat = [text for texts in pairs.captions for text in texts[:each]]
     common = {
-        "sentences": language.encode(flat, settings.longest).unflatten(0, (-1, each)),
+        "sentences": encoded(language, flat, settings.longest).unflatten(0, (-1, each)),
         "decoder": language.decoder,
         "prompt": len(language.prompt),
         "pad": language.pad,
@@ -146,16 +142,42 @@ def trained_translators(
         "recipe": TranslatorRecipe(settings.epochs, settings.batch, settings.learning_rate),
         "device": device,
     }
-    jobs = {
-        name: {**common, "features": features_of(module, pairs.images, len(pairs), device), "seed": seeds[name]}
-        for name, module in features.items()
-    }
     found = {}
-    for name, state in fetch_all(_translator, jobs, label="training translators", device=device).items():
-        found[name] = _new_translator(jobs[name]["features"], common["arguments"])
-        found[name].load_state_dict(state)
-        found[name].to(device).eval().requires_grad_(False)
+    # On a GPU they are trained one after the other, so the features of one at a time are kept in memory.
+    rounds = [features] if device == "cpu" else [{name: module} for name, module in features.items()]
+    for turn in rounds:
+        jobs = {
+            name: {**common, "features": features_of(module, pairs.images, len(pairs), device), "seed": seeds[name]}
+            for name, module in turn.items()
+        }
+        for name, state in fetch_all(_translator, jobs, label="training translators", device=device).items():
+            found[name] = _new_translator(jobs[name]["features"], common["arguments"])
+            found[name].load_state_dict(state)
+            found[name].to(device).eval().requires_grad_(False)
     return found
+
+
+def encoded(language: LanguageModel, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
+    """Prompt, words and end of each caption, padded behind; what is longer than `longest` tokens is cut off.
+
+    How many were cut, and how many hold no word that the tokenizer knows, a warning says. Raises ValueError where the
+    prompt leaves no room for a word.
+    """
+    room = longest - len(language.prompt) - 1
+    if room < 1:
+        raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")
+    unknown = language.tokenizer.unk_token_id
+    rows = language.tokenizer(list(texts), add_special_tokens=False).input_ids
+    cut, empty = (
+        sum(odd(row) for row in rows) for odd in (lambda row: len(row) > room, lambda row: set(row) <= {unknown})
+    )
+    if cut or empty:
+        warnings.warn(
+            f"of {len(rows):,} captions {cut:,} have more than {longest} tokens, and are cut off, and {empty:,} have "
+            "no word that the language model knows", stacklevel=2,
+        )  # fmt: skip
+    sentences = [torch.tensor([*language.prompt, *(row[:room] or [unknown]), language.end]) for row in rows]
+    return nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=language.pad)
 
 
 def _translator(
@@ -251,9 +273,17 @@ def concepts(data: Classified) -> dict[str, list[str]]:
     return {} if data.scenes is None else lexicon.concepts(data.scenes.family)
 
 
-def class_words(data: Classified) -> dict[str, frozenset[str]]:
-    """The words that name each class."""
-    known = concepts(data)
+def class_words(data: Classified, classifier: "NineClassifier | None" = None) -> dict[str, frozenset[str]]:
+    """The words that name each class.
+
+    Those of drawn scenes are known. A class of photographs stands for some of the `classifier`'s own classes: each
+    counts by the last word of its name, which says what kind of thing it is ("garbage truck", "titi monkey").
+    """
+    known = {name: set(words) for name, words in concepts(data).items()}
+    if data.scenes is None and classifier is not None:
+        for output, category in zip(classifier.names, classifier.to_category.tolist(), strict=True):
+            if category >= 0:
+                known.setdefault(data.names[category], set()).update(words_of(output.split()[-1]))
     return {name: frozenset(known.get(name, ())) | words_of(name) for name in data.names}
 
 
@@ -437,12 +467,12 @@ def next_values(scenes: SceneSet, factor: str) -> SceneSet:
 class LatentTokens(nn.Module):
     """Images in [0, 1] to the latents that the generator would decode to them, as tokens of 2 x 2 cells."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, batch: int) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator, self.batch = generator, batch
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
-        return self.tokens(self.generator.encode(images))
+        return self.tokens(self.generator.encode(images, batch=self.batch))
 
     @staticmethod
     def tokens(latents: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch tokens width"]:

@@ -1,7 +1,7 @@
 """Table 2 of paper 2: classifiers of birds tuned on masked pictures, beside a baseline without masks."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor, nn
 
 from xaikit.companion.record import published
-from xaikit.models.captioner import LanguageModel
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.studies.texplain import (
     Explainer,
@@ -25,7 +24,7 @@ from xaikit.studies.texplain import (
 from xaikit.studies.texplain_pictures import Grouped
 from xaikit.texplain.mitigation import flagged, masked, randomly_masked, retrain_last_layer
 from xaikit.texplain.translator import Features
-from xaikit.texplain.word_maps import classifier_grad_cam, word_grad_cam
+from xaikit.texplain.word_maps import classifier_grad_cam, first_said, word_grad_cam
 from xaikit.texplain.words import words_of
 
 
@@ -101,26 +100,18 @@ def texplained(
     device = next(language.decoder.parameters()).device
     prompt = torch.tensor(language.prompt).expand(len(rows), sentences.shape[1], -1)
     whole = torch.cat([prompt, sentences[rows]], 2)
-    written = tokens_of(language, flags.concepts)
-    wanted = [written(flags.top[row]) for row in rows.tolist()]
+    wanted = [{word, *flags.concepts.get(word, ())} for word in (flags.top[row] for row in rows.tolist())]
+    said = first_said(sentences[rows], wanted, language.tokenizer, words_of)
+    said = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), said], 2)
     parts = []
     for start in range(0, len(rows), 16):
         part = slice(start, start + 16)
         maps = word_grad_cam(
             language.decoder, explainer.translator, features[rows[part]].to(device), whole[part].to(device),
-            wanted[part], grid=grid, pad=language.pad, prompt=len(language.prompt),
+            said[part], grid=grid, pad=language.pad, prompt=len(language.prompt),
         )  # fmt: skip
         parts.append(masked(pixels[rows[part]], maps.cpu()))
     return Masks(flags.chosen, torch.cat(parts))
-
-
-def tokens_of(language: LanguageModel, concepts: Mapping[str, Sequence[str]]) -> Callable[[str], set[int]]:
-    """For a word or concept the tokens that write it, in singular and plural."""
-    known: dict[str, set[int]] = {}
-    for token, number in language.tokenizer.get_vocab().items():
-        for word in words_of(token):
-            known.setdefault(word, set()).add(number)
-    return lambda word: set().union(*(known.get(each, set()) for each in {word, *concepts.get(word, ())}))
 
 
 def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:

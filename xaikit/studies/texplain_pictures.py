@@ -18,7 +18,7 @@ from xaikit.datasets import waterbirds as real_waterbirds
 from xaikit.models import clip_vit_mini
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import rng
-from xaikit.studies.clip_pictures import WORLD, Prepared
+from xaikit.studies.clip_pictures import WORLD, Prepared, read_birds
 from xaikit.studies.vlm_pictures import Classified
 from xaikit.world import SceneSet
 from xaikit.world.language import article
@@ -45,7 +45,7 @@ def nine(cfg: Settings, seed: int, split: str, variant: str = "original") -> Cla
         scenes = world.nine(cfg.nine[split], seed=seed, split=split, alignment=0.9, variant=variant)
         names = tuple(str(value) for value in scenes.values("category"))
         return Classified(scenes.images(cfg.size), scenes.labels("category"), names, _prompts(names), scenes)
-    found = imagenet9.read_imagenet9(DATASETS / cfg.imagenet9, variant)
+    found = imagenet9.read_imagenet9(DATASETS / cfg.imagenet9, variant, check="subset" not in cfg)
     chosen = rng(seed, "nine").permutation(len(found))[: cfg.nine[split]]  # the same images of each variant
     found = found.select(sorted(chosen.tolist()))
     return Classified(Prepared(found, cfg.size), found.labels, found.names, _prompts(found.names))
@@ -57,7 +57,7 @@ def birds(cfg: Settings, seed: int, split: str) -> Grouped:
         scenes = world.birds(cfg.birds[split], seed=seed, split=split)
         groups = scenes.labels("group")
         return Grouped(scenes.images(cfg.size), groups // 2, BIRDS, _prompts(BIRDS), scenes, groups=groups)
-    found = real_waterbirds.read_waterbirds(DATASETS / cfg.waterbirds, {"validation": "val"}.get(split, split))
+    found = read_birds(cfg, seed, split)
     return Grouped(Prepared(found, cfg.size), found.labels, BIRDS, _prompts(BIRDS), groups=found.groups)
 
 
@@ -72,22 +72,26 @@ class Captioned:
         return len(self.captions)
 
 
-def captioned(cfg: Settings, families: Sequence[str] = ()) -> Captioned:
+def captioned(cfg: Settings, families: Sequence[str] = (), size: int | None = None) -> Captioned:
     """The image-caption pairs that translators learn from, `cfg.pairs` of them: general ones, not those explained.
+
+    Their images are of `size` pixels, by default the profile's.
 
     Drawn ones, of the `families` given or of all, are some of those that the mini captioner learned from, as COCO is
     of BLIP's. Raises ValueError for families that the corpus does not have.
     """
+    size = size or cfg.size
     if cfg.data != WORLD:
-        found = real_captions.read_coco(DATASETS / cfg.coco, "train").select(range(cfg.pairs))
-        return Captioned(Prepared(found, cfg.size), found.captions)
+        found = real_captions.read_coco(DATASETS / cfg.coco, "train")
+        found = found.select(range(min(cfg.pairs, len(found))))
+        return Captioned(Prepared(found, size), found.captions)
     parts: dict[str, SceneSet] = {
         name: scenes for name, scenes in clip_vit_mini.corpus().items() if not families or name in families
     }
     if not parts:
         raise ValueError(f"The corpus has no scenes of {', '.join(families)}: name families of the world.")
     parts = {name: scenes[: cfg.pairs // len(parts)] for name, scenes in parts.items()}
-    images = ConcatDataset([scenes.images(cfg.size) for scenes in parts.values()])
+    images = ConcatDataset([scenes.images(size) for scenes in parts.values()])
     return Captioned(images, [five for name, scenes in parts.items() for five in clip_vit_mini.captions(name, scenes)])
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from xaikit.models.captioner import LanguageModel, load_captioner
+from xaikit.models.captioner import load_captioner
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import seed_for
+from xaikit.studies.texplain import encoded
 from xaikit.texplain.training import PAPER, Batch, train, write_translator
 from xaikit.texplain.translator import Features, Translator
 
@@ -84,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
         for turn in count():
             given = 0
             for images, sentences in captions.batches(
-                stages[stage][0], partial(_fitted, size=size), partial(_encoded, language, longest=options.longest),
+                stages[stage][0], partial(_fitted, size=size), partial(encoded, language, longest=options.longest),
                 share, seed=seed_for(options.seed, "translator", stage, turn), epoch=epoch,
                 process=accelerator.process_index, processes=processes, workers=options.workers,
             ):  # fmt: skip
@@ -114,18 +115,6 @@ def _run(options: argparse.Namespace) -> None:
 def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
     """An image as the classifier takes it, but for its normalisation."""
     return Preprocessed(nn.Identity(), size, (0.0,) * 3, (1.0,) * 3).prepare(image[None].float() / 255)[0]
-
-
-def _encoded(language: LanguageModel, texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
-    """Prompt, words and end of each text. Of the web's captions some are too long, and are cut off, and some have no
-    word that the tokenizer knows."""
-    room = longest - len(language.prompt) - 1
-    if room < 1:
-        raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")
-    tokenizer = language.tokenizer
-    rows = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=room).input_ids
-    sentences = [torch.tensor([*language.prompt, *(row or [tokenizer.unk_token_id]), language.end]) for row in rows]
-    return nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=language.pad)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.saliency.vit import grad_cam, upsample
 from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import generator, seed_for
+from xaikit.studies.choosing import stratified
 from xaikit.studies.vlm_pictures import Classified
 
 Maps = Float[Tensor, "images height width"]
@@ -63,18 +64,26 @@ def settings(clip: Clip, train: Classified, *, device: str, seed: int, epochs: i
 
 
 def right_in_all(
-    answers: Sequence[Int64[Tensor, " images"]], labels: Int64[Tensor, " images"], most: int
+    answers: Sequence[Int64[Tensor, " images"]],
+    labels: Int64[Tensor, " images"],
+    most: int,
+    seed: int,
+    *,
+    rehearsing: bool = False,
 ) -> Int64[Tensor, " chosen"]:
-    """The positions of the first images that all settings classify correctly, as the paper explains only those.
+    """The positions of images that all settings classify correctly, as the paper explains only those; `most` of them.
 
-    Raises ValueError where there is none.
+    Which ones is drawn, as many of each class as there are. Raises ValueError where there is none; `rehearsing`, where
+    the models know nothing, takes others in their place.
     """
     right = torch.stack([answer == labels for answer in answers]).all(0).nonzero()[:, 0]
     if not len(right):
-        raise ValueError(
-            "No image is classified correctly in all settings: there is nothing to explain. Check the models."
-        )
-    return right[:most]
+        if not rehearsing:
+            raise ValueError(
+                "No image is classified correctly in all settings: there is nothing to explain. Check the models."
+            )
+        right = torch.arange(len(labels))
+    return right[stratified(labels[right], most, seed, "explained")]
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------

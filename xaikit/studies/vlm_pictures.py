@@ -15,6 +15,7 @@ from xaikit.metrics.pointing import box_masks
 from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import rng
+from xaikit.studies.choosing import part_of
 from xaikit.studies.clip_pictures import WORLD, Prepared
 from xaikit.world import SceneSet
 from xaikit.world.language import article
@@ -57,7 +58,7 @@ def task(name: str, cfg: Settings, seed: int, split: str) -> Classified:
     """
     if cfg.data != WORLD:
         read = {CARS: stanford_cars.read_cars, OCCUPATION: idenprof.read_professions}[name]
-        found = read(DATASETS / cfg.folders[name], split)
+        found = part_of(read(DATASETS / cfg.folders[name], split), cfg, seed, name, split)
         prompts = tuple(f"a photo of a {each}" for each in found.names)
         return Classified(Prepared(found, cfg.size), found.labels, found.names, prompts)
     if name == CARS:

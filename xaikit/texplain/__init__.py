@@ -20,7 +20,7 @@ from xaikit.texplain.rating import Question, agreement, krippendorff_alpha, rati
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.training import InMemory, read_translator, train, write_translator
 from xaikit.texplain.translator import Features, Translator, log_probabilities, sentence_loss
-from xaikit.texplain.word_maps import classifier_grad_cam, token_cam, word_grad_cam
+from xaikit.texplain.word_maps import classifier_grad_cam, first_said, token_cam, word_grad_cam
 from xaikit.texplain.words import document_frequency, dominant, explained_by_prior, top_word, words_of
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "dominant",
     "explained_by_prior",
     "fine_tune",
+    "first_said",
     "flagged",
     "group_weights",
     "krippendorff_alpha",

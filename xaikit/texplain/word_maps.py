@@ -5,12 +5,13 @@ TExplain masks the area of the first dominant word that does not belong to the c
 (`word_grad_cam`), and of the class that the classifier predicts, as in MaskTune (`classifier_grad_cam`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from xaikit.models.hooks import evaluating
 from xaikit.saliency.cam import cam
@@ -55,7 +56,7 @@ def word_grad_cam(
     translator: nn.Module,
     features: Tokens,
     sentences: Int64[Tensor, "images n length"],
-    words: Sequence[Collection[int]],
+    says: Bool[Tensor, "images n length"],
     *,
     grid: tuple[int, int],
     pad: int,
@@ -65,10 +66,11 @@ def word_grad_cam(
     """Which of the classifier's patches make the decoder say a word: maps >= 0, not normalised.
 
     Arguments: `features` are the classifier's tokens, which the `translator` takes; `sentences` hold, of each image,
-    the ones that were sampled for it: `prompt` tokens, words, the end and padding. `words` holds, for each image, the
-    ids of the tokens that write its word, or the words of its concept: any of them counts.
-    The score of an image is the mean, over the first `most` sentences that have the word, of log p(the word, where the
-    sentence first has it | what stands before it). It is differentiated with respect to the features, through the
+    the ones that were sampled for it: `prompt` tokens, words, the end and padding. `says` marks in each sentence the
+    tokens that write the image's word where the sentence first has it: one, or the pieces of a longer word, as
+    `first_said` finds them.
+    The score of an image is the mean, over the first `most` sentences that have the word, of log p(the word | what
+    stands before it), the sum over its pieces. It is differentiated with respect to the features, through the
     translator in evaluation mode, so that no image depends on another. Of a word that is all but certain (log p near 0)
     hardly a gradient is left, and its sign means little. Batch × `most` sentences go through the decoder at once.
     Raises ValueError for no image, numbers of images that differ, `prompt` or `most` below 1, an image of which no
@@ -76,16 +78,15 @@ def word_grad_cam(
     Source: TExplain, section 4.4, where the score is not said; Selvaraju et al. (2017), Eq. 1 and 2, who take the log
     probability of a caption so.
     """
-    if not len(features) or not len(features) == len(sentences) == len(words):
+    if not len(features) or not len(features) == len(sentences) or sentences.shape != says.shape:
         raise ValueError(
-            f"There are features of {len(features)} images, sentences of {len(sentences)} and words of {len(words)}: "
-            "give one of each for each image, and at least one image."
+            f"There are features of {len(features)} images, sentences {tuple(sentences.shape)} and marks of a word "
+            f"{tuple(says.shape)}: give one of each for each image, and at least one image."
         )
     if prompt < 1 or most < 1:
         raise ValueError(f"A prompt of {prompt} tokens and at most {most} sentences: give at least 1 of each.")
     sentences = sentences.to(features.device)
-    ids = [torch.tensor(sorted(own), dtype=sentences.dtype, device=sentences.device) for own in words]
-    says = torch.stack([torch.isin(own, word) for own, word in zip(sentences, ids, strict=True)]) & (sentences != pad)
+    says = says.to(features.device) & (sentences != pad)
     says[:, :, :prompt] = False  # the prompt is given, not said
     has = says.any(2)
     if (without := ~has.any(1)).any():
@@ -94,13 +95,46 @@ def word_grad_cam(
         )
     chosen = has & (has.cumsum(1) <= most)
     image, sentence = chosen.nonzero(as_tuple=True)
-    first = says[image, sentence].int().argmax(1)
     leaf = features.detach().clone().requires_grad_()
     with evaluating(translator), torch.enable_grad():
         logs = log_probabilities(decoder, translator(leaf)[image], sentences[image, sentence], pad=pad)
-        said = logs.gather(1, first[:, None] - 1)[:, 0]  # position 0 is given, so its token has no entry
+        said = logs.where(says[image, sentence][:, 1:], 0.0).sum(1)  # position 0 is given, so its token has no entry
         (gradient,) = torch.autograd.grad((said / chosen.sum(1)[image]).sum(), leaf)
     return token_cam(leaf.detach(), gradient, grid)
+
+
+def first_said(
+    sentences: Int64[Tensor, "images n length"],
+    words: Sequence[Collection[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    word_of: Callable[[str], Collection[str]],
+) -> Bool[Tensor, "images n length"]:
+    """The tokens with which each sentence first says one of its image's `words`.
+
+    `word_of` gives what a written word counts as (`words.words_of`: its singular, nothing for a stop word). A word is a
+    token with the pieces that continue it, which the tokenizer marks with ##, as BERT's and BLIP's do: "sea" in
+    "sea ##gull" is no sea. Raises ValueError for numbers of images that differ.
+    """
+    if len(sentences) != len(words):
+        raise ValueError(f"There are sentences of {len(sentences)} images and words of {len(words)}: give one of each.")
+    vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special, found = set(tokenizer.all_special_ids), torch.zeros(sentences.shape, dtype=torch.bool)
+    counts_as: dict[str, Collection[str]] = {}
+    for image, (own, wanted) in enumerate(zip(sentences.tolist(), map(frozenset, words), strict=True)):
+        for row, tokens in enumerate(own):
+            start = 0
+            while start < len(tokens):
+                end = start + 1
+                while end < len(tokens) and vocabulary[tokens[end]].startswith("##"):
+                    end += 1
+                written = vocabulary[tokens[start]] + "".join(vocabulary[each][2:] for each in tokens[start + 1 : end])
+                if written not in counts_as:
+                    counts_as[written] = () if tokens[start] in special else word_of(written)
+                if not wanted.isdisjoint(counts_as[written]):
+                    found[image, row, start:end] = True
+                    break
+                start = end
+    return found
 
 
 def classifier_grad_cam(

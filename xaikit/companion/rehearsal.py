@@ -1,0 +1,63 @@
+"""What a rehearsal runs on: stand-ins for data and weights, written once, and the variables that lead to them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from filelock import FileLock
+
+MODEL_CONFIGS = "open_clip_configs"  # that open_clip reads in place of its own
+VERSION = 1  # of what is written: another one is written anew
+
+
+def environment(build: Path) -> dict[str, str]:
+    """Write the stand-ins below `build` where they are not there whole, and return the variables that lead to them.
+
+    Written in a process of its own, as libraries read these variables when they are loaded. Takes about a minute, once.
+    """
+    folder = build / f"stand-ins-{VERSION}"
+    build.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            print("writing stand-ins for the papers' data and weights: about a minute, once", flush=True)
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", __name__, str(part)], check=True, stderr=subprocess.DEVNULL)
+            part.rename(folder)
+    startup = folder / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    configs = folder / MODEL_CONFIGS
+    (startup / "00-stand-ins.py").write_text(f"import open_clip\nopen_clip.add_model_config({str(configs)!r})\n")
+    return {
+        "XAIKIT_DATA": str(folder / "data"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        **_libraries(folder / "weights"),
+    }
+
+
+def _libraries(weights: Path) -> dict[str, str]:
+    return {"HF_HOME": str(weights / "hub"), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(weights / "torch")}
+
+
+def write(folder: Path) -> None:
+    """Write all stand-ins into `folder`."""
+    os.environ |= _libraries(folder / "weights")
+    from xaikit.companion import stand_in_weights, stand_ins  # they load the libraries
+
+    stand_ins.write_all(folder / "data")
+    coco = folder / "data" / "coco2017" / "annotations"
+    captions = [
+        annotation["caption"]
+        for file in sorted(coco.glob("captions_*.json"))
+        for annotation in json.loads(file.read_text(encoding="utf-8"))["annotations"]
+    ]
+    words = {word for caption in captions for word in caption.lower().split()}
+    stand_in_weights.write_all(folder / "weights", words)
+    (folder / "weights" / MODEL_CONFIGS).rename(folder / MODEL_CONFIGS)
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
