@@ -203,7 +203,7 @@ def test_a_translator_from_a_file_is_read_and_a_missing_one_named(cfg, language,
     write_translator(tmp_path / "mine.safetensors", Translator(3, 4, 128))
     job = (nn.Identity(), pictures.Captioned([], []), language, cfg.translator, 0, "cpu")
     assert study.trained_translator(*job, file="mine.safetensors").arguments["width"] == 4
-    with pytest.raises(ValueError, match="missing: train it with python -m"):
+    with pytest.raises(ValueError, match="missing: train it with xaikit train-translator"):
         study.trained_translator(*job, file="none.safetensors")
 
 

@@ -107,14 +107,12 @@ def trained_translator(
     The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
     it goes on from another translator of the same shape. `settings` are those of `translator_training.Recipe`, and
     `longest`, the tokens of a caption. With `file`, a name in the data folder, nothing is trained: it is what
-    `python -m xaikit.studies.train_translator` has written. Raises ValueError where that is missing, and for no pair.
+    `xaikit train-translator` has written. Raises ValueError where that is missing, and for no pair.
     """
     if file is not None:
         path = DATASETS / file
         if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: train it with python -m xaikit.studies.train_translator, or name none."
-            )
+            raise ValueError(f"{path} is missing: train it with xaikit train-translator, or name none.")
         return read_translator(path, device)
     seeds, of = {"translator": seed}, {"translator": features}
     return trained_translators(of, pairs, language, settings, seeds, device, start=start, **options)["translator"]
