@@ -25,7 +25,7 @@ Seed = Annotated[int, Option(help="Of all random draws.")]
 class Guarded(TyperGroup):
     """Commands whose failures are a sentence on stderr and exit status 1; where they are interrupted it is 130."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that kernels are shut down
         try:
             return super().invoke(ctx)
@@ -105,14 +105,17 @@ def notebooks(names: Names = None, profile: Profile = "mini") -> None:
     write_pages(jobs(names or (), profile))
 
 
-@app.command(rich_help_panel=RUN, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def lab(context: typer.Context) -> None:
-    """JupyterLab, with the arithmetic of the mini profile; other options are handed on to it."""
+@app.command(rich_help_panel=RUN, context_settings={"ignore_unknown_options": True})
+def lab(
+    arguments: Annotated[list[str] | None, Argument(help="Handed on to JupyterLab: --port 9999, say.")] = None,
+) -> None:
+    """JupyterLab with the paired notebooks, in the arithmetic of the mini profile."""
     from xaikit.storage.arithmetic import PORTABLE, environment
     from xaikit.storage.paths import ROOT
 
     where = [f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/notebooks"]
-    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *where, *context.args], environment(PORTABLE))
+    command = [sys.executable, "-m", "jupyterlab", *where, *(arguments or ())]
+    os.execve(sys.executable, command, environment(PORTABLE))
 
 
 @app.command(rich_help_panel=DATA)

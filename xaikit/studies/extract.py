@@ -364,7 +364,7 @@ def extract_data_set(
         photographs = read_waterbirds(images or DATASETS / "waterbirds" / FOLDER, split, check=not subset)
     clip = load_clip(model, pretrained, device)
     tower = image_tower(clip.image_encoder)
-    files = [Path(inspect.getfile(each)) for each in (coefficients, preprocessing)]
+    files = [Path(inspect.getfile(inspect.unwrap(each))) for each in (coefficients, preprocessing)]
     key = extraction_key(
         clip.image_encoder,
         photographs.ids,
