@@ -76,6 +76,11 @@ def test_version_is_the_same_everywhere():
     assert PROJECT["version"] == __version__ == citation["version"]
 
 
+def test_the_command_that_is_installed_is_the_one_that_python_runs():
+    installed = [metadata.EntryPoint(name, value, "console_scripts") for name, value in PROJECT["scripts"].items()]
+    assert [(each.name, each.load()) for each in installed] == [("xaikit", app)]
+
+
 def test_citation_names_the_four_papers():
     references = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
     first_authors = [reference["authors"][0]["family-names"] for reference in references]
