@@ -10,7 +10,7 @@ NOTEBOOKS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/[0-9]*.py))
 STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)
-# What a notebook's result may depend on; xaikit.companion.run decides by content which of it really matters.
+# What a notebook's result may depend on; `xaikit run` decides by content which of it really matters.
 SOURCES := $(wildcard xaikit/*.py xaikit/*/*.py xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
 
 # The profile is for the runs alone: tests always take mini.
@@ -21,49 +21,59 @@ unexport PROFILE
 .PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test accept check format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
+# The list is made of this file: the headings below, and the targets with what is said of them.
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-20s %s\n", $$1, $$2 }'
-	@for name in $(NOTEBOOKS); do printf '  make %-20s %s\n' $$name 'that notebook alone'; done
+	@awk -F ':.*## ' -v notebooks='$(NOTEBOOKS)' ' \
+	  /^# == / { printf "\n%s\n", substr($$0, 6) } \
+	  /^[a-z]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 } \
+	  /^[$$].NOTEBOOKS.:.*## / { for (i = 1; i <= split(notebooks, name, " "); i++) printf "  make %-21s %s\n", name[i], $$2 }' \
+	  $(firstword $(MAKEFILE_LIST))
+	@echo
 	@echo "PROFILE=mini (default: a laptop, no download) or PROFILE=paper (the papers' models and data, a GPU)."
 	@echo "PYTHON=python3.12, say, names the Python that .venv is made with."
 
-setup: $(READY) ## make .venv from requirements.lock (every other target does it when needed)
+# == See results
 
 figures: $(STAMPS) $(READY) ## every table and figure, then the report
 	@$(if $(RAN),,echo "Nothing to be done: every notebook is up to date.")
-	@$(PY) -m xaikit.companion.run --report --profile '$(PROFILE)'
-
-$(NOTEBOOKS): %: build/$(PROFILE)/%.stamp
-	@$(if $(RAN),,echo "Nothing to be done: $@ is up to date.")
-
-models: $(READY) ## train the mini foundation models in data/weights from nothing
-	@$(PY) -m xaikit.models.train
-
-data: $(READY) ## fetch and check the profile's data and weights
-	@$(PY) -m xaikit.companion.download --profile '$(PROFILE)'
+	@$(PY) -m xaikit report --profile '$(PROFILE)'
 
 notebooks: $(READY) ## write the executed notebooks/*.ipynb
-	@$(PY) -m xaikit.companion.run --notebooks
+	@$(PY) -m xaikit notebooks
+
+# == Try a notebook
 
 lab: $(READY) ## JupyterLab with the paired notebooks
-	@env $$($(PY) -m xaikit.storage.arithmetic) $(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
+	@$(PY) -m xaikit lab
+
+$(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
+	@$(if $(RAN),,echo "Nothing to be done: $@ is up to date.")
+
+# == Check
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest
-
-accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
-	@$(PY) -m xaikit.companion.accept --profile '$(PROFILE)'
 
 check: $(READY) ## lint and check the format
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
 
+bench: $(READY) ## run every benchmark
+	@set -e; for name in $(subst /,.,$(basename $(wildcard benchmarks/*/*.py))); do echo "== $$name"; $(PY) -m $$name; done
+
+# == Change things
+
+setup: $(READY) ## make .venv from requirements.lock (every other target does it when needed)
+
 format: $(READY) ## mend what check finds, where that can be done by itself
 	@$(PY) -m ruff check --fix-only --quiet $(CODE)
 	@$(PY) -m ruff format $(CODE)
 
-bench: $(READY) ## run every benchmark
-	@set -e; for name in $(subst /,.,$(basename $(wildcard benchmarks/*/*.py))); do echo "== $$name"; $(PY) -m $$name; done
+models: $(READY) ## train the mini foundation models in data/weights from nothing
+	@$(PY) -m xaikit train-models
+
+accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
+	@$(PY) -m xaikit accept --profile '$(PROFILE)'
 
 # Resolves the bounds of pyproject.toml anew. The marks are for Macs: CUDA's packages exist for Linux only.
 lock: ## pin the newest versions within pyproject.toml's bounds in requirements.lock
@@ -81,10 +91,15 @@ clean: ## remove build/ and the caches; .venv and figures/ stay
 	rm -rf build .pytest_cache .ruff_cache *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
-# xaikit.companion.run reruns a notebook only where the content of what it depends on has changed, and refreshes the stamp.
+# == The papers' own models and data
+
+data: $(READY) ## with PROFILE=paper: fetch and check its data and weights (mini needs none)
+	@$(PY) -m xaikit download --profile '$(PROFILE)'
+
+# `xaikit run` reruns a notebook only where the content of what it depends on has changed, and refreshes the stamp.
 $(STAMPS): build/$(PROFILE)/%.stamp: notebooks/%.py figures/$(PROFILE)/%/numbers.json $(SOURCES) | $(READY)
 	$(eval RAN := yes)
-	@$(PY) -m xaikit.companion.run $* --profile '$(PROFILE)'
+	@$(PY) -m xaikit run $* --profile '$(PROFILE)'
 
 # Made along with the stamp; named so that a record that was removed or edited is made again.
 $(RECORDS): ;

@@ -83,6 +83,7 @@ EXCEPTIONS = {
     "studies.texplain.Tuning": KEEPS,
     "studies.texplain.nine_classifier": TRAINS,
     "studies.texplain.trained_translator": TRAINS,
+    "studies.train_translator.train_translator": TRAINS,
     "studies.vlm_explanations.maps": "keeps on the disk what perturbation.search.meaningful_perturbation finds",
     "studies.vlm_explanations.other_explainers": RUNS,
     "studies.vlm_explanations.randomised": TRAINS,

@@ -15,8 +15,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from typer.main import get_command
 
 from xaikit import __version__
+from xaikit.__main__ import app
 from xaikit.storage.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,6 +74,11 @@ def reachable_from(roots: list[str]) -> set[str]:
 def test_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert PROJECT["version"] == __version__ == citation["version"]
+
+
+def test_the_command_that_is_installed_is_the_one_that_python_runs():
+    installed = [metadata.EntryPoint(name, value, "console_scripts") for name, value in PROJECT["scripts"].items()]
+    assert [(each.name, each.load()) for each in installed] == [("xaikit", app)]
 
 
 def test_citation_names_the_four_papers():
@@ -176,9 +183,8 @@ case "$1 $2 $3" in
   "-m venv"*)
     mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo "version = {dotted}.1" > .venv/pyvenv.cfg ;;
   "-m pip install") [ ! -e $here/no-network ] ;;
-  "-m xaikit.companion.run --"*) ;;
-  "-m xaikit.companion.run"*)
-    mkdir -p figures/mini/$3 build/mini && touch figures/mini/$3/numbers.json build/mini/$3.stamp ;;
+  "-m xaikit run")
+    mkdir -p figures/mini/$4 build/mini && touch figures/mini/$4/numbers.json build/mini/$4.stamp ;;
 esac
 """
 
@@ -235,7 +241,7 @@ class Copy:
 
 
 def notebooks_run(calls: list[str]) -> list[str]:
-    return [call.split()[2] for call in calls if call.startswith("-m xaikit.companion.run 0")]
+    return [call.split()[3] for call in calls if call.startswith("-m xaikit run 0")]
 
 
 def installs(calls: list[str]) -> int:
@@ -254,7 +260,7 @@ def test_figures_runs_each_notebook_once(copy: Copy, jobs: str):
     status, output, calls = copy.make(jobs, "figures")
     assert status == 0, output
     assert (sorted(notebooks_run(calls)), installs(calls)) == (["01_one", "02_two"], 1)
-    assert "--report" in calls[-1] and "Nothing to be done" not in output
+    assert calls[-1].startswith("-m xaikit report --profile mini") and "Nothing to be done" not in output
     copy.age()
     status, output, calls = copy.make(jobs, "figures")
     assert (status, notebooks_run(calls), installs(calls)) == (0, [], 0)
@@ -318,6 +324,39 @@ def test_the_profile_stays_out_of_the_tests(copy: Copy):
 
 def test_help_names_every_target(copy: Copy):
     status, output, calls = copy.make()
-    targets = "help setup figures models data notebooks lab test accept check format bench lock clean"
+    listed = {
+        heading.strip(): re.findall(r"^  make (\w+) +\S", lines, re.MULTILINE)
+        for heading, lines in re.findall(r"^(\S.*|)\n((?:  make .*\n)+)", "\n" + output, re.MULTILINE)
+    }
     assert (status, calls) == (0, [])
-    assert re.findall(r"^  make (\w+)", output, re.MULTILINE) == [*targets.split(), "01_one", "02_two"]
+    assert listed == {
+        "": ["help"],
+        "See results": ["figures", "notebooks"],
+        "Try a notebook": ["lab", "01_one", "02_two"],
+        "Check": ["test", "check", "bench"],
+        "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
+        "The papers' own models and data": ["data"],
+    }
+    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert {*phony} - {"$(NOTEBOOKS)", "FORCE"} == {
+        name for names in listed.values() for name in names if name.isalpha()
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "call"),
+    [
+        ("data", "download --profile paper"),
+        ("accept", "accept --profile paper"),
+        ("notebooks", "notebooks"),
+        ("models", "train-models"),
+        ("lab", "lab"),
+    ],
+)
+def test_targets_give_the_command_what_it_takes(copy: Copy, target: str, call: str):
+    _, _, calls = copy.make(target, "PROFILE=paper")
+    asked = calls[-1].removesuffix(" PROFILE=")
+    assert asked == f"-m xaikit {call}"
+    context = get_command(app).make_context("xaikit", call.split())
+    name, command, arguments = context.command.resolve_command(context, call.split())
+    command.make_context(name, arguments, parent=context)

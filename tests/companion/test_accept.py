@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import integrate, optimize
+from typer.testing import CliRunner
 
+from xaikit.__main__ import app
 from xaikit.companion import accept, run
 from xaikit.storage.arithmetic import ARITHMETICS
 
@@ -159,6 +161,25 @@ def test_accept_then_drift(root: Path) -> None:
     )
     good = a_record({"01_x.n": (0.5, "score"), "01_x.k": (3.0, "count")})
     assert accept.drift(good, "mini", root) == accept.Drift(within=["01_x.n", "01_x.k"], same=True)
+
+
+def test_the_command_accepts_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def faked(profile: str, *, names: list[str]) -> Path:
+        if "04_none" in names:
+            raise ValueError("unknown notebook '04_none'")
+        asked.append((profile, list(names)))
+        return Path("data/accepted/mini.json")
+
+    monkeypatch.setattr(accept, "accept", faked)
+    runner = CliRunner()
+    for arguments in ([], ["01_x", "02_y", "--profile", "paper"]):
+        done = runner.invoke(app, ["accept", *arguments])
+        assert (done.exit_code, done.stdout) == (0, "wrote data/accepted/mini.json\n")
+    assert asked == [("mini", []), ("paper", ["01_x", "02_y"])]
+    refused = runner.invoke(app, ["accept", "04_none"])
+    assert (refused.exit_code, refused.stderr) == (1, "unknown notebook '04_none'\n")
 
 
 def test_a_number_that_is_not_checked_is_counted_as_such(root: Path) -> None:

@@ -12,9 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from xaikit.__main__ import app
 from xaikit.companion import download
 from xaikit.companion.download import Entry, File, fetch
+from xaikit.storage import paths
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -267,30 +270,47 @@ def entries(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     return entries
 
 
-def test_mini_has_nothing_to_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert download.main(["--profile", "mini", "--to", str(tmp_path)]) == 0
-    assert "nothing to download" in capsys.readouterr().out
+def command(*options: str) -> Result:
+    return CliRunner().invoke(app, ["download", *options])
+
+
+def test_mini_has_nothing_to_download(tmp_path: Path) -> None:
+    done = command("--to", str(tmp_path))
+    assert done.exit_code == 0
+    assert done.stdout == "The mini profile has nothing to download: --profile paper has.\n"
     assert names(tmp_path) == []
 
 
-def test_paper_says_what_it_did_with_each(
-    entries: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert download.main(["--profile", "paper", "--to", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [
+def test_paper_says_what_it_did_with_each(entries: list[Entry], tmp_path: Path) -> None:
+    done = command("--profile", "paper", "--to", str(tmp_path))
+    assert done.exit_code == 1
+    assert done.stdout.splitlines() == [
         "digits: data.bin: downloaded, verified",
         f"cars: cars.tgz: by hand, into {tmp_path / 'c'}: copy it",
         "clip: open_clip fetches it when a notebook loads RN50",
     ]
-    assert "error: gone: data.bin could not be downloaded" in said.err
+    assert "error: gone: data.bin could not be downloaded" in done.stderr
+    assert done.stderr.splitlines()[-1] == "failed: gone"
 
 
-def test_only_one_entry(entries: list[Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert download.main(["--profile", "paper", "--only", "digits", "--to", str(tmp_path)]) == 0
+def test_only_one_entry(entries: list[Entry], tmp_path: Path) -> None:
+    assert command("--profile", "paper", "--only", "digits", "--to", str(tmp_path)).exit_code == 0
     assert names(tmp_path) == ["d"]
-    assert download.main(["--profile", "paper", "--only", "dogs", "--to", str(tmp_path)]) == 1
-    assert "'dogs' is none of digits, cars, gone, clip" in capsys.readouterr().err
+    for asked, sentence in (
+        (("--profile", "paper", "--only", "dogs"), "'dogs' is none of digits, cars, gone, clip."),
+        (("--profile", "huge"), "unknown profile 'huge': choose one of mini, paper"),
+    ):
+        refused = command(*asked, "--to", str(tmp_path))
+        assert (refused.exit_code, refused.stdout, refused.stderr) == (1, "", f"{sentence}\n")
+    assert names(tmp_path) == ["d"]
+
+
+def test_data_go_where_the_environment_says(
+    entries: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "DATASETS", tmp_path / "disk")  # as XAIKIT_DATA does, before anything is imported
+    assert command("--profile", "paper", "--only", "digits").exit_code == 0
+    assert names(tmp_path / "disk") == ["d"]
 
 
 # The manifest itself

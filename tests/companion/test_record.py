@@ -191,10 +191,16 @@ def test_published_numbers_convert(out: Path) -> None:
     assert record.published("p.share", "difference") == 0.169
 
 
-def test_a_live_session_may_run_a_cell_again(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_session_may_run_a_cell_again_and_says_where_files_go(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Record("01_x", "mini", 0)
+    assert capsys.readouterr().out == ""  # of a run that is headless it is in no page
     monkeypatch.delenv("XAIKIT_OUT")
     monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
     kept = Record("01_x", "mini", 0)
+    said = f"Figures, tables and numbers go to {tmp_path / 'build' / 'interactive' / 'mini' / '01_x'}\n"
+    assert capsys.readouterr().out == said
     fill(kept)
     fill(kept)
     assert kept.save() == tmp_path / "build" / "interactive" / "mini" / "01_x" / "numbers.json"

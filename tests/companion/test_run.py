@@ -1,18 +1,27 @@
+import inspect
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 from processes import is_running, wait_for
+from typer.testing import CliRunner
 
+from xaikit import __main__ as main
+from xaikit.__main__ import app
 from xaikit.companion import report, run
-from xaikit.storage import arithmetic
+from xaikit.models import train
+from xaikit.storage import arithmetic, paths
+from xaikit.studies.extract import extract_data_set
+from xaikit.studies.train_translator import train_translator
 
 NAME = "01_small"
 
@@ -43,7 +52,7 @@ def results(root: Path) -> dict[str, bytes]:
 
 
 def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "xaikit.companion.run", *arguments]
+    command = [sys.executable, "-m", "xaikit", *arguments]
     return subprocess.Popen(
         command,
         cwd=root,
@@ -208,7 +217,7 @@ def test_a_run_can_be_stopped_and_started_again(checkout: Path, how: signal.Sign
         "    time.sleep(600)",
     ]
     edit(checkout, 'print("drew it")', "\n".join(lines))
-    stopped = start(checkout, NAME)
+    stopped = start(checkout, "run", NAME)
     wait_for(lambda: waiting.exists() and waiting.read_text().endswith(" "))
     stopped.send_signal(how)
     said, _ = stopped.communicate(timeout=60)
@@ -260,7 +269,7 @@ def test_the_kernel_has_the_arithmetic_of_the_profile_or_the_one_asked_for(
 
 
 def test_two_processes_run_a_notebook_once(checkout: Path) -> None:
-    both = [start(checkout, NAME) for _ in range(2)]
+    both = [start(checkout, "run", NAME) for _ in range(2)]
     said = "".join(process.communicate(timeout=120)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert times_run(checkout) == ["0 1"]
@@ -268,21 +277,136 @@ def test_two_processes_run_a_notebook_once(checkout: Path) -> None:
 
 
 def test_the_command_reports_failures(checkout: Path) -> None:
+    """A notebook that fails stops no other one; the report comes after all of them."""
+    text = (checkout / "notebooks" / f"{NAME}.py").read_text()
+    (checkout / "notebooks" / "02_later.py").write_text(text.replace(f'"{NAME}"', '"02_later"'))
     edit(checkout, 'print("drew it")', "1 / 0")
-    failed = start(checkout)
+    failed = start(checkout, "run", "--parameter", "extra=(2, 3)", "--parameter", "extra=more")
     said = failed.communicate(timeout=120)[0]
     assert failed.returncode == 1
-    assert "ZeroDivisionError" in said and "no run" in said and "Traceback (most recent call last):\n  File" not in said
-    refused = start(checkout, "--profile", "huge")
+    assert "ZeroDivisionError" in said and "Traceback (most recent call last):\n  File" not in said
+    assert [line for line in said.splitlines() if "failed" in line][-1] == f"failed: {NAME}"
+    rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
+    assert [row[:3] for row in rows] == [[NAME, "no", "run"], ["02_later", rows[1][1], "1"]]
+    assert times_run(checkout) == ["0 more"] * 2
+    refused = start(checkout, "run", "--profile", "huge")
     assert refused.communicate(timeout=60)[0] == "unknown profile 'huge': choose one of mini, paper\n"
     assert refused.returncode == 1
 
 
-def test_doing_nothing_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["--parameter", "extra"], 2, "'extra' is not of the form name=value"),
+        (["--parameter", "seed=3"], 2, "give the seed as --seed"),
+        (["--native", "--arithmetic", "plain"], 2, "exclude each other"),
+        (["--seed", "one"], 2, "'--seed'"),
+        (["--arithmetic", "fast"], 1, "unknown arithmetic 'fast': choose one of portable"),
+        (["04_none"], 1, "unknown notebook '04_none': choose one of"),
+    ],
+)
+def test_what_the_command_cannot_do_runs_nothing(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, sentence: str
+) -> None:
+    monkeypatch.setattr(run, "run_notebook", lambda *names, **options: pytest.fail("it ran"))
+    refused = CliRunner().invoke(app, ["run", *arguments])
+    said = " ".join(refused.stderr.replace("│", " ").split())
+    assert refused.exit_code == status and sentence in said and refused.stdout == ""
+
+
+def test_the_command_hands_on_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[run.Job, dict]] = []
+    reported: list[list[str]] = []
+
+    def run_none(chosen: list[run.Job], **options: object) -> list[str]:
+        asked.extend((job, options) for job in chosen)
+        return []
+
+    monkeypatch.setattr(run, "run_notebooks", run_none)
+    monkeypatch.setattr(report, "report", lambda chosen: reported.append([job.name for job in chosen]))
+    options = ["--seed", "3", "--native", "--force", "--timeout", "9", "--parameter", "a=[1]", "--parameter", "b=c=d"]
+    assert CliRunner().invoke(app, ["run", "02_texplain", *options]).exit_code == 0
+    given = {"force": True, "timeout": 9, "parameters": {"a": [1], "b": "c=d"}}
+    assert asked == [(run.Job("02_texplain", "mini", 3, arithmetic="native"), given)] and not reported
+    asked.clear()
+    assert CliRunner().invoke(app, ["run"]).exit_code == 0
+    names = [job.name for job in run.jobs([], "mini")]
+    assert [job.name for job, _ in asked] == names and reported == [names]
+    assert asked[0][1] == {"force": False, "timeout": None, "parameters": {}}
+
+
+def test_pages_are_written_by_the_command(checkout: Path) -> None:
+    """And papermill's own command runs them: beside the figures, not over them, and it says where."""
+    written = start(checkout, "notebooks")
+    assert f"{NAME}: wrote notebooks/{NAME}.ipynb" in written.communicate(timeout=120)[0]
+    before = results(checkout)
+    papermill = [sys.executable, "-m", "papermill", f"notebooks/{NAME}.ipynb", "build/out.ipynb"]
+    parameters = ["-p", "profile", "mini", "-p", "seed", "4"]
+    variables = {key: value for key, value in os.environ.items() if key != "JUPYTER_PATH"}  # there is no other one
+    variables |= {"PYTHONPATH": str(checkout)}
+    ran = subprocess.run([*papermill, *parameters], cwd=checkout, env=variables, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert times_run(checkout) == ["0 1", "4 1"] and results(checkout) == before
+    folder = checkout / "build" / "interactive" / "mini" / NAME
+    assert sorted(file.name for file in folder.iterdir()) == ["fig1.pdf", "fig1.png", "numbers.json"]
+    assert json.loads((folder / "numbers.json").read_text())["seed"] == 4
+    page = nbformat.read(checkout / "build" / "out.ipynb", as_version=4)
+    said = "".join(shown.get("text", "") for cell in page.cells for shown in cell.get("outputs", []))
+    assert f"Figures, tables and numbers go to {folder}\n" in said
+
+
+def test_the_lab_starts_in_the_arithmetic_of_the_notebooks(tmp_path: Path) -> None:
+    """What the user has set of the same libraries is gone, as it is where a notebook is run."""
+    (tmp_path / "jupyterlab.py").write_text("import json, os, sys\nprint(json.dumps([sys.argv[1:], dict(os.environ)]))")
+    set_before = {"GOMP_SPINCOUNT": "9", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "OMP_NUM_THREADS": "7"}
+    variables = {**os.environ, **set_before, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(paths.ROOT)])}
+    command = [sys.executable, "-m", "xaikit", "lab", "--port", "9999", "--no-browser"]
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    arguments, seen = json.loads(ran.stdout)
+    assert arguments[-3:] == ["--port", "9999", "--no-browser"]
+    assert f"--ServerApp.root_dir={paths.ROOT}" in arguments
+    wanted = arithmetic.environment(arithmetic.PORTABLE)
+    assert not {"GOMP_SPINCOUNT", "MKL_ENABLE_INSTRUCTIONS"} & seen.keys()
+    names = {name for values in arithmetic.ARITHMETICS.values() for name in values} | {arithmetic.VARIABLE}
+    assert {name: seen.get(name) for name in names} == {name: wanted.get(name) for name in names}
+    assert seen["OMP_NUM_THREADS"] == "2"
+
+
+def test_help_loads_nothing_heavy_and_names_every_command() -> None:
+    """Nor does a run that has nothing to do."""
     heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'matplotlib', 'papermill', 'jupytext'}"
-    code = f"import sys, xaikit.companion.run, xaikit.companion.report; print(sorted({heavy} & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "[]\n"
+    code = (
+        "import sys\nimport xaikit.companion.run, xaikit.companion.report\nfrom xaikit.__main__ import app\n"
+        f"app(['--help'], prog_name='xaikit', standalone_mode=False)\nprint(sorted({heavy} & set(sys.modules)))"
+    )
+    variables = {**os.environ, "PYTHONPATH": str(paths.ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
+    assert ran.stdout.splitlines()[-1] == "[]"
+    listed = re.findall(r"^│ ([a-z][a-z-]*) ", ran.stdout, re.MULTILINE)
+    named = "run report notebooks lab download extract train-translator train-models accept"
+    assert listed == named.split()
+
+
+@pytest.mark.parametrize(
+    ("command", "called"), [(main.extract, extract_data_set), (main.train_translator, train_translator)]
+)
+def test_defaults_are_those_of_what_is_called(command: Callable[..., None], called: Callable[..., None]) -> None:
+    behind = inspect.signature(called).parameters
+    for name, given in inspect.signature(command).parameters.items():
+        assert (given.default or ()) == (behind[name].default or ()), name
+
+
+def test_who_trains_models_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    names = list(train.TRAINERS)
+    monkeypatch.setattr(train, "TRAINERS", {name: partial(trained.append, name) for name in names})
+    refused = CliRunner().invoke(app, ["train-models", names[0], "clip-none"])
+    assert (refused.exit_code, trained) == (1, [])
+    assert refused.stderr == f"unknown model 'clip-none': choose one of {', '.join(names)}\n"
+    for given in ([names[2]], []):
+        trained.clear()
+        assert CliRunner().invoke(app, ["train-models", *given]).exit_code == 0
+        assert trained == (given or names)
 
 
 def test_the_report_counts_what_the_records_say(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from PIL import Image
 from rounding import assert_equal_up_to_rounding
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
 
+from xaikit.__main__ import app
 from xaikit.datasets.imagenet import read_validation
 from xaikit.decomposition.decompose import Coefficients, coefficients
 from xaikit.models import cards, clip_resnet_mini
@@ -339,12 +341,16 @@ def options_for(clip: Path, images: Path, folder: Path) -> list[str]:
     ]
 
 
+def command(options: list[str]) -> Result:
+    return CliRunner().invoke(app, ["extract", *options])
+
+
 def test_torchrun_leaves_the_decomposition_of_every_image(clip_and_photographs, tmp_path) -> None:
     clip, images = clip_and_photographs
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "xaikit.studies.extract"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "xaikit", "extract"]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     options = ["--profile", "paper", *options_for(clip, images, tmp_path / "out")]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env=variables, timeout=300)
+    done = subprocess.run([*torchrun, *options], capture_output=True, text=True, env=variables, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "process 0 of 2 computed 2 blocks" in done.stdout and "process 1 of 2 computed 1 blocks" in done.stdout
 
@@ -370,7 +376,8 @@ def test_torchrun_leaves_the_decomposition_of_every_image(clip_and_photographs, 
         for name, value in variables.items():
             patch.setenv(name, value)
         patch.setattr(torch.cuda, "device_count", lambda: 0)
-        assert E.main(options) == 0
+        done = command(options)
+        assert done.exit_code == 0, done.stderr
     assert {path: path.read_bytes() for path in kept} == kept
     assert_equal_up_to_rounding(vars(Coefficients(**merge(tmp_path / "out").load())), vars(found))
 
@@ -382,7 +389,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_waterbirds_are_extracted_too(clip_and_photographs, tmp_path, on_cpu, capsys) -> None:
+def test_waterbirds_are_extracted_too(clip_and_photographs, tmp_path, on_cpu) -> None:
     lines = ["img_id,img_filename,y,split,place,place_filename"]
     for number in range(5):
         Image.new("RGB", (40, 30), (50 * number, 90, 20)).save(tmp_path / f"{number}.jpg")
@@ -390,23 +397,25 @@ def test_waterbirds_are_extracted_too(clip_and_photographs, tmp_path, on_cpu, ca
     (tmp_path / "metadata.csv").write_text("\n".join(lines))
     options = options_for(clip_and_photographs[0], tmp_path, tmp_path / "out")
     options[options.index("imagenet")] = "waterbirds"
-    assert E.main(options) == 0 and "process 0 of 1 computed 1 blocks" in capsys.readouterr().out
+    done = command(options)
+    assert done.exit_code == 0 and "process 0 of 1 computed 1 blocks" in done.stdout
     assert merge(tmp_path / "out").ids == ("1.jpg", "2.jpg", "3.jpg", "4.jpg")
     # The validation split is another extraction.
-    assert E.main([*options, "--split", "val"]) == 1
-    assert "error: " in (said := capsys.readouterr().err) and "holds another extraction" in said
+    refused = command([*options, "--split", "val"])
+    assert refused.exit_code == 1 and "holds another extraction" in refused.stderr
 
 
-def test_what_the_command_cannot_do_is_said_in_a_sentence(clip_and_photographs, tmp_path, on_cpu, capsys) -> None:
+def test_what_the_command_cannot_do_is_said_in_a_sentence(clip_and_photographs, tmp_path, on_cpu) -> None:
     clip, images = clip_and_photographs
     options = options_for(clip, images, tmp_path / "out")
-    assert E.main(["--profile", "mini", *options]) == 0
-    assert "there is nothing to extract" in capsys.readouterr().out
+    assert "there is nothing to extract" in command(["--profile", "mini", *options]).stdout
     for change, message in (
         ({f"local-dir:{clip}": "ViT-B-16"}, "ViT-B-16 would have random weights; name some with --pretrained"),
         ({str(images): str(tmp_path / "nowhere")}, "nowhere is missing"),
         ({"--subset": "--block=4"}, "holds 11 images of 2 classes"),
+        ({"--subset": "--profile=huge"}, "unknown profile 'huge': choose one of mini, paper"),
     ):
-        assert E.main([change.get(option, option) for option in options]) == 1
-        assert message in capsys.readouterr().err
+        refused = command([change.get(option, option) for option in options])
+        assert refused.exit_code == 1 and message in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1 and refused.stdout == ""
     assert not (tmp_path / "out").exists()

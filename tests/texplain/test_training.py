@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipTextConfig, BlipTextLMHeadModel
+from typer.testing import CliRunner, Result
 
+from xaikit.__main__ import app
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.storage import paths
-from xaikit.studies.train_translator import main
-from xaikit.texplain.training import InMemory, Recipe, read_translator, train, write_translator
+from xaikit.texplain.training import PAPER, InMemory, Recipe, read_translator, train, write_translator
 from xaikit.texplain.translator import Translator, sentence_loss
 
 PAD, START, END, WORDS, PROMPT = 0, 1, 2, 6, 1
@@ -418,39 +419,38 @@ def downloaded(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *changes: str) -> int:
+def command(folder: Path, *changes: str) -> Result:
     models = ("--classifier", f"local-dir:{folder / 'vit'}", "--language", str(folder / "blip"))
     budget = ("--epochs", "2", "1", "--batch", "4", "--workers", "0", "--longest", "10")
-    return main([str(folder / "out"), *models, *budget, *changes])
+    return CliRunner().invoke(app, ["train-translator", str(folder / "out"), *models, *budget, *changes])
 
 
-def test_the_command_trains_in_two_stages_and_goes_on_where_it_was_killed(
-    downloaded: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_trains_in_two_stages_and_goes_on_where_it_was_killed(downloaded: Path) -> None:
     data = ("--shards", str(downloaded / "{00000..00001}.tar"), "--pairs", "10", "--coco", str(downloaded / "coco"))
-    assert command(downloaded, *data) == 0
-    assert "coco: a loss of" in capsys.readouterr().out
+    assert "coco: a loss of" in command(downloaded, *data).stdout
     out = downloaded / "out"
     model = read_translator(out / "translator.safetensors")
     assert model.arguments["tokens"] == 5 and model.arguments["width"] == 12 and model.arguments["to_width"] == 8
     report = json.loads((out / "training.json").read_text())
+    assert report["options"].items() >= {"epochs": "(2, 1)", "layer": "norm", "pairs": "10"}.items()
+    assert report["options"]["learning_rates"] == str(tuple(recipe.learning_rate for recipe in PAPER.values()))
     assert [len(report["losses"][stage]) for stage in ("web", "coco")] == [4, 2]
     assert all(math.isfinite(loss) for curve in report["losses"].values() for loss in curve)
     # As if it had been killed in the second stage.
     for name in ("coco.checkpoint.safetensors", "translator.safetensors"):
         (out / name).unlink()
-    assert command(downloaded, *data) == 0
+    assert command(downloaded, *data).exit_code == 0
     assert same(read_translator(out / "translator.safetensors"), model)
 
 
 def test_a_stage_starts_its_pairs_again_where_they_end_sooner(downloaded: Path) -> None:
     # Ten pairs make two full batches, and the epoch is to have five.
-    assert command(downloaded, "--shards", str(downloaded / "*.tar"), "--pairs", "20") == 0
+    assert command(downloaded, "--shards", str(downloaded / "*.tar"), "--pairs", "20").exit_code == 0
     report = json.loads((downloaded / "out" / "training.json").read_text())
     assert {stage: len(curve) for stage, curve in report["losses"].items()} == {"web": 10}
 
 
-def test_the_command_says_in_a_sentence_what_is_wrong(downloaded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_in_a_sentence_what_is_wrong(downloaded: Path) -> None:
     for changes, sentence in (
         ((), "nothing to train on"),
         (("--coco", str(downloaded / "absent")), "captions_train2017.json is missing"),
@@ -460,6 +460,6 @@ def test_the_command_says_in_a_sentence_what_is_wrong(downloaded: Path, capsys: 
         (("--shards", str(downloaded / "*.tar")), "An epoch has no step"),
         (("--shards", str(downloaded / "*.tar"), "--pairs", "99", "--batch", "16"), "fewer than 16 pairs"),
     ):
-        assert command(downloaded, *changes) == 1
-        assert sentence in capsys.readouterr().err
+        refused = command(downloaded, *changes)
+        assert refused.exit_code == 1 and sentence in refused.stderr
         assert not list(downloaded.glob("out/*"))

@@ -4,7 +4,6 @@ A training is chaotic: another order of summation makes another network, as anot
 that make the bands has a seed of its own under an arithmetic of its own, and a band says what any machine may give.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -169,18 +168,3 @@ def accept(
 
 def _file(profile: str, root: Path) -> Path:
     return root / "data" / "accepted" / f"{profile}.json"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m xaikit.companion.accept`: returns 0, or 1 after saying what went wrong."""
-    from xaikit.companion import run
-
-    parser = argparse.ArgumentParser(prog="python -m xaikit.companion.accept", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="all of them by default")
-    parser.add_argument("--profile", default="mini")
-    options = parser.parse_args(arguments)
-    return run.guarded(lambda: print(f"wrote {accept(options.profile, names=options.names)}"))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,11 +1,10 @@
 """Fetch what the paper profile needs.
 
-    python -m xaikit.companion.download --profile paper [--only NAME] [--to FOLDER]
+    xaikit download --profile paper [--only NAME] [--to FOLDER]
 
 What there is to fetch, from where and with which checksum stands in `data/manifest.toml`.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from xaikit.companion import profiles
 from xaikit.storage.paths import DATA, DATASETS
 
 MANIFEST = DATA / "manifest.toml"
@@ -61,6 +61,25 @@ class Entry:
     files: Sequence[File] = ()
     loader: str = ""
     argument: str = ""
+
+
+def download(profile: str, *, only: str | None = None, to: Path = DATASETS) -> None:
+    """Fetch what a profile needs, or its entry `only`, into the folder `to`, and say, a line a file, what was done.
+
+    A failure is said on stderr, and the other entries are fetched all the same.
+    Raises ValueError for an unknown profile or entry and, at the end, RuntimeError that names the entries that failed.
+    """
+    profiles.check(profile)
+    if profile == "mini":
+        print("The mini profile has nothing to download: --profile paper has.")
+        return
+    entries = read_manifest(MANIFEST)
+    names = [entry.name for entry in entries]
+    if only is not None and only not in names:
+        raise ValueError(f"{only!r} is none of {', '.join(names)}.")
+    failed = [entry.name for entry in entries if only in (None, entry.name) and not _fetch_entry(entry, to)]
+    if failed:
+        raise RuntimeError(f"failed: {', '.join(failed)}")
 
 
 def read_manifest(path: Path = MANIFEST) -> list[Entry]:
@@ -232,34 +251,12 @@ def _extract(archive: Path, scratch: Path) -> None:
         raise ValueError(f"{archive.name} is damaged ({error}); delete it and download it again.") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetch the data of a profile and say, a line each, what was done; return 1 where something failed."""
-    parser = argparse.ArgumentParser(prog="python -m xaikit.companion.download", description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", choices=("mini", "paper"), default="mini")
-    parser.add_argument("--only", metavar="NAME", help="fetch this entry of data/manifest.toml alone")
-    parser.add_argument("--to", metavar="FOLDER", type=Path, default=DATASETS, help="where to put it")
-    options = parser.parse_args(arguments)
-    if options.profile == "mini":
-        print("The mini profile has nothing to download.")
-        return 0
-    entries = read_manifest(MANIFEST)
-    names = [entry.name for entry in entries]
-    if options.only is not None and options.only not in names:
-        print(f"error: {options.only!r} is none of {', '.join(names)}.", file=sys.stderr)
-        return 1
-    failures = 0
-    for entry in entries:
-        if options.only in (None, entry.name):
-            failures += _fetch_entry(entry, options.to)
-    return min(failures, 1)
-
-
-def _fetch_entry(entry: Entry, root: Path) -> int:
-    """Fetch the files of one entry, reporting each; return how many failed."""
+def _fetch_entry(entry: Entry, root: Path) -> bool:
+    """Fetch the files of one entry, reporting each; return whether none failed."""
     if entry.loader:
         print(f"{entry.name}: {entry.loader} fetches it when a notebook loads {entry.argument}")
-        return 0
-    folder, failures = root / entry.folder, 0
+        return True
+    folder, well = root / entry.folder, True
     for file in entry.files:
         try:
             print(f"{entry.name}: {file.name}: {fetch(file, folder)}")
@@ -267,9 +264,5 @@ def _fetch_entry(entry: Entry, root: Path) -> int:
             print(f"{entry.name}: {file.name}: by hand, into {folder}: {entry.by_hand}")
         except (OSError, RuntimeError, ValueError) as error:
             print(f"error: {entry.name}: {error}", file=sys.stderr)
-            failures += 1
-    return failures
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            well = False
+    return well

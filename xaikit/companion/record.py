@@ -65,8 +65,9 @@ def digest(numbers: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
 class Record:
     """The record of one run of one notebook.
 
-    Files go to the folder that `xaikit.companion.run` names in XAIKIT_OUT; in a live session, where a cell may be run
-    again and then replaces what it wrote, to `build/interactive/<profile>/<notebook>/`.
+    Files go to the folder that `xaikit run` names in XAIKIT_OUT; in a live session (JupyterLab, or papermill's own
+    command), where a cell may be run again and then replaces what it wrote, to
+    `build/interactive/<profile>/<notebook>/`, as is then said.
     """
 
     def __init__(self, notebook: str, profile: str, seed: int) -> None:
@@ -76,6 +77,8 @@ class Record:
         headless = os.environ.get("XAIKIT_OUT")
         self.folder = Path(headless) if headless else paths.BUILD / "interactive" / profile / notebook
         self._live = not headless
+        if self._live:
+            print(f"Figures, tables and numbers go to {self.folder}")
         self._start = time.monotonic()
         self._files: dict[str, Path] = {}
         self._numbers: dict[str, dict[str, Any]] = {}

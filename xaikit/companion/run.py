@@ -1,20 +1,16 @@
 """Run notebooks headless: all that a run leaves appears at its end, or not at all.
 
-    python -m xaikit.companion.run 01_caption_driven --profile mini
+    xaikit run 01_caption_driven --profile mini
 
 A run is skipped when what it would be made from (see `xaikit.storage.sources`) is what its results were made from.
 """
 
-import argparse
-import ast
 import hashlib
 import json
-import logging
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,13 +72,15 @@ def jobs(
 ) -> list[Job]:
     """The jobs for the named notebooks, or for all there are.
 
-    Raises ValueError for a notebook, profile or arithmetic that there is not.
+    Raises ValueError for a notebook, profile or arithmetic that there is not, and where there is no notebook at all.
     """
     own = profiles.arithmetic(profile, root / sources.PACKAGE / "companion" / "profiles")
     if arithmetic is not None and arithmetic not in arithmetics.ARITHMETICS:
         raise ValueError(f"unknown arithmetic {arithmetic!r}: choose one of {', '.join(arithmetics.ARITHMETICS)}")
     arithmetic = None if arithmetic == own else arithmetic
     known = sorted(file.stem for file in (root / "notebooks").glob("[0-9][0-9]_*.py"))
+    if not known:
+        raise ValueError(f"there are no notebooks in {root}: they are named like notebooks/01_name.py")
     for name in names:
         if name not in known:
             raise ValueError(f"unknown notebook {name!r}: choose one of {', '.join(known)}")
@@ -127,6 +125,30 @@ def run_notebook(
             return job.results
         _execute(job, made_from, timeout)
     return job.results
+
+
+def run_notebooks(
+    chosen: Sequence[Job],
+    *,
+    force: bool = False,
+    timeout: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Run notebooks one after the other and return the names of those that failed, after saying why on stderr.
+
+    The arguments are those of `run_notebook`, and so is what is raised, but for a failure, which stops no other one.
+    """
+    failed = []
+    for job in chosen:
+        try:
+            run_notebook(
+                job.name, job.profile, seed=job.seed, force=force, timeout=timeout, parameters=parameters,
+                root=job.root, arithmetic=job.arithmetic,
+            )  # fmt: skip
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            failed.append(job.name)
+    return failed
 
 
 @contextmanager
@@ -230,97 +252,3 @@ def write_pages(chosen: Sequence[Job]) -> None:
         written = job.script.stat().st_mtime
         os.utime(page, (written, written))  # Jupytext refuses a page that is newer than its script
         print(f"{job.name}: wrote {page.relative_to(job.root)}")
-
-
-def guarded(action: Callable[[], None]) -> int:
-    """Do a command's work; return its exit status after saying in short what went wrong."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that kernels are shut down
-    try:
-        action()
-    except KeyboardInterrupt:
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its tasks complain of the kernel's end
-        print("interrupted: nothing half-done was kept", file=sys.stderr)
-        return 130
-    except (RuntimeError, ValueError, OSError, SyntaxError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """`name=value`; the value as a Python literal where it is one, else as text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=value")
-    if name in ("profile", "seed"):
-        raise argparse.ArgumentTypeError(f"give the {name} as --{name}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m xaikit.companion.run`: returns 0, or 1 when a notebook failed or the request makes no sense."""
-    about = "Run notebooks, all by default."
-    parser = argparse.ArgumentParser(prog="python -m xaikit.companion.run", description=about)
-    parser.add_argument(
-        "names", nargs="*", metavar="NOTEBOOK", help="such as 01_caption_driven; all of them by default"
-    )
-    parser.add_argument("--profile", default="mini", help="mini (default) or paper: which models, data and sizes")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of all random draws (default: %(default)s)")
-    parser.add_argument(
-        "--native", dest="arithmetic", action="store_const", const=arithmetics.NATIVE,
-        help="let the CPU choose instructions and threads: faster on some, with other digits than elsewhere",
-    )  # fmt: skip
-    parser.add_argument(
-        "--arithmetic", help=f"one of those that bands are made of: {', '.join(arithmetics.ARITHMETICS)}"
-    )
-    parser.add_argument("--force", action="store_true", help="run even what is up to date")
-    parser.add_argument("--timeout", type=int, help="seconds that a cell may take (default: the profile's)")
-    parser.add_argument(
-        "--parameter", type=_assignment, action="append", default=[], metavar="NAME=VALUE",
-        help="for the notebook's cell tagged parameters, beside profile and seed",
-    )  # fmt: skip
-    parser.add_argument("--report", action="store_true", help="only show what the last runs left")
-    parser.add_argument("--seeds", action="store_true", help="with --report: all runs that lie in build/")
-    parser.add_argument("--notebooks", action="store_true", help="write the executed notebooks/*.ipynb")
-    options = parser.parse_args(arguments)
-
-    def work() -> None:
-        from xaikit.companion.report import report
-
-        chosen = jobs(options.names, options.profile, options.seed, arithmetic=options.arithmetic)
-        if not chosen:
-            raise ValueError("there are no notebooks: they are named like notebooks/01_name.py")
-        if options.report:
-            return report(chosen, seeds=options.seeds)
-        if options.notebooks:
-            return write_pages(chosen)
-        failed = []
-        for job in chosen:
-            try:
-                run_notebook(
-                    job.name,
-                    job.profile,
-                    seed=job.seed,
-                    force=options.force,
-                    timeout=options.timeout,
-                    parameters=dict(options.parameter),
-                    arithmetic=job.arithmetic,
-                )
-            except RuntimeError as error:
-                print(error, file=sys.stderr)
-                failed.append(job.name)
-        if not options.names:
-            report(chosen)
-        if failed:
-            raise RuntimeError(f"failed: {', '.join(failed)}")
-
-    return guarded(work)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,7 +1,6 @@
-"""`make models`: train every mini model from nothing and write it to data/weights/ with its card."""
+"""`xaikit train-models`: train every mini model from nothing and write it to data/weights/ with its card."""
 
-import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -224,8 +223,14 @@ TRAINERS = {
     generator.NAME: train_generator,
 }
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m xaikit.models.train", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="MODEL", choices=[[], *TRAINERS], help="all of them by default")
-    for name in parser.parse_args().names or TRAINERS:
+
+def train_models(names: Sequence[str] = ()) -> None:
+    """Train the named mini models, or all of them: 8 minutes to 2 hours each on two cores.
+
+    Raises ValueError, before anything is trained, for a name that is none of `TRAINERS`.
+    """
+    for name in names:
+        if name not in TRAINERS:
+            raise ValueError(f"unknown model {name!r}: choose one of {', '.join(TRAINERS)}")
+    for name in names or TRAINERS:
         TRAINERS[name]()

@@ -154,8 +154,3 @@ def _cpu_info() -> Mapping[str, str]:
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if file.exists() else []
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-if __name__ == "__main__":  # for the shell: env $(python -m xaikit.storage.arithmetic) jupyter lab
-    settings = environment(PORTABLE)
-    print(*(f"{key}={settings[key]}" for key in sorted(settings) if key.startswith(_FAMILIES)))

@@ -1,6 +1,6 @@
 """Decompose a whole data set, on as many processes or GPUs as there are.
 
-    torchrun --nproc-per-node 4 -m xaikit.studies.extract --model ViT-B-16 --pretrained laion2b_s34b_b88k \\
+    torchrun --nproc-per-node 4 -m xaikit extract --model ViT-B-16 --pretrained laion2b_s34b_b88k \\
         --data imagenet --folder build/extracted/vit-b-16-imagenet
 
 The images, sorted by their ids, fall into blocks of fixed size, and each process takes every n-th block; so the blocks
@@ -10,19 +10,17 @@ each other. Where they differ in threads, or work is taken up on another CPU, bl
 `xaikit.storage.cache` says by how much.
 """
 
-import argparse
 import hashlib
 import json
 import os
 import re
-import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock
@@ -34,7 +32,7 @@ from tqdm import tqdm
 
 from xaikit.companion import profiles
 from xaikit.datasets.imagenet import read_validation
-from xaikit.datasets.waterbirds import FOLDER, SPLITS, read_waterbirds
+from xaikit.datasets.waterbirds import FOLDER, read_waterbirds
 from xaikit.decomposition.decompose import coefficients, image_tower
 from xaikit.models.clip import load_clip
 from xaikit.models.preprocessing import Preprocessed
@@ -328,39 +326,50 @@ def _checked(result: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor
     return {name: tensor.detach().cpu().contiguous() for name, tensor in result.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Decompose this process's share of a data set; return 1, with a sentence, where that fails."""
-    options = _parser().parse_args(arguments)
-    if options.profile == "mini":
+def extract_data_set(
+    data: Literal["imagenet", "waterbirds"],
+    folder: Path,
+    model: str,
+    pretrained: str | None = None,
+    *,
+    profile: str = "paper",
+    split: str = "test",
+    images: Path | None = None,
+    subset: bool = False,
+    block: int = 512,
+    batch: int = 32,
+    workers: int = 4,
+) -> None:
+    """Write this process's share of the coefficients of CLIP's decomposition for a data set; `merge` reads them.
+
+    torchrun says in RANK and WORLD_SIZE which share that is, and in LOCAL_RANK on which GPU, where there are any.
+    `model` is open_clip's name (ViT-B-16), with that of its weights in `pretrained`, or local-dir:FOLDER. The data set
+    lies in `images`, by default where `companion.download` puts it, and must be complete unless `subset` is said;
+    `split` is of Waterbirds; the sizes are those of `extract`. The mini profile has nothing to extract.
+    Raises ValueError for an unknown profile and for a model without weights, and what `extract` and the readers raise.
+    """
+    profiles.check(profile)
+    if profile == "mini":
         print("The notebooks of the mini profile decompose their images as they run: there is nothing to extract.")
-        return 0
-    rank, world_size, local_rank = (int(os.environ.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return
+    if pretrained is None and not model.startswith("local-dir:"):
+        raise ValueError(f"{model} would have random weights; name some with --pretrained.")
+    rank, world_size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
     gpus = torch.cuda.device_count()
     device = f"cuda:{local_rank % gpus}" if gpus else "cpu"  # more processes than GPUs share them
-    try:
-        count = _decompose(options, device, rank, max(world_size, 1))
-        print(f"{options.folder}: process {rank} of {max(world_size, 1)} computed {count} blocks")
-        return 0
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _decompose(options: argparse.Namespace, device: str, rank: int, world_size: int) -> int:
-    if options.pretrained is None and not options.model.startswith("local-dir:"):
-        raise ValueError(f"{options.model} would have random weights; name some with --pretrained.")
-    images = options.images or DATASETS / {"imagenet": "imagenet", "waterbirds": f"waterbirds/{FOLDER}"}[options.data]
-    if options.data == "imagenet":
-        data = read_validation(images, subset=options.subset)
+    if data == "imagenet":
+        photographs = read_validation(images or DATASETS / "imagenet", subset=subset)
     else:
-        data = read_waterbirds(images, options.split, check=not options.subset)
-    clip = load_clip(options.model, options.pretrained, device)
+        photographs = read_waterbirds(images or DATASETS / "waterbirds" / FOLDER, split, check=not subset)
+    clip = load_clip(model, pretrained, device)
     tower = image_tower(clip.image_encoder)
     key = extraction_key(
         clip.image_encoder,
-        data.ids,
+        photographs.ids,
         (image_tower, coefficients, Preprocessed),
-        data=options.data,
+        data=data,
         device=torch.device(device).type,
         heads=[block.attn.num_heads for block in tower.transformer.resblocks],  # neither weights nor repr show these
         pooling=tower.pool_type,
@@ -372,30 +381,8 @@ def _decompose(options: argparse.Namespace, device: str, rank: int, world_size: 
     def extractor(batch: Tensor) -> dict[str, Tensor]:
         return vars(coefficients(tower, batch.to(device)))
 
-    sizes = {"block": options.block, "batch": options.batch, "workers": options.workers}
-    return extract(extractor, data, options.folder, key, prepare=prepare, rank=rank, world_size=world_size, **sizes)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="torchrun --nproc-per-node N -m xaikit.studies.extract",
-        description="Write the coefficients of CLIP's decomposition for a data set; its function `merge` reads them.",
-    )
-    parser.add_argument("--profile", choices=profiles.names(), default="paper")
-    parser.add_argument("--model", required=True, help="open_clip's name (ViT-B-16), or local-dir:FOLDER")
-    parser.add_argument("--pretrained", help="open_clip's name of the weights (laion2b_s34b_b88k)")
-    parser.add_argument("--data", choices=("imagenet", "waterbirds"), required=True)
-    parser.add_argument("--split", choices=SPLITS, default="test", help="of Waterbirds")
-    parser.add_argument(
-        "--images", type=Path, help="where the data set lies; by default where xaikit.companion.download puts it"
-    )
-    parser.add_argument("--subset", action="store_true", help="take the data set as it is there, complete or not")
-    parser.add_argument("--folder", type=Path, required=True, help="where the blocks go")
-    parser.add_argument("--block", type=int, default=512, help="images a file")
-    parser.add_argument("--batch", type=int, default=32, help="images a forward pass")
-    parser.add_argument("--workers", type=int, default=4, help="threads that read images, a process")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    count = extract(
+        extractor, photographs, folder, key, prepare=prepare, block=block, batch=batch, rank=rank,
+        world_size=world_size, workers=workers,
+    )  # fmt: skip
+    print(f"{folder}: process {rank} of {world_size} computed {count} blocks")

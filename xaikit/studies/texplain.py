@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +109,7 @@ def trained_translator(
     The features of all pairs are computed once and kept; what was trained before is read from the cache. With `start`
     it goes on from another translator of the same shape. `settings` are those of `training.Recipe`, and `longest`, the
     tokens of a caption. With `file`, a name in the data folder, nothing is trained where that is there: it is what
-    `python -m xaikit.studies.train_translator` has written. Raises ValueError for no pair.
+    `xaikit train-translator` has written. Raises ValueError for no pair.
     """
     if file and (DATASETS / file).is_file():
         return read_translator(DATASETS / file, device)
@@ -157,10 +158,12 @@ def trained_translators(
     return found
 
 
-def encoded(language: LanguageModel, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
+def encoded(
+    language: LanguageModel, texts: Sequence[str], longest: int, counts: Counter[str] | None = None
+) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each caption, padded behind; what is longer than `longest` tokens is cut off.
 
-    How many were cut, and how many hold no word that the tokenizer knows, a warning says. Raises ValueError where the
+    How many were cut, and how many hold no word that the tokenizer knows, a warning says, or `counts` grows by it. Raises ValueError where the
     prompt leaves no room for a word.
     """
     room = longest - len(language.prompt) - 1
@@ -171,7 +174,9 @@ def encoded(language: LanguageModel, texts: Sequence[str], longest: int) -> Int6
     cut, empty = (
         sum(odd(row) for row in rows) for odd in (lambda row: len(row) > room, lambda row: set(row) <= {unknown})
     )
-    if cut or empty:
+    if counts is not None:
+        counts.update({"cut off": cut, "without a known word": empty})
+    elif cut or empty:
         warnings.warn(
             f"of {len(rows):,} captions {cut:,} have more than {longest} tokens, and are cut off, and {empty:,} have "
             "no word that the language model knows", stacklevel=2,

@@ -1,19 +1,21 @@
-"""Train paper 2's translator on the papers' pairs: `accelerate launch -m xaikit.studies.train_translator --help`."""
+"""Train paper 2's translator on the papers' pairs: `accelerate launch -m xaikit train-translator --help`."""
 
-import argparse
 import json
-import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 
+import timm
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torchvision.transforms import Normalize
 
+from xaikit.datasets import captions
 from xaikit.models.captioner import load_captioner
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.files import write_text
@@ -23,71 +25,68 @@ from xaikit.texplain.training import PAPER, Batch, train, write_translator
 from xaikit.texplain.translator import Features, Translator
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The paper's training: on shards of web pairs, then on COCO; returns 0, or 1 after saying what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m xaikit.studies.train_translator", description=__doc__)
-    add = parser.add_argument
-    add("output", type=Path, help="folder for translator.safetensors, training.json and checkpoints to go on from")
-    add("--shards", nargs="+", metavar="PATTERN", help="webdataset shards of the first stage, cc3m/{00000..00331}.tar")
-    add("--pairs", type=int, default=0, help="how many pairs of the shards make an epoch")
-    add("--coco", type=Path, metavar="FOLDER", help="COCO of 2017, for the second stage")
-    add("--classifier", default="vit_base_patch16_384.orig_in21k_ft_in1k", help="timm's name of it")
-    add("--layer", default="norm", help="the module of it that gives the features")
-    add("--language", default="Salesforce/blip-image-captioning-base", help="transformers' name or folder of a BLIP")
-    add("--prompt", default="a picture of", help="what is put before every caption")
-    add("--longest", type=int, default=40, help="tokens of a caption, with prompt and end, after which it is cut off")
-    add("--variant", default="token", choices=("token", "bottleneck", "flat"), help="of the translator")
-    add("--epochs", type=int, nargs=2, default=[r.epochs for r in PAPER.values()], help="of both stages")
-    add("--learning-rates", type=float, nargs=2, default=[r.learning_rate for r in PAPER.values()])
-    add("--batch", type=int, default=PAPER["web"].batch, help="images a step, of all processes together")
-    add("--workers", type=int, default=4, help="processes that read images, for each process that trains")
-    add("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def train_translator(
+    output: Path,
+    *,
+    shards: Sequence[str] = (),
+    pairs: int = 0,
+    coco: Path | None = None,
+    classifier: str = "vit_base_patch16_384.orig_in21k_ft_in1k",
+    layer: str = "norm",
+    language: str = "Salesforce/blip-image-captioning-base",
+    prompt: str = "a picture of",
+    longest: int = 40,
+    variant: str = "token",
+    epochs: tuple[int, int] | None = None,
+    learning_rates: tuple[float, float] | None = None,
+    batch: int = PAPER["web"].batch,
+    workers: int = 4,
+    seed: int = 0,
+) -> None:
+    """The paper's training: on `shards` of web pairs, `pairs` of them an epoch, then on COCO of 2017 in `coco`.
 
-
-def _run(options: argparse.Namespace) -> None:
-    # The command alone needs these, and they take seconds.
-    import timm
-    from torchvision.transforms import Normalize
-
-    from xaikit.datasets import captions
-
+    The folder `output` gets translator.safetensors, training.json, and checkpoints, from which a killed run goes on.
+    `classifier` is timm's name, `layer` the module of it that gives the features; `language` is transformers' name or
+    folder of a BLIP, which starts every caption with `prompt`, and cuts it off after `longest` tokens. `batch` images
+    make a step, of all processes together; `workers` read them, for each process. `epochs` and `learning_rates` are of
+    both stages, by default those of `PAPER`.
+    Raises ValueError where there is nothing to train on, or too little, and what the readers and `train` raise.
+    """
+    epochs = epochs or tuple(recipe.epochs for recipe in PAPER.values())
+    learning_rates = learning_rates or tuple(recipe.learning_rate for recipe in PAPER.values())
+    options = dict(locals())  # before there is anything else
     stages = {}
-    if options.shards:
-        stages["web"] = captions.read_shards(*options.shards), options.pairs
-    if options.coco is not None:
-        coco = captions.read_coco(options.coco, "train")
-        stages["coco"] = coco, len(coco)
+    if shards:
+        stages["web"] = captions.read_shards(*shards), pairs
+    if coco is not None:
+        told = captions.read_coco(coco, "train")
+        stages["coco"] = told, len(told)
     accelerator = Accelerator()
     device, processes = str(accelerator.device), accelerator.num_processes
     if not stages:
         raise ValueError("There is nothing to train on: give --shards with --pairs, --coco, or both.")
-    if options.batch % processes:
-        raise ValueError(f"A batch of {options.batch} cannot be shared by {processes} processes: choose another.")
-    classifier = timm.create_model(options.classifier, pretrained=True).requires_grad_(False)
-    data = timm.data.resolve_model_data_config(classifier)
-    size, share = data["input_size"][-1], options.batch // processes
-    encoder = nn.Sequential(Normalize(data["mean"], data["std"]), Features(classifier, options.layer)).to(device)
+    if batch % processes:
+        raise ValueError(f"A batch of {batch} cannot be shared by {processes} processes: choose another.")
+    network = timm.create_model(classifier, pretrained=True).requires_grad_(False)
+    data = timm.data.resolve_model_data_config(network)
+    size, share = data["input_size"][-1], batch // processes
+    encoder = nn.Sequential(Normalize(data["mean"], data["std"]), Features(network, layer)).to(device)
     with torch.no_grad():
         _, tokens, width = encoder(torch.zeros(1, 3, size, size, device=device)).shape
-    language = load_captioner(options.language, options.prompt, device).language
-    torch.manual_seed(seed_for(options.seed, "translator", "weights"))
-    translator = Translator(tokens, width, language.width, variant=options.variant)
+    speaker = load_captioner(language, prompt, device).language
+    torch.manual_seed(seed_for(seed, "translator", "weights"))
+    translator = Translator(tokens, width, speaker.width, variant=variant)
+
+    odd: Counter[str] = Counter()
 
     def batches(stage: str, epoch: int) -> Iterator[Batch]:
         """Full batches; a process whose pairs are at an end starts them again."""
         for turn in count():
             given = 0
             for images, sentences in captions.batches(
-                stages[stage][0], partial(_fitted, size=size), partial(encoded, language, longest=options.longest),
-                share, seed=seed_for(options.seed, "translator", stage, turn), epoch=epoch,
-                process=accelerator.process_index, processes=processes, workers=options.workers,
+                stages[stage][0], partial(_fitted, size=size), partial(encoded, speaker, longest=longest, counts=odd),
+                share, seed=seed_for(seed, "translator", stage, turn), epoch=epoch,
+                process=accelerator.process_index, processes=processes, workers=workers,
             ):  # fmt: skip
                 if len(images) == share:
                     given += 1
@@ -96,18 +95,18 @@ def _run(options: argparse.Namespace) -> None:
                 raise ValueError(f"A process has fewer than {share} pairs: give more, or a smaller batch.")
 
     curves = {}
-    for stage, epochs, rate in zip(PAPER, options.epochs, options.learning_rates, strict=True):
+    for stage, turns, rate in zip(PAPER, epochs, learning_rates, strict=True):
         if stage in stages:
-            recipe = replace(PAPER[stage], epochs=epochs, learning_rate=rate, batch=options.batch)
+            recipe = replace(PAPER[stage], epochs=turns, learning_rate=rate, batch=batch)
             curves[stage] = train(
-                translator, language.decoder, partial(batches, stage), recipe, prompt=len(language.prompt),
-                pad=language.pad, steps_an_epoch=stages[stage][1] // options.batch, seed=options.seed, encoder=encoder,
-                checkpoint=options.output / f"{stage}.checkpoint.safetensors", accelerator=accelerator,
+                translator, speaker.decoder, partial(batches, stage), recipe, prompt=len(speaker.prompt),
+                pad=speaker.pad, steps_an_epoch=stages[stage][1] // batch, seed=seed, encoder=encoder,
+                checkpoint=output / f"{stage}.checkpoint.safetensors", accelerator=accelerator,
             )  # fmt: skip
     if accelerator.is_main_process:
-        write_translator(options.output / "translator.safetensors", translator)
-        about = {"options": {key: str(value) for key, value in vars(options).items()}, "losses": curves}
-        write_text(options.output / "training.json", json.dumps(about, indent=1) + "\n")
+        write_translator(output / "translator.safetensors", translator)
+        about = {"options": {key: str(value) for key, value in options.items()}, "captions": odd, "losses": curves}
+        write_text(output / "training.json", json.dumps(about, indent=1) + "\n")
         for stage, curve in curves.items():
             print(f"{stage}: a loss of {curve[-1]:.4f} nats a token in the last of {len(curve):,} steps")
 
@@ -115,7 +114,3 @@ def _run(options: argparse.Namespace) -> None:
 def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, "3 size size"]:
     """An image as the classifier takes it, but for its normalisation."""
     return Preprocessed(nn.Identity(), size, (0.0,) * 3, (1.0,) * 3).prepare(image[None].float() / 255)[0]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,0 +1,225 @@
+"""The command `xaikit`: it reads what is asked for, has a function do it, and says in short what went wrong.
+
+Whatever takes time to import is imported where it is used, so that `xaikit --help` answers at once.
+"""
+
+import ast
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer import Argument, Option
+from typer.core import TyperGroup
+
+RUN, DATA, TRAIN = "Notebooks", "The papers' own data", "Making anew what ships"
+
+Names = Annotated[list[str] | None, Argument(metavar="NOTEBOOK", help="01_caption_driven, say; by default all.")]
+Profile = Annotated[str, Option(help="Which models, data and sizes: mini or paper.")]
+Seed = Annotated[int, Option(help="Of all random draws.")]
+
+
+class Guarded(TyperGroup):
+    """Commands whose failures are a sentence on stderr and exit status 1; where they are interrupted it is 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that kernels are shut down
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its tasks complain of the kernel's end
+            print("interrupted: nothing half-done was kept", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (RuntimeError, ValueError, OSError, SyntaxError) as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(1) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+app = typer.Typer(
+    name="xaikit",
+    cls=Guarded,
+    help="Four papers on explaining vision models in words, rerun end to end: which of their claims survive?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command(rich_help_panel=RUN)
+def run(
+    names: Names = None,
+    profile: Profile = "mini",
+    seed: Seed = 0,
+    native: Annotated[bool, Option("--native", help="Let the CPU choose instructions and threads.")] = False,
+    arithmetic: Annotated[str | None, Option(help="One of those of the bands, in place of the profile's.")] = None,
+    force: Annotated[bool, Option("--force", help="Run even what is up to date.")] = False,
+    timeout: Annotated[int | None, Option(help="Seconds for a cell, in place of the profile's.")] = None,
+    parameter: Annotated[
+        list[str] | None, Option(metavar="NAME=VALUE", help="Of the notebook; again for more.")
+    ] = None,
+) -> None:
+    """Run notebooks that are not up to date; after a run of all of them, the report.
+
+    With --native it is faster on some machines, and the digits are others than elsewhere.
+    """
+    from xaikit.companion.run import jobs, run_notebooks
+    from xaikit.storage.arithmetic import NATIVE
+
+    if native and arithmetic not in (None, NATIVE):
+        raise typer.BadParameter(f"--native and --arithmetic {arithmetic} exclude each other: leave one out")
+    chosen = jobs(names or (), profile, seed, arithmetic=NATIVE if native else arithmetic)
+    failed = run_notebooks(chosen, force=force, timeout=timeout, parameters=dict(map(_assignment, parameter or ())))
+    if not names:
+        from xaikit.companion.report import report
+
+        report(chosen)
+    if failed:
+        raise RuntimeError(f"failed: {', '.join(failed)}")
+
+
+@app.command(rich_help_panel=RUN)
+def report(
+    names: Names = None,
+    profile: Profile = "mini",
+    seeds: Annotated[bool, Option("--seeds", help="Runs of other seeds and arithmetics in build/, too.")] = False,
+) -> None:
+    """Show what the last runs left: claims by verdict, numbers within and outside their bands."""
+    from xaikit.companion.report import report
+    from xaikit.companion.run import jobs
+
+    report(jobs(names or (), profile), seeds=seeds)
+
+
+@app.command(rich_help_panel=RUN)
+def notebooks(names: Names = None, profile: Profile = "mini") -> None:
+    """Write the executed notebooks/*.ipynb, from runs that are up to date."""
+    from xaikit.companion.run import jobs, write_pages
+
+    write_pages(jobs(names or (), profile))
+
+
+@app.command(rich_help_panel=RUN, context_settings={"ignore_unknown_options": True})
+def lab(
+    arguments: Annotated[list[str] | None, Argument(help="Handed on to JupyterLab: --port 9999, say.")] = None,
+) -> None:
+    """JupyterLab with the paired notebooks, in the arithmetic of the mini profile."""
+    from xaikit.storage.arithmetic import PORTABLE, environment
+    from xaikit.storage.paths import ROOT
+
+    where = [f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/notebooks"]
+    command = [sys.executable, "-m", "jupyterlab", *where, *(arguments or ())]
+    os.execve(sys.executable, command, environment(PORTABLE))
+
+
+@app.command(rich_help_panel=DATA)
+def download(
+    profile: Profile = "mini",
+    only: Annotated[str | None, Option(metavar="NAME", help="This entry of data/manifest.toml alone.")] = None,
+    to: Annotated[Path | None, Option(metavar="FOLDER", help="In place of XAIKIT_DATA or data/downloads.")] = None,
+) -> None:
+    """Fetch and check what a profile needs; mini needs nothing."""
+    from xaikit.companion.download import download
+    from xaikit.storage.paths import DATASETS
+
+    download(profile, only=only, to=to or DATASETS)
+
+
+@app.command(rich_help_panel=DATA)
+def extract(
+    data: Annotated[Literal["imagenet", "waterbirds"], Option(help="The data set.")],
+    folder: Annotated[Path, Option(metavar="FOLDER", help="Where the blocks go.")],
+    model: Annotated[str, Option(help="open_clip's name (ViT-B-16), or local-dir:FOLDER.")],
+    pretrained: Annotated[str | None, Option(help="open_clip's name of the weights (laion2b_s34b_b88k).")] = None,
+    profile: Profile = "paper",
+    split: Annotated[Literal["train", "val", "test"], Option(help="Of Waterbirds.")] = "test",
+    images: Annotated[
+        Path | None, Option(metavar="FOLDER", help="In place of where xaikit download puts them.")
+    ] = None,
+    subset: Annotated[bool, Option("--subset", help="Take the data set as it is there, complete or not.")] = False,
+    block: Annotated[int, Option(help="Images a file.")] = 512,
+    batch: Annotated[int, Option(help="Images a forward pass.")] = 32,
+    workers: Annotated[int, Option(help="Threads that read images, a process.")] = 4,
+) -> None:
+    """Decompose a whole data set, as paper 4 does.
+
+    On N GPUs: torchrun --nproc-per-node N -m xaikit extract ... What was stopped goes on where it was.
+    """
+    from xaikit.studies.extract import extract_data_set
+
+    extract_data_set(
+        data, folder, model, pretrained, profile=profile, split=split, images=images, subset=subset, block=block,
+        batch=batch, workers=workers,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=DATA)
+def train_translator(
+    output: Annotated[Path, Argument(metavar="FOLDER", help="Gets the translator, its losses and checkpoints.")],
+    shards: Annotated[list[str] | None, Option(metavar="PATTERN", help="Of web pairs; again for more.")] = None,
+    pairs: Annotated[int, Option(help="How many pairs of the shards make an epoch.")] = 0,
+    coco: Annotated[Path | None, Option(metavar="FOLDER", help="COCO of 2017, for the second stage.")] = None,
+    classifier: Annotated[str, Option(help="timm's name of it.")] = "vit_base_patch16_384.orig_in21k_ft_in1k",
+    layer: Annotated[str, Option(help="The module of it that gives the features.")] = "norm",
+    language: Annotated[str, Option(help="A BLIP of transformers.")] = "Salesforce/blip-image-captioning-base",
+    prompt: Annotated[str, Option(help="What is put before every caption.")] = "a picture of",
+    longest: Annotated[int, Option(help="Tokens of a caption, prompt and end included; the rest is cut off.")] = 40,
+    variant: Annotated[Literal["token", "bottleneck", "flat"], Option(help="Of the translator.")] = "token",
+    epochs: Annotated[tuple[int, int] | None, Option(help="Of both stages, in place of the paper's.")] = None,
+    learning_rates: Annotated[tuple[float, float] | None, Option(help="In place of the paper's.")] = None,
+    batch: Annotated[int, Option(help="Images a step, of all processes together.")] = 512,
+    workers: Annotated[int, Option(help="Processes that read images, for each that trains.")] = 4,
+    seed: Seed = 0,
+) -> None:
+    """Train paper 2's translator: on webdataset shards of web pairs, cc3m/{00000..00331}.tar, then on COCO.
+
+    On all GPUs: accelerate launch -m xaikit train-translator ... What was stopped goes on from its checkpoint.
+    """
+    from xaikit.studies.train_translator import train_translator
+
+    train_translator(
+        output, shards=shards or (), pairs=pairs, coco=coco, classifier=classifier, layer=layer, language=language,
+        prompt=prompt, longest=longest, variant=variant, epochs=epochs, learning_rates=learning_rates, batch=batch,
+        workers=workers, seed=seed,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=TRAIN)
+def train_models(
+    names: Annotated[list[str] | None, Argument(metavar="MODEL", help="clip-vit-mini, say; by default all.")] = None,
+) -> None:
+    """Train the mini models in data/weights from nothing: hours."""
+    from xaikit.models.train import train_models
+
+    train_models(names or ())
+
+
+@app.command(rich_help_panel=TRAIN)
+def accept(names: Names = None, profile: Profile = "mini") -> None:
+    """Accept the present numbers, with bands from runs under eight seeds and arithmetics: hours."""
+    from xaikit.companion.accept import accept
+
+    print(f"wrote {accept(profile, names=names or ())}")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """`name=value`; the value as a Python literal where it is one, else as text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not of the form name=value")
+    if name in ("profile", "seed"):
+        raise typer.BadParameter(f"give the {name} as --{name}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+if __name__ == "__main__":
+    app(prog_name="xaikit")
