@@ -163,8 +163,8 @@ def encoded(
 ) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each caption, padded behind; what is longer than `longest` tokens is cut off.
 
-    How many were cut, and how many hold no word that the tokenizer knows, a warning says, or `counts` grows by it. Raises ValueError where the
-    prompt leaves no room for a word.
+    How many were cut, and how many hold no word that the tokenizer knows, a warning says, or `counts` grows by it.
+    Raises ValueError where the prompt leaves no room for a word.
     """
     room = longest - len(language.prompt) - 1
     if room < 1:
