@@ -105,7 +105,7 @@ def test_memory_bounds_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     code = (
-        "from xaikit import side_by_side as module; from test_side_by_side import sleeps\n"
+        "from xaikit.storage import side_by_side as module; from test_side_by_side import sleeps\n"
         f"module.cores = lambda: 2; job = {{'folder': {str(tmp_path)!r}}}\n"
         "dict(module.side_by_side(sleeps, {'a': job, 'b': job}))"
     )
