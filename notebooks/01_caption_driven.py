@@ -131,7 +131,7 @@ plans = {
     **{f"{p:g}": Plan("correlated", study.recipe(cfg.dose), 1, correlation=p) for p in cfg.correlations},
 }
 trained, training = study.train_models(splits, plans, of=cfg.folds, watch=cfg.watch, seed=seed, device=cfg.device)
-# Section after section looks at the same digits: these networks run once for a set, and then say the same again.
+# Section after section asks about the same digits: for a set that it has just seen, a network need not run again.
 standalone = {name: [study.remembering(each.model) for each in models] for name, models in trained.items()}
 
 

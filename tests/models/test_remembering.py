@@ -1,5 +1,8 @@
 """A network that remembers gives what it would give if it ran, and runs only for what it does not know."""
 
+import copy
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,8 @@ class Counted(nn.Module):
 
 
 @pytest.fixture
-def network() -> Counted:
+def network(monkeypatch) -> Counted:
+    monkeypatch.setattr(remembering, "_kept", [])
     torch.manual_seed(0)
     return Counted().eval()
 
@@ -100,6 +104,23 @@ def test_what_was_not_asked_for_longest_goes_first_and_the_last_batch_stays(netw
     assert network.runs == 5
     heard(remembered, images(1))
     assert network.runs == 6
+
+
+def test_networks_share_the_memory_and_one_that_is_gone_leaves_it(network, monkeypatch) -> None:
+    one, other = Remembering(network, {}).eval(), Remembering(copy.deepcopy(network), {}).eval()
+    with torch.no_grad():
+        one(images())
+        other(images())
+        assert network.runs == other.network.runs == 1
+        monkeypatch.setattr(remembering, "MEMORY", 0)
+        other(images(1))
+        one(images())
+        assert network.runs == 2 and [seen.network() for seen in remembering._kept] == [one]
+        del one
+        gc.collect()
+        monkeypatch.setattr(remembering, "MEMORY", 2**20)
+        other(images(2))
+    assert [seen.network() for seen in remembering._kept] == [other]
 
 
 @pytest.mark.parametrize("learns", ["gradients", "training"])
