@@ -37,7 +37,7 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp
 	@$(if $(RAN),,echo "Nothing to be done: $@ is up to date.")
 
 models: $(READY) ## train the mini foundation models in data/weights from nothing
-	@$(PY) -m xaikit.models.train
+	@$(PY) -m xaikit.studies.train_models
 
 data: $(READY) ## fetch and check the profile's data and weights
 	@$(PY) -m xaikit.companion.download --profile '$(PROFILE)'
@@ -54,9 +54,10 @@ test: $(READY) ## the tests; runs the mini notebooks first where they are not up
 accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
 	@$(PY) -m xaikit.companion.accept --profile '$(PROFILE)'
 
-check: $(READY) ## lint and check the format
+check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
+	@PYTHONPATH=. $(VENV)/bin/lint-imports
 
 format: $(READY) ## mend what check finds, where that can be done by itself
 	@$(PY) -m ruff check --fix-only --quiet $(CODE)

@@ -21,10 +21,10 @@ from xaikit.models import generator as generator_module
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
 from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
-from xaikit.models.train import UNBIASED, scene_accuracy
 from xaikit.storage.paths import WEIGHTS
 from xaikit.storage.seeding import generator
 from xaikit.storage.sources import code_hash, modules_reached
+from xaikit.studies.train_models import UNBIASED, scene_accuracy
 
 # The module that trains each folder of data/weights.
 TRAINED_BY = {module.NAME: module for module in (clip_resnet_mini, clip_vit_mini, captioner, generator_module)}

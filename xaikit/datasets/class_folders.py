@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from xaikit.datasets.imagenet import Photograph, read_image
+from xaikit.datasets.photographs import Photograph, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 

@@ -173,6 +173,7 @@ def cluster_bootstrap(
 
 
 def percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:
+    """`value` with the middle 95 % of what resamples gave; raises ValueError where one of these is not finite."""
     # Resamples of a minimum over groups lie below it, and those of a constant beside it by rounding.
     low, high = (float(end) for end in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return _finite(float(value), min(low, float(value)), max(high, float(value)), n)
@@ -185,6 +186,7 @@ def _finite(value: float, low: float, high: float, n: int) -> Interval:
 
 
 def checked(values: ArrayLike, name: str) -> np.ndarray:
+    """The values [rows, ...] as an array. Raises ValueError, with their name, where there are none, or NaN."""
     array = np.atleast_1d(np.asarray(values))
     if array.size == 0:
         raise ValueError(f"The {name} is empty: give at least one row.")

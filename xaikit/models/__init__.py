@@ -2,5 +2,5 @@
 
 `clip`, `captioner`, `generator`, `classifiers` and `vit_classifier` load or train them, `preprocessing` is the one way
 in for pixels, `hooks` the one way to look inside, `scores` what an explanation explains; `cards` says what made the
-weights that ship, and `train` makes them.
+weights that ship.
 """

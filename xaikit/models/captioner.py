@@ -61,8 +61,10 @@ class LanguageModel:
         return getattr(config, "encoder_hidden_size", config.hidden_size)
 
     def encode(self, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
-        """Prompt, words and end of each text, padded behind. Raises ValueError for one with no word, or more than
-        `longest` tokens in all."""
+        """Prompt, words and end of each text, padded behind.
+
+        Raises ValueError for a text with no word, or of more than `longest` tokens in all.
+        """
         rows = []
         for text in texts:
             words = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -85,6 +87,7 @@ class ImageTokens(nn.Module):
         self.tower, self.preprocess = tower, Preprocessed(nn.Identity(), size, mean, std)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
+        """The class token and the patches. Raises ValueError for pixels outside [0, 1]."""
         return self.tower(pixel_values=self.preprocess.prepare(images)).last_hidden_state
 
 

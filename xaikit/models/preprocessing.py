@@ -41,7 +41,9 @@ class Preprocessed(nn.Module):
         return normalize(images, self.mean, self.std)
 
     def extra_repr(self) -> str:
+        """What print shows of the settings."""
         return f"size={self.size}, mean={self.mean}, std={self.std}, grey={self.grey}"
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
+        """What the model gives for images in [0, 1] of any size; raises as `prepare` does."""
         return self.model(self.prepare(images))

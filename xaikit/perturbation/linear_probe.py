@@ -20,6 +20,7 @@ class LinearProbe(nn.Module):
         self.encoder, self.head = encoder, head
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """The logits of images in [0, 1]."""
         return self.classify(F.normalize(self.encoder(images), dim=-1))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
@@ -36,6 +37,7 @@ class ZeroShot(nn.Module):
         self.register_buffer("classes", classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """The cosines of images in [0, 1]."""
         return self.classify(F.normalize(self.encoder(images), dim=-1))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:

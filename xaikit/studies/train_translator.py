@@ -117,8 +117,10 @@ def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, 
 
 
 def _encoded(language: LanguageModel, texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
-    """Prompt, words and end of each text. Of the web's captions some are too long, and are cut off, and some have no
-    word that the tokenizer knows."""
+    """Prompt, words and end of each text.
+
+    Of the web's captions some are too long, and are cut off, and some have no word that the tokenizer knows.
+    """
     room = longest - len(language.prompt) - 1
     if room < 1:
         raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")

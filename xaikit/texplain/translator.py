@@ -138,8 +138,10 @@ class Translator(nn.Module):
         )  # fmt: skip
 
     def forward(self, features: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens conditions"]:
-        """What conditions the decoder. Raises ValueError for features of another shape, NaN, or one image in
-        training, which has no batch statistics."""
+        """What conditions the decoder.
+
+        Raises ValueError for features of another shape, NaN, or one image in training, which has no batch statistics.
+        """
         expected = (self.arguments["tokens"], self.arguments["width"])
         if features.shape[1:] != expected:
             raise ValueError(f"The features are {tuple(features.shape[1:])}; the translator was made for {expected}.")

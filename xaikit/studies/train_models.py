@@ -225,7 +225,7 @@ TRAINERS = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m xaikit.models.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m xaikit.studies.train_models", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="MODEL", choices=[[], *TRAINERS], help="all of them by default")
     for name in parser.parse_args().names or TRAINERS:
         TRAINERS[name]()
