@@ -57,7 +57,7 @@ accept: $(READY) ## accept the present numbers, with bands from seeds and arithm
 check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
-	@PYTHONPATH=. $(VENV)/bin/lint-imports
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --cache-dir build/import-linter
 
 format: $(READY) ## mend what check finds, where that can be done by itself
 	@$(PY) -m ruff check --fix-only --quiet $(CODE)

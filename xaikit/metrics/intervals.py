@@ -18,7 +18,12 @@ Verdict = Literal["holds", "fails", "inconclusive"]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate `value` from `n` observations with its 95 % interval from `low` to `high`."""
+    """An estimate `value` from `n` observations with its 95 % interval from `low` to `high`.
+
+    >>> from xaikit import Interval
+    >>> Interval(value=0.9, low=0.8, high=1.1, n=40).within(0.0, 1.0)  # of an accuracy
+    Interval(value=0.9, low=0.8, high=1.0, n=40)
+    """
 
     value: float
     low: float
@@ -44,6 +49,10 @@ def verdict(interval: Interval | tuple[float, float], threshold: float = 0.0) ->
     """Say whether a quantity exceeds `threshold`; inconclusive where its interval reaches across.
 
     Raises ValueError if a bound is NaN or the bounds are in the wrong order.
+
+    >>> from xaikit import Interval, verdict
+    >>> verdict(Interval(0.3, 0.1, 0.5, n=40)), verdict((-0.1, 0.2)), verdict((0.4, 0.6), threshold=0.7)
+    ('holds', 'inconclusive', 'fails')
     """
     low, high = (interval.low, interval.high) if isinstance(interval, Interval) else interval
     if not low <= high:  # also so if one is NaN
@@ -117,7 +126,13 @@ def bootstrap(
 
 
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """The mean of `values` [rows] with its bootstrap interval; raises as `bootstrap` does."""
+    """The mean of `values` [rows] with its bootstrap interval; raises as `bootstrap` does.
+
+    >>> from xaikit import bootstrap_mean
+    >>> found = bootstrap_mean([0.0, 1.0, 1.0, 1.0] * 25, seed=0)
+    >>> found.value, found.low < 0.75 < found.high, found.n
+    (0.75, True, 100)
+    """
     return bootstrap(np.mean, values, seed=seed, resamples=resamples)
 
 

@@ -104,6 +104,13 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
 
     `prompt` is put before every caption, as BLIP's training did with "a picture of". Raises ValueError for a folder
     without a complete model, and for a hub's model that was neither downloaded nor can be reached.
+
+    >>> import torch
+    >>> from xaikit import load_captioner
+    >>> from xaikit.storage.paths import WEIGHTS
+    >>> captioner = load_captioner(str(WEIGHTS / "captioner-mini"))
+    >>> captioner.image_encoder(torch.rand(2, 3, 64, 64)).shape  # the class token and 8 × 8 patches
+    torch.Size([2, 65, 128])
     """
     folder = Path(name)
     if folder.is_absolute() and not (folder / "model.safetensors").is_file():
