@@ -16,7 +16,7 @@ import torch
 import xaikit
 from xaikit.storage.paths import ROOT
 
-STUB = Path(xaikit.__file__).with_suffix(".pyi")
+STUBS = sorted((ROOT / "xaikit").rglob("*.pyi"))
 FOLDERS = [name for name in xaikit.__all__ if (ROOT / "xaikit" / name).is_dir()]
 NAMES = [name for name in xaikit.__all__ if name not in FOLDERS]
 named = pytest.mark.parametrize("name", NAMES)
@@ -32,17 +32,20 @@ def fresh(code: str) -> str:
 # ---- imports ----
 
 
-def test_the_stub_hands_on_what_its_modules_hold() -> None:
-    for statement in ast.parse(STUB.read_text()).body:
-        if isinstance(statement, ast.ImportFrom):
-            (alias,) = statement.names
-            assert alias.asname == alias.name, "type checkers take a name without `as` for private"
-            if statement.module:
-                module = importlib.import_module(f"xaikit.{statement.module}")
-                assert getattr(xaikit, alias.name) is getattr(module, alias.name)
-            else:
-                assert isinstance(getattr(xaikit, alias.name), ModuleType)
-    assert set(xaikit.__all__) <= set(dir(xaikit))
+@pytest.mark.parametrize("stub", STUBS, ids=[stub.parent.name for stub in STUBS])
+def test_a_stub_hands_on_what_its_modules_hold(stub: Path) -> None:
+    folder = ".".join(stub.parent.relative_to(ROOT).parts)
+    package = importlib.import_module(folder)
+    imports = [statement for statement in ast.parse(stub.read_text()).body if isinstance(statement, ast.ImportFrom)]
+    for statement in imports:
+        (alias,) = statement.names
+        assert alias.asname == alias.name, "type checkers take a name without `as` for private"
+        if statement.module:
+            module = importlib.import_module(f"{folder}.{statement.module}")
+            assert getattr(package, alias.name) is getattr(module, alias.name)
+        else:
+            assert isinstance(getattr(package, alias.name), ModuleType)
+    assert len(imports) == len(package.__all__) and set(package.__all__) <= set(dir(package))
 
 
 def test_a_name_that_is_not_there_is_named() -> None:

@@ -4,3 +4,7 @@
 in for pixels, `hooks` the one way to look inside, `scores` what an explanation explains; `cards` says what made the
 weights that ship.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
