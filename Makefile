@@ -11,7 +11,7 @@ STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)
 # What a notebook's result may depend on; xaikit.companion.run decides by content which of it really matters.
-SOURCES := $(wildcard xaikit/*.py xaikit/*/*.py xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
+SOURCES := $(wildcard xaikit/*.py* xaikit/*/*.py* xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
 
 # The profile is for the runs alone: tests always take mini.
 unexport PROFILE

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ STUBS = sorted((ROOT / "xaikit").rglob("*.pyi"))
 FOLDERS = [name for name in xaikit.__all__ if (ROOT / "xaikit" / name).is_dir()]
 NAMES = [name for name in xaikit.__all__ if name not in FOLDERS]
 named = pytest.mark.parametrize("name", NAMES)
+METHODS = tuple(f"xaikit.{name}." for name in ("surgery", "texplain", "perturbation", "decomposition", "saliency"))
+SOURCE = r"Eq\. \d|[Ss]ection \d|Algorithm \d|\((19|20)\d\d"
 MOST_LINES = 6  # of an example, not counting its imports
 
 
@@ -114,6 +117,8 @@ def test_the_docstring_says_what_it_is_and_raises(name: str) -> None:
     assert first.endswith((".", "?")) and (not rest or not rest[0]), "one line of purpose, and then a blank one"
     if takes_tensors(item):
         assert "raise" in said_of(item).lower(), "a function of tensors says what it raises"
+    if item.__module__.startswith(METHODS):
+        assert re.search(SOURCE, inspect.getdoc(item) or ""), "a method says which equation, section or paper it is"
 
 
 @named

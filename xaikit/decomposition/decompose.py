@@ -102,6 +102,8 @@ class Readout:
     `heads` holds, for each head, head_width + 3 rows: W_O,h diag(γ) P for its values, and the shares of b_O, of μ and
     of β; a head's contribution is `Coefficients.coordinates()` times these rows, so its rank over any data set is at
     most head_width + 3. `ones` and `beta` are 1·diag(γ) P and β P, for the terms that are no heads.
+    `Readout.of` raises ValueError for a tower that cannot be decomposed.
+    Source: Gandelsman et al., section 3.
 
     >>> from open_clip.transformer import VisionTransformer
     >>> from xaikit import Readout

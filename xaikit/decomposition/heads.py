@@ -25,6 +25,7 @@ def mean_contributions(batches: Iterable[Contributions]) -> Contributions:
     Summed in float64, so that it does not depend on the batches. Ablating a set with its own means is what the
     published code does; give the means of other images, such as the validation set's, to keep the test set out of it.
     Raises ValueError where there is no image, and for batches of different levels or towers.
+    Source: Gandelsman et al., section 3, mean ablation.
 
     >>> import torch
     >>> from open_clip.transformer import VisionTransformer
@@ -60,6 +61,7 @@ def ablate(
     `mlps` replaces z0 and all MLPs, `layers` the whole attention of these layers, `heads` single heads (layer, head);
     what is named twice is replaced once. Contributions are of level "head", or of "layer" where no heads are named.
     Raises ValueError for layers and heads that are not there, and means of another level or tower.
+    Source: Gandelsman et al., section 3, mean ablation.
 
     >>> import torch
     >>> from open_clip.transformer import VisionTransformer
@@ -108,6 +110,7 @@ def replace_heads(
 
     To replace in what is ablated already, put that embedding into the contributions first: `dataclasses.replace(
     contributions, embedding=ablate(…))`. Raises ValueError for a head named twice or not there.
+    Source: Gandelsman et al., section 4.
 
     >>> import torch
     >>> from open_clip.transformer import VisionTransformer
@@ -203,6 +206,7 @@ def heatmaps(
     token, has no place and is left out. `grid` gives the rows and columns of patches, by default a square. `contrast`
     takes the mean over the texts off each, as the paper's figures do. Bilinear, signed, not normalised.
     Raises ValueError for a grid that does not hold the tokens, and for NaN.
+    Source: Gandelsman et al., section 5.
 
     >>> import torch
     >>> from open_clip.transformer import VisionTransformer

@@ -28,6 +28,7 @@ class DecomposedDataset(Sequence[Coefficients]):
     to find a shard that is there already.
 
     Raises ValueError for no image, sizes below 1, `ids` that do not fit, and as `coefficients` does.
+    Source: Gandelsman et al., section 3, image by image.
 
     >>> import torch
     >>> from open_clip.transformer import VisionTransformer

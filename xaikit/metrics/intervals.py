@@ -20,6 +20,8 @@ Verdict = Literal["holds", "fails", "inconclusive"]
 class Interval:
     """An estimate `value` from `n` observations with its 95 % interval from `low` to `high`.
 
+    All three are in the unit of what is estimated.
+
     >>> from xaikit import Interval
     >>> Interval(value=0.9, low=0.8, high=1.1, n=40).within(0.0, 1.0)  # of an accuracy
     Interval(value=0.9, low=0.8, high=1.0, n=40)

@@ -21,6 +21,7 @@ def class_score(
     `outputs` are cosine similarities, or logits. They are taken as they are (Agarwal's zero-shot score), or times
     `softmax` through a softmax over classes: 1 for a classifier's logits (his fine-tuned score), CLIP's exp(logit
     scale) for cosines. Raises ValueError for a target that is no class, when the score is first taken.
+    Source: Agarwal, section 2.2, both settings.
 
     >>> import torch
     >>> from xaikit import class_score

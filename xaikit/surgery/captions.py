@@ -95,6 +95,7 @@ def cue_contrast(
     after the surgery, or take the difference of its values after and before: one image, one cue, one stage.
 
     Raises ValueError for a cue without captions and for labels that have none (grey has no right colour).
+    Source: the question of Koller et al., section 3, asked of each image.
 
     >>> import torch
     >>> from xaikit import Captions, cue_contrast

@@ -41,6 +41,7 @@ def convolutions(model: nn.Module) -> Maps:
 
     These are raw outputs, before batch norm and ReLU, as in the published code. Raises ValueError for a model
     without convolutions.
+    Source: Koller et al., section 2.1.
 
     >>> from torchvision.models import resnet18
     >>> from xaikit import convolutions
@@ -63,6 +64,7 @@ def stages(model: nn.Module) -> Maps:
 
     `model` is the tower or a module around it. The paper calls these "the last convolutional layers of stages 2 to
     5"; the published code hooks the whole stage. Raises ValueError where there are no such stages.
+    Source: Koller et al., section 2.1.
 
     >>> from open_clip.modified_resnet import ModifiedResNet
     >>> from xaikit import stages
