@@ -2,7 +2,7 @@
 
     python -m benchmarks.storage.importing [NAME ...]
 
-Each is imported in a process of its own, after the files were read once; memory is the most that the process held.
+Each is imported in a process of its own; memory is the most that the process held.
 Nothing but xaikit is imported here: a child's memory is counted from that of its parent on.
 """
 
@@ -23,7 +23,7 @@ print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
 LIMITS = 0.3, 60  # seconds and MB of `import xaikit`
 
 
-def cost(statement: str, repeats: int = 3) -> tuple[float, float]:
+def cost(statement: str, repeats: int = 1) -> tuple[float, float]:
     """The fewest seconds out of some runs, and the MB of the first."""
     runs = []
     for _ in range(repeats):
@@ -37,15 +37,12 @@ def main() -> None:
     """Print a row for the package and for each name; fail where the package costs more than it may."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=xaikit.__all__, metavar="NAME", help="all of them by default")
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    package = cost("import xaikit", options.repeats)
-    rows = {"import xaikit": package, "import torch": cost("import torch", options.repeats)}
-    for statement, (seconds, memory) in rows.items():
-        print(f"{statement:50} {seconds:6.2f} s {memory:6.0f} MB")
-    for name in options.names:
-        seconds, memory = cost(f"from xaikit import {name}", options.repeats)
-        print(f"{f'from xaikit import {name}':50} {seconds:6.2f} s {memory:6.0f} MB", flush=True)
+    seconds, memory = package = cost("import xaikit", repeats=3)
+    print(f"{'import xaikit':50} {seconds:6.2f} s {memory:6.0f} MB")
+    for statement in ("import torch", *(f"from xaikit import {name}" for name in options.names)):
+        seconds, memory = cost(statement)
+        print(f"{statement:50} {seconds:6.2f} s {memory:6.0f} MB", flush=True)
     if package[0] > LIMITS[0] or package[1] > LIMITS[1]:
         sys.exit(f"import xaikit takes more than {LIMITS[0]} s or {LIMITS[1]} MB.")
 
