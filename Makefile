@@ -11,7 +11,7 @@ STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)
 # What a notebook's result may depend on; `xaikit run` decides by content which of it really matters.
-SOURCES := $(wildcard xaikit/*.py xaikit/*/*.py xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
+SOURCES := $(wildcard xaikit/*.py* xaikit/*/*.py* xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
 
 # The profile is for the runs alone: tests always take mini.
 unexport PROFILE
@@ -54,9 +54,10 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest
 
-check: $(READY) ## lint and check the format
+check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
+	@PYTHONPATH=. $(VENV)/bin/lint-imports --cache-dir build/import-linter
 
 bench: $(READY) ## run every benchmark
 	@set -e; for name in $(subst /,.,$(basename $(wildcard benchmarks/*/*.py))); do echo "== $$name"; $(PY) -m $$name; done

@@ -11,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from torchvision.ops import nms
 from typer.main import get_command
 
 from xaikit import __version__
@@ -132,9 +134,6 @@ def test_lock_has_what_the_dependencies_need_and_nothing_else():
 
 
 def test_torch_and_torchvision_belong_together():
-    import torch
-    from torchvision.ops import nms
-
     needs = {r.name: r for r in map(Requirement, metadata.requires("torchvision"))}
     assert pinned(LOCK["torch"]) in needs["torch"].specifier
     # torchvision's compiled operators load only beside the torch that they were built for.

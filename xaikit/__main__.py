@@ -26,6 +26,7 @@ class Guarded(TyperGroup):
     """Commands whose failures are a sentence on stderr and exit status 1; where they are interrupted it is 130."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that kernels are shut down
         try:
             return super().invoke(ctx)
@@ -195,7 +196,7 @@ def train_models(
     names: Annotated[list[str] | None, Argument(metavar="MODEL", help="clip-vit-mini, say; by default all.")] = None,
 ) -> None:
     """Train the mini models in data/weights from nothing: hours."""
-    from xaikit.models.train import train_models
+    from xaikit.studies.train_models import train_models
 
     train_models(names or ())
 

@@ -1,5 +1,7 @@
 """Intervals cover what they promise, AUC and rank correlation agree with their slow or library references."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -316,8 +318,6 @@ def test_mcnemar_counts_only_what_differs() -> None:
 
 
 def test_fisher_is_the_sum_of_the_tables_that_are_no_likelier() -> None:
-    from math import comb
-
     def chance(hits: int) -> float:
         return comb(9, hits) * comb(7, 6 - hits) / comb(16, 6)
 

@@ -19,13 +19,12 @@ from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini
 from xaikit.models import generator as generator_module
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
-from xaikit.models.clip_training import END, SPECIAL, contrastive_loss, word_tokenizer
-from xaikit.models.train import UNBIASED, scene_accuracy
+from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
 from xaikit.storage import canonical
 from xaikit.storage.paths import WEIGHTS
-from xaikit.storage.seeding import generator, seed_for
+from xaikit.storage.seeding import generator
 from xaikit.storage.sources import weights_hash
-from xaikit.world import Birds, birds
+from xaikit.studies.train_models import UNBIASED, scene_accuracy
 
 # The module that trains each folder of data/weights.
 TRAINED_BY = {module.NAME: module for module in (clip_resnet_mini, clip_vit_mini, captioner, generator_module)}

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
@@ -145,8 +146,6 @@ def test_variation_is_that_of_the_equation() -> None:
 
 
 def test_the_median_blur_is_opencvs() -> None:
-    import cv2
-
     image = torch.randint(256, (3, 24, 30), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     expected = cv2.medianBlur(image.permute(1, 2, 0).contiguous().numpy(), 11)
     found = blurred(image[None].double() / 255, PRESETS["jacobgil"])[0] * 255

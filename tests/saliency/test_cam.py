@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr import IntegratedGradients
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
@@ -225,8 +226,6 @@ def smooth() -> nn.Module:
 
 
 def test_integrated_gradients_equal_captums(smooth: nn.Module) -> None:
-    from captum.attr import IntegratedGradients
-
     images = torch.rand(3, 3, 14, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     baseline = torch.full((1, 3, 14, 14), 0.4, dtype=torch.float64)
     targets = torch.tensor([0, 2, 1])

@@ -19,12 +19,12 @@ from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.saliency.relevance import linear_relevance, product_relevance, sum_relevance
 from xaikit.saliency.vit import (
     BASELINES,
+    attention_rollout,
     chefer,
     grad_cam,
     lrp,
     partial_lrp,
     raw_attention,
-    rollout,
     text_directions,
     upsample,
 )
@@ -256,7 +256,7 @@ def test_grad_cam_is_not_zero_all_over(tower) -> None:
 def test_rollouts_start_where_they_are_told(tower, start) -> None:
     images, directions = inputs(tower, 1)
     ours = {
-        "rollout": rollout(tower, images, start=start),
+        "rollout": attention_rollout(tower, images, start=start),
         "Chefer et al.": chefer(tower, images, directions, start=start),
         "iccv2021": chefer(tower, images, directions, start=start, rule="iccv2021"),
     }
@@ -472,7 +472,7 @@ def test_unsupported_towers_are_named() -> None:
     with pytest.raises(ValueError, match="ModifiedResNet is no open_clip VisionTransformer"):
         raw_attention(ModifiedResNet((1, 1, 1, 1), 14, 2, 24, 8), images)
     with pytest.raises(ValueError, match="attentional pooling"):
-        rollout(build(attentional_pool=True, attn_pooler_heads=2), images)
+        attention_rollout(build(attentional_pool=True, attn_pooler_heads=2), images)
     with pytest.raises(ValueError, match="pools by 'avg'"):
         lrp(build(pool_type="avg", final_ln_after_pool=True), images, directions)
     with pytest.raises(ValueError, match="blocks of type CustomResidualAttentionBlock"):
@@ -509,7 +509,7 @@ def test_bad_weights_and_settings_are_named(tower) -> None:
     images, directions = inputs(tower)
     for start in (-1, 3):
         with pytest.raises(ValueError, match=f"no block {start} to start from: the tower has blocks 0 to 2"):
-            rollout(tower, images, start=start)
+            attention_rollout(tower, images, start=start)
     with pytest.raises(ValueError, match="no rule 'eccv'"):
         chefer.__wrapped__(tower, images, directions, rule="eccv")
     tower.conv1.weight.data.fill_(torch.inf)

@@ -3,6 +3,7 @@ import dataclasses
 import logging
 import multiprocessing
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,8 +50,6 @@ def odd(what: Any) -> dict[str, Any]:
 
 
 def slow(folder: str) -> dict[str, Any]:
-    import time
-
     with open(f"{folder}/calls.txt", "a") as file:
         file.write("called\n")
     time.sleep(0.3)

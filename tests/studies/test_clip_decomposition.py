@@ -11,6 +11,8 @@ from rounding import clear_winners
 
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
+from xaikit.datasets import imagenet, imagenet_segmentation, waterbirds
+from xaikit.datasets.photographs import read_image
 from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.textspan import TextSpan
 from xaikit.metrics.intervals import Interval
@@ -120,8 +122,6 @@ def save_photograph(path: Path, seed: int, size: tuple[int, int] = (90, 70)) -> 
 
 
 def test_photographs_are_prepared_one_by_one(tmp_path: Path) -> None:
-    from xaikit.datasets.imagenet import read_image
-
     sizes = [(90, 70), (64, 100), (51, 51)]
     for number, size in enumerate(sizes):
         save_photograph(tmp_path / f"{number}.png", number, size)
@@ -134,8 +134,6 @@ def test_photographs_are_prepared_one_by_one(tmp_path: Path) -> None:
 
 def test_the_paper_profile_reads_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip) -> None:
     """All loaders through the notebook's own functions, on small files in the data sets' layouts."""
-    from xaikit.datasets import imagenet, imagenet_segmentation, waterbirds
-
     monkeypatch.setattr(pictures, "DATASETS", tmp_path)
     monkeypatch.setattr(imagenet, "PER_CLASS", 1)
     monkeypatch.setattr(imagenet, "CLASSES", 20)

@@ -55,8 +55,7 @@ def write(folder: Path) -> None:
         for annotation in json.loads(file.read_text(encoding="utf-8"))["annotations"]
     ]
     words = {word for caption in captions for word in caption.lower().split()}
-    stand_in_weights.write_all(folder / "weights", words)
-    (folder / "weights" / MODEL_CONFIGS).rename(folder / MODEL_CONFIGS)
+    stand_in_weights.write_all(folder / "weights", folder / MODEL_CONFIGS, words)
 
 
 if __name__ == "__main__":

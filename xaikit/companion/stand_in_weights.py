@@ -9,11 +9,25 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import open_clip
+import open_clip.tokenizer
+import timm
 import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import ResNet50_Weights, resnet50
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
-from xaikit.companion.rehearsal import MODEL_CONFIGS
 from xaikit.storage.seeding import seed_for
 
 REVISION = "0" * 40
@@ -29,13 +43,15 @@ CLIPS = {
 TEXT = {"width": 64, "heads": 4, "layers": 1}  # CLIP's own tokenizer and length stay
 
 
-def write_all(folder: Path, words: Iterable[str]) -> None:
-    """Write every model of the paper profile into `folder`; `words` are those that the word pieces are made of.
+def write_all(folder: Path, configs: Path, words: Iterable[str]) -> None:
+    """Write every model of the paper profile into `folder`, and CLIP's configurations into `configs`.
+
+    `words` are those that the word pieces are made of.
 
     The process has to run under `rehearsal.environment` from before the libraries are loaded.
     """
     torch.manual_seed(seed_for(0, "stand-in weights"))
-    write_clips(folder)
+    write_clips(folder, configs)
     write_timm(folder, "vit_base_patch16_384.orig_in21k_ft_in1k")
     write_resnet(folder)
     write_blip_and_bert(folder, words)
@@ -60,11 +76,8 @@ def _halves(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def write_clips(folder: Path) -> None:
+def write_clips(folder: Path, configs: Path) -> None:
     """open_clip's models, with the configurations in which they are cut."""
-    import open_clip
-
-    configs = folder / MODEL_CONFIGS
     configs.mkdir(parents=True, exist_ok=True)
     for (name, tag), cut in CLIPS.items():
         config = open_clip.get_model_config(name)
@@ -79,8 +92,6 @@ def write_clips(folder: Path) -> None:
 
 def write_timm(folder: Path, name: str) -> None:
     """A classifier of timm at its own size: timm takes no other depth by this name."""
-    import timm
-
     model = timm.create_model(name, pretrained=False)
     files = _slot(folder, f"timm/{name}")
     save_file(_halves(model), files / "model.safetensors")
@@ -92,8 +103,6 @@ def write_timm(folder: Path, name: str) -> None:
 
 def write_resnet(folder: Path) -> None:
     """torchvision's ResNet-50, under the name of the file that it downloads."""
-    from torchvision.models import ResNet50_Weights, resnet50
-
     file = folder / "torch" / "hub" / "checkpoints" / ResNet50_Weights.IMAGENET1K_V2.url.rsplit("/", 1)[-1]
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(resnet50().state_dict(), file)
@@ -110,8 +119,6 @@ def word_pieces(words: Iterable[str]) -> list[str]:
 
 def write_blip_and_bert(folder: Path, words: Iterable[str]) -> None:
     """BLIP, whose decoder explains, and BERT, which compares sentences: two layers each, one vocabulary."""
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
-
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(word_pieces(words)) + "\n", encoding="utf-8")
     sizes = {"num_hidden_layers": 2, "num_attention_heads": 4}
@@ -138,10 +145,6 @@ def write_blip_and_bert(folder: Path, words: Iterable[str]) -> None:
 
 def write_stable_diffusion(folder: Path) -> None:
     """Stable Diffusion's pipeline at its 512 pixels, every block of it narrow."""
-    import open_clip.tokenizer
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
     simple = open_clip.tokenizer.SimpleTokenizer()
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     words = folder / "clip_tokenizer"

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import h5py
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from xaikit import world
 from xaikit.datasets import idenprof, imagenet, imagenet9, waterbirds
@@ -136,8 +138,6 @@ def write_waterbirds(folder: Path, pictures: _Pictures) -> None:
 
 def write_segmentation(path: Path, pictures: _Pictures) -> None:
     """One HDF5 file as MATLAB writes it: references to transposed pictures, and to cells that refer to masks."""
-    import h5py
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         pixels = file.create_dataset("value/img", (SEGMENTED, 1), dtype=h5py.ref_dtype)
@@ -261,8 +261,6 @@ def write_professions(folder: Path, pictures: _Pictures) -> None:
 
 def write_cars(folder: Path, pictures: _Pictures) -> None:
     """StanfordCars in its official layout: numbered photographs and MATLAB's annotations."""
-    from scipy.io import savemat
-
     names = [f"Make{number // 14} Model{number} Sedan {1990 + number % 23}" for number in range(196)]
     (folder / "devkit").mkdir(parents=True, exist_ok=True)
     savemat(folder / "devkit" / "cars_meta.mat", {"class_names": np.array(names, dtype=object).reshape(1, -1)})

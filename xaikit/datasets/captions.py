@@ -27,7 +27,7 @@ from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from xaikit.datasets.imagenet import read_image
+from xaikit.datasets.photographs import read_image
 from xaikit.storage.seeding import generator, rng, seed_for
 
 SPLITS = ("train", "val")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from xaikit.datasets.imagenet import Photograph, read_image
+from xaikit.datasets.photographs import Photograph, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -55,6 +55,18 @@ def read_class_folders(root: Path, names: Sequence[str] | None = None) -> Photog
 
     With `names`, these are the classes, in this order. Hidden files and folders are left out. Raises FileNotFoundError
     where there is no folder or a class has no photograph, ValueError where the folders are others than `names`.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from xaikit import read_class_folders
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("cat", "dog"):
+    ...     (root / name).mkdir()
+    ...     Image.new("RGB", (8, 6)).save(root / name / "1.png")
+    >>> photographs = read_class_folders(root)
+    >>> photographs.names, photographs[1].label, photographs[1].image.shape
+    (('cat', 'dog'), 1, torch.Size([3, 6, 8]))
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is missing; put one folder a class there.")

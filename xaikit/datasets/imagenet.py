@@ -7,29 +7,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
-from PIL import Image
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch import Tensor
+
+from xaikit.datasets.photographs import Photograph, read_image
 
 CLASSES, PER_CLASS = 1_000, 50
 CLASS_NAMES = tuple(IMAGENET_CLASSNAMES)  # as OpenAI curated them, in the order of `wordnet_ids`
 DEVKIT = "ILSVRC2012_devkit_t12"
 _CLASS_FOLDER = re.compile(r"n\d{8}")
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
-
-
-@dataclass(frozen=True, eq=False)
-class Photograph:
-    """One image: its file name, its pixels as they are in the file, and its class 0..999."""
-
-    id: str
-    image: UInt8[Tensor, "3 height width"]
-    label: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +96,6 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
         _check_complete(root, Counter(label for _, label in labelled))
     labelled.sort(key=lambda pair: pair[0].name)
     return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]))
-
-
-def read_image(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an image file in RGB, whatever it holds (grey, CMYK, a palette).
-
-    Raises FileNotFoundError where it is missing and ValueError where it is damaged.
-    """
-    try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing; restore it from its archive.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no image that can be read ({error}); restore it from its archive.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _from_class_folders(folders: Iterable[Path]) -> list[tuple[Path, int]]:

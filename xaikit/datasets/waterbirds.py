@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from xaikit.datasets.imagenet import read_image
+from xaikit.datasets.photographs import read_image
 
 FOLDER = "waterbird_complete95_forest2water2"  # what the archive leaves
 CLASS_NAMES = ("landbird", "waterbird")

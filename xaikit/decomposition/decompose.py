@@ -102,6 +102,14 @@ class Readout:
     `heads` holds, for each head, head_width + 3 rows: W_O,h diag(γ) P for its values, and the shares of b_O, of μ and
     of β; a head's contribution is `Coefficients.coordinates()` times these rows, so its rank over any data set is at
     most head_width + 3. `ones` and `beta` are 1·diag(γ) P and β P, for the terms that are no heads.
+    `Readout.of` raises ValueError for a tower that cannot be decomposed.
+    Source: Gandelsman et al., section 3.
+
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import Readout
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> Readout.of(tower).heads.shape  # 2 layers, 2 heads of width 8, 8 features
+    torch.Size([2, 2, 11, 8])
     """
 
     heads: Float[Tensor, "layers heads rows features"]
@@ -238,6 +246,17 @@ def decompose(
     "head-token" holds layers · heads · tokens · features numbers an image; with `heads`, pairs (layer, head) counted
     from 0, its `attention` is [batch, chosen, tokens, features] and holds only those.
     Raises ValueError for an unknown level or head, and as `coefficients` does.
+    Source: Gandelsman et al., Eq. 1 to 4.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import decompose
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> parts = decompose(tower, torch.rand(4, 3, 32, 32))
+    >>> parts.attention.shape  # images, layers, heads, features
+    torch.Size([4, 2, 2, 8])
+    >>> torch.allclose(parts.total(), parts.embedding, atol=1e-5)
+    True
     """
     if level not in LEVELS:
         raise ValueError(f"Unknown level {level!r}: choose 'layer', 'head', 'token' or 'head-token'.")

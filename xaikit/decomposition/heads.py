@@ -25,6 +25,15 @@ def mean_contributions(batches: Iterable[Contributions]) -> Contributions:
     Summed in float64, so that it does not depend on the batches. Ablating a set with its own means is what the
     published code does; give the means of other images, such as the validation set's, to keep the test set out of it.
     Raises ValueError where there is no image, and for batches of different levels or towers.
+    Source: Gandelsman et al., section 3, mean ablation.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import decompose, mean_contributions
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> batches = torch.rand(6, 3, 32, 32).split(4)
+    >>> mean_contributions(decompose(tower, images) for images in batches).attention.shape
+    torch.Size([1, 2, 2, 8])
     """
     sums: list[Tensor] = []
     count = 0
@@ -52,6 +61,16 @@ def ablate(
     `mlps` replaces z0 and all MLPs, `layers` the whole attention of these layers, `heads` single heads (layer, head);
     what is named twice is replaced once. Contributions are of level "head", or of "layer" where no heads are named.
     Raises ValueError for layers and heads that are not there, and means of another level or tower.
+    Source: Gandelsman et al., section 3, mean ablation.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import ablate, decompose, mean_contributions
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> parts = decompose(tower, torch.rand(4, 3, 32, 32))
+    >>> embeddings = ablate(parts, mean_contributions([parts]), mlps=True, heads=[(1, 0)])
+    >>> embeddings.shape, torch.equal(embeddings, parts.embedding)
+    (torch.Size([4, 8]), False)
     """
     _check_means(contributions, means)
     cells = contributions.attention.shape[1:-1]
@@ -91,6 +110,16 @@ def replace_heads(
 
     To replace in what is ablated already, put that embedding into the contributions first: `dataclasses.replace(
     contributions, embedding=ablate(…))`. Raises ValueError for a head named twice or not there.
+    Source: Gandelsman et al., section 4.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import decompose, replace_heads
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> parts = decompose(tower, torch.rand(4, 3, 32, 32))
+    >>> silenced = replace_heads(parts, [(1, 0)], torch.zeros(4, 1, 8))
+    >>> torch.allclose(parts.embedding - silenced, parts.attention[:, 1, 0], atol=1e-5)
+    True
     """
     _check_level(contributions, "head")
     cells = contributions.attention.shape[1:3]
@@ -177,6 +206,15 @@ def heatmaps(
     token, has no place and is left out. `grid` gives the rows and columns of patches, by default a square. `contrast`
     takes the mean over the texts off each, as the paper's figures do. Bilinear, signed, not normalised.
     Raises ValueError for a grid that does not hold the tokens, and for NaN.
+    Source: Gandelsman et al., section 5.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import decompose, heatmaps
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> tokens = decompose(tower, torch.rand(2, 3, 32, 32), "token").attention
+    >>> heatmaps(tokens, torch.randn(3, 8), (32, 32)).shape  # of 2 images for 3 texts
+    torch.Size([2, 3, 32, 32])
     """
     patches = tokens.shape[1] - 1
     side = round(patches**0.5)

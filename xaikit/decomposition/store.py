@@ -28,6 +28,15 @@ class DecomposedDataset(Sequence[Coefficients]):
     to find a shard that is there already.
 
     Raises ValueError for no image, sizes below 1, `ids` that do not fit, and as `coefficients` does.
+    Source: Gandelsman et al., section 3, image by image.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import DecomposedDataset
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> shards = DecomposedDataset(tower, torch.rand(6, 3, 32, 32), shard_size=4)
+    >>> len(shards), shards[1].heads.shape  # 2 images, 2 layers, 2 heads, 8 numbers
+    (2, torch.Size([2, 2, 2, 8]))
     """
 
     def __init__(

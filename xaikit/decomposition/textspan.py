@@ -111,6 +111,14 @@ def textspan(
 
     Raises ValueError for an empty pool or one of fewer than m texts, the same text twice, m below 1, a head that
     contributes the same to each image, fewer than two images, sizes that do not fit, and NaN.
+
+    >>> import torch
+    >>> from xaikit import textspan
+    >>> pool = torch.eye(4)  # four texts that have nothing in common
+    >>> written = torch.randn(100, 1, 4) * torch.tensor([3.0, 0.1, 1.0, 0.1])  # by one head, into 100 images
+    >>> span = textspan(written, pool, 2)
+    >>> span.picks, bool(span.explained[0, -1] > 0.95)
+    (tensor([[0, 2]]), True)
     """
     moments = contributions
     if not isinstance(moments, ContributionMoments):

@@ -33,6 +33,12 @@ def group_accuracy(correct: ArrayLike, groups: ArrayLike) -> GroupAccuracy:
     """The accuracy of each group: `correct` [items] says which predictions are right, `groups` [items] names groups.
 
     Raises ValueError if there is no item, the lengths differ, or `correct` holds other values than true and false.
+    Source: Wilson (1927) for the intervals; Sagawa et al. (2020) for the worst group.
+
+    >>> from xaikit import group_accuracy
+    >>> found = group_accuracy([True, True, False, True, False, False], ["land"] * 3 + ["water"] * 3)
+    >>> found.worst_group, round(found.worst.value, 2), found.overall.value
+    ('water', 0.33, 0.5)
     """
     correct, groups = np.asarray(correct), np.asarray(groups)
     if correct.ndim != 1 or correct.shape != groups.shape or not len(correct):

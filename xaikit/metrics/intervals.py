@@ -18,7 +18,14 @@ Verdict = Literal["holds", "fails", "inconclusive"]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate `value` from `n` observations with its 95 % interval from `low` to `high`."""
+    """An estimate `value` from `n` observations with its 95 % interval from `low` to `high`.
+
+    All three are in the unit of what is estimated.
+
+    >>> from xaikit import Interval
+    >>> Interval(value=0.9, low=0.8, high=1.1, n=40).within(0.0, 1.0)  # of an accuracy
+    Interval(value=0.9, low=0.8, high=1.0, n=40)
+    """
 
     value: float
     low: float
@@ -44,6 +51,10 @@ def verdict(interval: Interval | tuple[float, float], threshold: float = 0.0) ->
     """Say whether a quantity exceeds `threshold`; inconclusive where its interval reaches across.
 
     Raises ValueError if a bound is NaN or the bounds are in the wrong order.
+
+    >>> from xaikit import Interval, verdict
+    >>> verdict(Interval(0.3, 0.1, 0.5, n=40)), verdict((-0.1, 0.2)), verdict((0.4, 0.6), threshold=0.7)
+    ('holds', 'inconclusive', 'fails')
     """
     low, high = (interval.low, interval.high) if isinstance(interval, Interval) else interval
     if not low <= high:  # also so if one is NaN
@@ -117,7 +128,13 @@ def bootstrap(
 
 
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
-    """The mean of `values` [rows] with its bootstrap interval; raises as `bootstrap` does."""
+    """The mean of `values` [rows] with its bootstrap interval; raises as `bootstrap` does.
+
+    >>> from xaikit import bootstrap_mean
+    >>> found = bootstrap_mean([0.0, 1.0, 1.0, 1.0] * 25, seed=0)
+    >>> found.value, found.low < 0.75 < found.high, found.n
+    (0.75, True, 100)
+    """
     return bootstrap(np.mean, values, seed=seed, resamples=resamples)
 
 
@@ -173,6 +190,7 @@ def cluster_bootstrap(
 
 
 def percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:
+    """`value` with the middle 95 % of what resamples gave; raises ValueError where one of these is not finite."""
     # Resamples of a minimum over groups lie below it, and those of a constant beside it by rounding.
     low, high = (float(end) for end in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return _finite(float(value), min(low, float(value)), max(high, float(value)), n)
@@ -185,6 +203,7 @@ def _finite(value: float, low: float, high: float, n: int) -> Interval:
 
 
 def checked(values: ArrayLike, name: str) -> np.ndarray:
+    """The values [rows, ...] as an array. Raises ValueError, with their name, where there are none, or NaN."""
     array = np.atleast_1d(np.asarray(values))
     if array.size == 0:
         raise ValueError(f"The {name} is empty: give at least one row.")

@@ -45,6 +45,13 @@ def pointing_game(
     are not negative; one of zeros points nowhere, and gets what chance gives.
     Raises ValueError for no image, shapes that do not fit, NaN, negative attributions, and a region without pixels.
     Source: Zhang et al. (2018), section 4.1, the hit; Agarwal's fairness accuracy is its share of images.
+
+    >>> import torch
+    >>> from xaikit import pointing_game
+    >>> attributions, faces = torch.tensor([[[0.1, 0.2], [0.0, 0.7]]]), torch.tensor([[[False, False], [False, True]]])
+    >>> found = pointing_game(attributions, faces)
+    >>> found.hit.item(), found.hit_chance.item(), round(found.energy.item(), 2)
+    (1.0, 0.25, 0.7)
     """
     if not len(attributions) or attributions.shape != regions.shape:
         raise ValueError(

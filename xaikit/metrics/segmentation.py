@@ -86,6 +86,13 @@ def segmentation_scores(
     Raises ValueError if there is no image, shapes or values of masks do not fit, heatmaps hold NaN or infinity, or a
     mask has no foreground, where the average precision is undefined.
     Source: Gandelsman et al. (2024), zero-shot segmentation, by the evaluation code of Chefer et al. (2021).
+
+    >>> import torch
+    >>> from xaikit import segmentation_scores
+    >>> heatmaps, masks = torch.tensor([[[0.1, 0.2], [0.0, 0.9]]]), torch.tensor([[[0, 0], [0, 1]]])
+    >>> scores = segmentation_scores(heatmaps, masks)
+    >>> scores.counts.tolist(), scores.foreground_average_precision.item()  # 3 pixels of background, 1 of the thing
+    ([[[3, 0], [0, 1]]], 1.0)
     """
     if not len(masks) or masks.shape != heatmaps.shape:
         raise ValueError(f"The masks are {tuple(masks.shape)}, the heatmaps {tuple(heatmaps.shape)}: give equal ones.")

@@ -62,8 +62,10 @@ class LanguageModel:
         return getattr(config, "encoder_hidden_size", config.hidden_size)
 
     def encode(self, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
-        """Prompt, words and end of each text, padded behind. Raises ValueError for one with no word, or more than
-        `longest` tokens in all."""
+        """Prompt, words and end of each text, padded behind.
+
+        Raises ValueError for a text with no word, or of more than `longest` tokens in all.
+        """
         rows = []
         for text in texts:
             words = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -86,6 +88,7 @@ class ImageTokens(nn.Module):
         self.tower, self.preprocess = tower, Preprocessed(nn.Identity(), size, mean, std)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
+        """The class token and the patches. Raises ValueError for pixels outside [0, 1]."""
         return self.tower(pixel_values=self.preprocess.prepare(images)).last_hidden_state
 
 
@@ -103,6 +106,13 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
     `prompt` is put before every caption, as BLIP's training did with "a picture of". Raises ValueError for a folder
     without a complete model or with files that are not its card's, and for a hub's model that was neither downloaded
     nor can be reached.
+
+    >>> import torch
+    >>> from xaikit import load_captioner
+    >>> from xaikit.storage.paths import WEIGHTS
+    >>> captioner = load_captioner(str(WEIGHTS / "captioner-mini"))
+    >>> captioner.image_encoder(torch.rand(2, 3, 64, 64)).shape  # the class token and 8 × 8 patches
+    torch.Size([2, 65, 128])
     """
     folder = Path(name)
     if folder.is_absolute() and not (folder / "model.safetensors").is_file():

@@ -46,6 +46,14 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
     Weights that open_clip does not have yet it downloads, checked. In float32, in evaluation mode, frozen. Raises
     ValueError for a folder without a complete model or with damaged weights, and for weights whose activation
     function is not the one in the configuration, of which open_clip only warns.
+
+    >>> import torch
+    >>> from xaikit import load_clip
+    >>> from xaikit.storage.paths import WEIGHTS
+    >>> clip = load_clip(f"local-dir:{WEIGHTS / 'clip-vit-mini'}")
+    >>> images, texts = clip.image_encoder(torch.rand(2, 3, 64, 64)), clip.encode_texts(["a red bird", "three dogs"])
+    >>> images.shape, texts.shape  # two embeddings each, those of texts of unit length
+    (torch.Size([2, 128]), torch.Size([2, 128]))
     """
     if name.startswith("local-dir:"):
         _check_folder(Path(name.removeprefix("local-dir:")))

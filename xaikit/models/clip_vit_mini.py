@@ -190,6 +190,7 @@ class Teacher(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 64 64"]
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch channels 8 8"]]:
+        """The embedding, and the maps that it is the mean of."""
         maps = self.maps(_normalised(pixels).contiguous(memory_format=torch.channels_last))
         return self.project(maps.mean((2, 3))), maps
 
@@ -242,8 +243,7 @@ class _Batch:
         encode: Callable[[Int64[Tensor, " texts"]], Float[Tensor, "texts features"]],
         log_scale: Float[Tensor, ""],
     ) -> Losses:
-        """Match each picture with its caption among those of its family's pictures, and with the plain captions of its
-        values among those of each factor.
+        """Match each picture with its caption among those of its family, and with plain ones of each factor's values.
 
         In the first, all captions that a picture has are right. Birds are matched with their kind in it only.
         """
@@ -315,8 +315,10 @@ def _optimisers(*modules: nn.Module) -> list[torch.optim.Optimizer]:
 def _moved(
     images: Float[Tensor, "batch 3 height width"], draw: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Half of the pictures as they are, half turned by up to 10 degrees, resized by up to 10 % and shifted by up to a
-    sixteenth, their borders repeated outwards."""
+    """Half of the pictures as they are, half moved a little, their borders repeated outwards.
+
+    They are turned by up to 10 degrees, resized by up to 10 % and shifted by up to a sixteenth.
+    """
     turn, size, right, down, keep = torch.rand(5, len(images), generator=draw)
     angle = (2 * turn - 1) * math.radians(10)
     scale, shift = 0.9 + 0.2 * size, (torch.stack([right, down], 1) * 2 - 1) / 8  # the picture is 2 wide
@@ -335,8 +337,11 @@ def _attention(device: str) -> AbstractContextManager:
 
 @dataclass(frozen=True, eq=False)
 class _Family:
-    """Pictures of one kind, the numbers of the captions of each, and for each factor the plain captions of its values
-    with the value of every picture (-1 where it has none of these)."""
+    """Pictures of one kind, and the numbers of the captions of each.
+
+    `factors` holds for each factor the plain captions of its values and the value of every picture, -1 where it has
+    none of these.
+    """
 
     pixels: UInt8[Tensor, "images 3 64 64"]
     texts: Int64[Tensor, "images captions"]

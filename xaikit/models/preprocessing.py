@@ -14,6 +14,14 @@ class Preprocessed(nn.Module):
     Bicubic resize of the shorter side to `size`, centre crop, normalisation with `mean` and `std` of each channel.
     With `grey`, each pixel first gets its largest channel in all three: a red or green stroke (v, 0, 0) becomes
     (v, v, v), so that no trace of the colour is left, as brightness of one luminance or another.
+    Images are [batch, 3, height, width]; calling it raises ValueError for pixels outside [0, 1], NaN among them.
+
+    >>> import torch
+    >>> from xaikit import Preprocessed
+    >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> model = Preprocessed(classifier, 8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> model(torch.rand(2, 3, 30, 40)).shape, model.prepare(torch.ones(1, 3, 8, 8)).unique()  # white is 2
+    (torch.Size([2, 5]), tensor([2.]))
     """
 
     def __init__(
@@ -41,7 +49,9 @@ class Preprocessed(nn.Module):
         return normalize(images, self.mean, self.std)
 
     def extra_repr(self) -> str:
+        """What print shows of the settings."""
         return f"size={self.size}, mean={self.mean}, std={self.std}, grey={self.grey}"
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch outputs"]:
+        """What the model gives for images in [0, 1] of any size; raises as `prepare` does."""
         return self.model(self.prepare(images))

@@ -61,6 +61,7 @@ class Remembering(nn.Module):
         return any(layer._forward_hooks for layer in self._heard)
 
     def forward(self, images: Float[Tensor, "batch ..."]) -> Tensor:
+        """What the network gives for `images`, run now or remembered."""
         learns = self.training or torch.is_grad_enabled()
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.network.modules())
         gone = (None, self) if learns else (None,)

@@ -21,6 +21,14 @@ def class_score(
     `outputs` are cosine similarities, or logits. They are taken as they are (Agarwal's zero-shot score), or times
     `softmax` through a softmax over classes: 1 for a classifier's logits (his fine-tuned score), CLIP's exp(logit
     scale) for cosines. Raises ValueError for a target that is no class, when the score is first taken.
+    Source: Agarwal, section 2.2, both settings.
+
+    >>> import torch
+    >>> from xaikit import class_score
+    >>> images = torch.tensor([0.2, 0.5, 0.3]).expand(2, 8, 8, 3).permute(0, 3, 1, 2)
+    >>> score = class_score(lambda images: images.mean((2, 3)), torch.tensor([0, 1]))  # classes: red, green, blue
+    >>> score(images, torch.arange(2))
+    tensor([0.2000, 0.5000])
     """
 
     def score(images: Tensor, which: Tensor) -> Tensor:

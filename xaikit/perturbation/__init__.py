@@ -1,8 +1,8 @@
 """Paper 3, Intriguing Properties of Visual-Language Model Explanations (Agarwal).
 
 `search` finds the pixels without which the answer goes (meaningful perturbation, Eq. 1), `removal` grades any
-explanation by deletion and insertion (section 4.1), `linear_probe` is the fine-tuned CLIP beside the zero-shot one
-(section 3.1), and `faces` tells where the faces are.
+explanation by deletion and insertion (section 3.1), `linear_probe` is the fine-tuned CLIP beside the zero-shot one
+(section 2.1), and `faces` tells where the faces are.
 """
 
 from xaikit.perturbation.faces import find_faces, mtcnn, read_boxes, write_boxes

@@ -13,13 +13,25 @@ from xaikit.storage.seeding import generator
 
 
 class LinearProbe(nn.Module):
-    """Logits of images in [0, 1]: `head` of the unit embedding that the frozen `encoder` gives."""
+    """Logits of images in [0, 1]: `head` of the unit embedding that the frozen `encoder` gives.
+
+    `encoder` maps [batch, 3, height, width] to [batch, features], `head` (`train_head`) that to [batch, classes]; it
+    raises what these raise.
+    Source: Agarwal, section 2.1 and appendix A.1.
+
+    >>> import torch
+    >>> from xaikit import LinearProbe
+    >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> LinearProbe(encoder, torch.nn.Linear(5, 3))(torch.rand(4, 3, 8, 8)).shape
+    torch.Size([4, 3])
+    """
 
     def __init__(self, encoder: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """The logits of images in [0, 1]."""
         return self.classify(F.normalize(self.encoder(images), dim=-1))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
@@ -28,7 +40,18 @@ class LinearProbe(nn.Module):
 
 
 class ZeroShot(nn.Module):
-    """Cosine similarities of images in [0, 1] with a unit text embedding for each class."""
+    """Cosine similarities, in [−1, 1], of images in [0, 1] with a unit text embedding for each class.
+
+    `encoder` maps [batch, 3, height, width] to [batch, features]; raises what it raises.
+    Source: Agarwal, section 2.1.
+
+    >>> import torch
+    >>> from xaikit import ZeroShot
+    >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> texts = torch.nn.functional.normalize(torch.randn(3, 5), dim=1)
+    >>> ZeroShot(encoder, texts)(torch.rand(4, 3, 8, 8)).shape
+    torch.Size([4, 3])
+    """
 
     def __init__(self, encoder: nn.Module, classes: Float[Tensor, "classes features"]) -> None:
         super().__init__()
@@ -36,6 +59,7 @@ class ZeroShot(nn.Module):
         self.register_buffer("classes", classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """The cosines of images in [0, 1]."""
         return self.classify(F.normalize(self.encoder(images), dim=-1))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:

@@ -73,6 +73,15 @@ def removal_curves(
     `batch` at a time.
     Raises ValueError for no image, shapes that do not fit, NaN, a step below 1, and a score of the wrong shape.
     Source: Petsiuk et al. (2018), section 3.3, where the score is the probability of the first answer.
+
+    >>> import torch
+    >>> from xaikit import removal_curves, substitute
+    >>> images, brightness = torch.rand(2, 3, 8, 8), lambda images, which: images.mean((1, 2, 3))
+    >>> curves = removal_curves(brightness, images, images.mean(1), substitute(images, "black"), step=16)
+    >>> curves.scores.shape, curves.fractions.tolist()
+    (torch.Size([2, 5]), [0.0, 0.25, 0.5, 0.75, 1.0])
+    >>> bool((curves.areas("max") < 0.5).all())  # brightest first: faster than the straight line of chance
+    True
     """
     if not len(images) or attributions.shape != (len(images), *images.shape[-2:]):
         raise ValueError(
@@ -129,6 +138,11 @@ def substitute(
 
     `blur` is the deviation of the Gaussian in pixels. Raises ValueError for another kind, and a mean that is not given.
     Source: Petsiuk et al. (2018) delete to the mean and insert into the blur; Agarwal's "zero out" is mean or black.
+
+    >>> import torch
+    >>> from xaikit import substitute
+    >>> substitute(torch.rand(1, 3, 8, 8), "mean", mean=(0.5, 0.4, 0.3))[0, :, 0, 0]
+    tensor([0.5000, 0.4000, 0.3000])
     """
     if kind == "black":
         return torch.zeros_like(images)

@@ -100,6 +100,15 @@ def meaningful_perturbation(
     Raises ValueError for no image, pixels outside [0, 1], images smaller than the mask, ids that do not fit, and a
     score that is NaN, of the wrong shape, or does not change with the image.
     Source: Agarwal, Eq. 1; Fong & Vedaldi (2017), Eq. 4.
+
+    >>> import torch
+    >>> from xaikit import class_score, meaningful_perturbation
+    >>> from xaikit.perturbation import Recipe
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 5)).requires_grad_(False)
+    >>> score = class_score(model, torch.tensor([0, 3]), softmax=1.0)
+    >>> masks = meaningful_perturbation(score, torch.rand(2, 3, 32, 32), Recipe(steps=5, side=8).at(32), seed=0)
+    >>> masks.shape, bool((masks >= 0).all() and (masks <= 1).all())
+    (torch.Size([2, 8, 8]), True)
     """
     if not len(images) or not ((images >= 0) & (images <= 1)).all():
         raise ValueError("The images are none, or some pixels are NaN or outside [0, 1]; give images in [0, 1].")
@@ -120,7 +129,18 @@ def meaningful_perturbation(
 def attribution(
     masks: Masks, size: tuple[int, int], recipe: Recipe = AGARWAL_2023
 ) -> Float[Tensor, "images height width"]:
-    """A = 1 − M at the images' size, enlarged as it was while it was sought."""
+    """A = 1 − M at the images' size (height, width), in [0, 1], enlarged as it was while it was sought.
+
+    `masks` and `recipe` are those of `meaningful_perturbation`, which raises ValueError where they do not fit.
+    Source: Agarwal, section 2.2, whose Eq. 1 is written in A.
+
+    >>> import torch
+    >>> from xaikit import attribution
+    >>> masks = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])  # the answer goes where the first cell is hidden
+    >>> attribution(masks, (8, 8))[0, ::7, ::7]  # at the corners
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
     return 1 - _enlarge(masks, size, recipe).clamp(0, 1)
 
 

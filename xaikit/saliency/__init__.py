@@ -8,10 +8,11 @@ from xaikit.saliency.cam import cam, grad_cam
 from xaikit.saliency.masking import random_masks, rise
 from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.saliency.relevance import linear_relevance, product_relevance, sum_relevance
-from xaikit.saliency.vit import BASELINES, chefer, lrp, partial_lrp, raw_attention, rollout, text_directions
+from xaikit.saliency.vit import BASELINES, attention_rollout, chefer, lrp, partial_lrp, raw_attention, text_directions
 
 __all__ = [
     "BASELINES",
+    "attention_rollout",
     "cam",
     "chefer",
     "grad_cam",
@@ -23,7 +24,6 @@ __all__ = [
     "random_masks",
     "raw_attention",
     "rise",
-    "rollout",
     "sum_relevance",
     "text_directions",
 ]

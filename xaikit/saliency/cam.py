@@ -36,6 +36,14 @@ def grad_cam(
     Raises ValueError if there is no image, images or maps hold NaN, a target is no class, or the layer is not
     in the model, not used exactly once, not 4-D in its output, or not on the way to the logits.
     Source: Selvaraju et al. (2017), Eq. 1 and 2.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from xaikit import grad_cam
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> maps = grad_cam(model, model[1], torch.rand(2, 3, 16, 16), torch.tensor([0, 4]))
+    >>> maps.shape, bool((maps >= 0).all())
+    (torch.Size([2, 16, 16]), True)
     """
     name = type(layer).__name__
     if not any(module is layer for module in model.modules()):

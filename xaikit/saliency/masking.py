@@ -29,6 +29,13 @@ def rise(
     than a cell; what it hides shows `substitutes`. The masks are the same for all images. `score` as for
     `meaningful_perturbation`, without gradients. Raises ValueError for no image or mask, or a `keep` outside (0, 1].
     Source: Petsiuk et al. (2018), Eq. 6 and section 3.2.
+
+    >>> import torch
+    >>> from xaikit import rise
+    >>> corner = lambda images, which: images[:, :, :8, :8].mean((1, 2, 3))  # looks at the upper left quarter alone
+    >>> maps = rise(corner, torch.ones(1, 3, 16, 16), torch.zeros(1, 3, 16, 16), seed=0, masks=100)
+    >>> maps.shape, bool(maps[:, :8, :8].mean() > maps[:, 8:, 8:].mean())
+    (torch.Size([1, 16, 16]), True)
     """
     if not len(images) or masks < 1 or not 0 < keep <= 1:
         raise ValueError(f"{len(images)} images, {masks} masks, keep = {keep}: give one or more, and keep in (0, 1].")

@@ -23,6 +23,15 @@ def integrated_gradients(
     its score from that of its baseline, but for the error of the integral. `score` as for `meaningful_perturbation`.
     Raises ValueError for no image or step, and for a score without gradients with respect to the image.
     Source: Sundararajan et al. (2017), Eq. 1.
+
+    >>> import torch
+    >>> from xaikit import class_score, integrated_gradients
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> score = class_score(model, torch.tensor([0, 3]))
+    >>> images, black, which = torch.rand(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.arange(2)
+    >>> maps = integrated_gradients(score, images, black)
+    >>> torch.allclose(maps.sum((1, 2)), score(images, which) - score(black, which), atol=1e-4)
+    True
     """
     if not len(images) or steps < 1:
         raise ValueError(f"There are {len(images)} images and {steps} steps: give at least one of each.")

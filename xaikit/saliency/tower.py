@@ -200,14 +200,17 @@ def _norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def constant(parameter: Tensor, like: Tensor) -> Tensor:
+    """A weight that gets no gradient, in the precision of `like`."""
     return parameter.detach().to(like.dtype)
 
 
 def precision(tower: VisionTransformer) -> torch.dtype:
+    """What maps are given in: the tower's own precision, but at least float32."""
     return torch.promote_types(tower.conv1.weight.dtype, torch.float32)
 
 
 def check_tower(tower: nn.Module) -> None:
+    """Raise ValueError, with the name of what stands in the way, for a tower that is not written out here."""
     if not isinstance(tower, VisionTransformer):
         name = type(tower).__name__
         raise ValueError(

@@ -55,11 +55,20 @@ def raw_attention(tower: nn.Module, images: Images) -> Maps:
     return _patch_map(tower, layer.attention[:, :, 0].mean(1))
 
 
-def rollout(tower: nn.Module, images: Images, *, start: int = 1) -> Maps:
+def attention_rollout(tower: nn.Module, images: Images, *, start: int = 1) -> Maps:
     """Attention rollout: the class row of Â_L · … · Â_start, where Â = (E_h A + I) / 2; knows no direction.
 
     `start` is the first block that counts, from 0: 1 in the evaluations of Chefer et al., 0 in the paper.
+    Images [batch, 3, height, width] are as the tower takes them; maps [batch, rows, columns] are at least 0.
+    Raises ValueError for another kind of tower, no image, images of another size, NaN, and a block that is not there.
     Source: Abnar and Zuidema (2020), section 3.
+
+    >>> import torch
+    >>> from open_clip.transformer import VisionTransformer
+    >>> from xaikit import attention_rollout
+    >>> tower = VisionTransformer(32, patch_size=8, width=16, layers=2, heads=2, mlp_ratio=4.0, output_dim=8)
+    >>> attention_rollout(tower, torch.rand(2, 3, 32, 32)).shape  # 4 × 4 patches
+    torch.Size([2, 4, 4])
     """
     # Rows of A sum to 1, so dividing by 2 is the paper's row normalisation; E_h A is half of that, I the rest.
     layers = islice(walk_down(tower, images), _count(tower, start))
@@ -145,7 +154,7 @@ def chefer(
 BASELINES: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
     "LRP": lrp,
     "partial-LRP": partial_lrp,
-    "rollout": lambda tower, images, directions: rollout(tower, images),
+    "rollout": lambda tower, images, directions: attention_rollout(tower, images),
     "raw attention": lambda tower, images, directions: raw_attention(tower, images),
     "GradCAM": grad_cam,
     "Chefer et al.": chefer,

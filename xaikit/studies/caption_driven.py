@@ -344,8 +344,10 @@ def cue_accuracy(
 
 
 def cue_auc(similarities: list[Tensor], data: ColouredDigits, seed: int) -> dict[str, Interval]:
-    """For each cue, the AUC of the difference of its two captions: as `cue_accuracy`, but blind to a constant lead
-    of one caption over the other."""
+    """For each cue, the AUC of the difference of its two captions.
+
+    As `cue_accuracy`, but blind to a constant lead of one caption over the other.
+    """
     result = {}
     for cue, label in labels_of(data).items():
         if label.min() < 0:
@@ -413,8 +415,10 @@ def accuracy(models: list[Preprocessed], data: ColouredDigits, seed: int) -> Int
 
 
 def flips(model: Preprocessed, data: ColouredDigits) -> Bool[np.ndarray, " images"]:
-    """Whether the model's answer changes when a red digit is painted green and a green one red: its true dependence
-    on colour, by intervention."""
+    """Whether the model's answer changes when a red digit is painted green and a green one red.
+
+    That is its true dependence on colour, by intervention.
+    """
     return (predict(model, data.image) != predict(model, data.flipped().image)).numpy()
 
 

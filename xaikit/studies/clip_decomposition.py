@@ -23,7 +23,7 @@ Head = tuple[int, int]  # layer and head, both counted from 0
 
 
 def name_of(head: Head) -> str:
-    """ "L4.H2", counted from 0 as in the paper."""
+    """The head as "L4.H2", counted from 0 as in the paper."""
     return f"L{head[0]}.H{head[1]}"
 
 

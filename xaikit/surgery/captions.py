@@ -17,7 +17,17 @@ from xaikit.models.hooks import evaluating
 
 @dataclass(frozen=True)
 class Captions:
-    """For each cue ("shape", "colour", …) one caption for each value that the cue can take."""
+    """For each cue ("shape", "colour", …) one caption for each value that the cue can take.
+
+    Raises ValueError where there is no cue, or one with a single caption: it takes a right and a wrong one (section 3).
+
+    >>> from xaikit import Captions
+    >>> captions = Captions({"shape": ("a 5", "an 8"), "colour": ("a red digit", "a green digit")})
+    >>> captions.texts
+    ['a 5', 'an 8', 'a red digit', 'a green digit']
+    >>> captions.columns("colour")
+    slice(2, 4, None)
+    """
 
     cues: dict[str, tuple[str, ...]]
 
@@ -47,10 +57,17 @@ class Captions:
 def similarities(
     encoder: nn.Module, text_features: Float[Tensor, "captions features"], batches: Batches
 ) -> Float[Tensor, "images captions"]:
-    """Cosine similarity of every image to every caption (Eq. 1), on the CPU.
+    """Cosine similarity of every image to every caption (Eq. 1), in [−1, 1], on the CPU.
 
     `encoder` maps images to features, with or without surgery around the call. Raises ValueError where a
     similarity is NaN.
+
+    >>> import torch
+    >>> from xaikit import similarities
+    >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> texts = torch.randn(4, 5)  # of `Clip.encode_texts`, say
+    >>> similarities(encoder, texts, torch.rand(6, 3, 8, 8).split(2)).shape
+    torch.Size([6, 4])
     """
     text_features = F.normalize(text_features, dim=-1)
     with evaluating(encoder), torch.no_grad():
@@ -78,6 +95,14 @@ def cue_contrast(
     after the surgery, or take the difference of its values after and before: one image, one cue, one stage.
 
     Raises ValueError for a cue without captions and for labels that have none (grey has no right colour).
+    Source: the question of Koller et al., section 3, asked of each image.
+
+    >>> import torch
+    >>> from xaikit import Captions, cue_contrast
+    >>> captions = Captions({"colour": ("a red digit", "a green digit")})
+    >>> similarity = torch.tensor([[0.30, 0.10], [0.25, 0.20]])
+    >>> cue_contrast(similarity, captions, "colour", torch.tensor([0, 1]))  # of a red digit and of a green one
+    tensor([ 0.2000, -0.0500])
     """
     values = similarity[:, captions.columns(cue)]
     if label.shape != values.shape[:1]:

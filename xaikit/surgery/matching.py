@@ -41,6 +41,13 @@ def convolutions(model: nn.Module) -> Maps:
 
     These are raw outputs, before batch norm and ReLU, as in the published code. Raises ValueError for a model
     without convolutions.
+    Source: Koller et al., section 2.1.
+
+    >>> from torchvision.models import resnet18
+    >>> from xaikit import convolutions
+    >>> maps = convolutions(resnet18())
+    >>> len(maps.layers), sum(layer.out_channels for layer in maps.layers.values())
+    (17, 3904)
     """
     layers = {
         name: module
@@ -57,6 +64,13 @@ def stages(model: nn.Module) -> Maps:
 
     `model` is the tower or a module around it. The paper calls these "the last convolutional layers of stages 2 to
     5"; the published code hooks the whole stage. Raises ValueError where there are no such stages.
+    Source: Koller et al., section 2.1.
+
+    >>> from open_clip.modified_resnet import ModifiedResNet
+    >>> from xaikit import stages
+    >>> tower = ModifiedResNet(layers=(1, 1, 1, 1), output_dim=8, heads=4, image_size=32, width=8)
+    >>> list(stages(tower).layers)
+    ['layer1', 'layer2', 'layer3', 'layer4']
     """
     wanted = ("layer1", "layer2", "layer3", "layer4")
     found = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
@@ -159,6 +173,13 @@ def activation_statistics(
     Memory does not grow with the number of images.
 
     Raises ValueError for no image, images of two sizes, NaN pixels, and maps that become NaN.
+
+    >>> import torch
+    >>> from xaikit import activation_statistics, convolutions
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3))
+    >>> statistics = activation_statistics(convolutions(model), torch.rand(8, 3, 16, 16).split(4))
+    >>> statistics.channels, statistics.mean.shape
+    ({'0': 4, '2': 2}, torch.Size([6]))
     """
     moments = {name: _PublishedMoments(published_batch) if as_published else _Moments() for name in maps.layers}
     with (
@@ -195,6 +216,14 @@ def match_activations(
 
     Interpolation lowers the variance, so Z is a covariance that favours maps of equal size, within [−1, 1] up to
     rounding. Raises ValueError as `activation_statistics` does.
+
+    >>> import torch
+    >>> from xaikit import activation_statistics, convolutions, match_activations
+    >>> maps, batches = convolutions(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))), torch.rand(8, 3, 16, 16).split(4)
+    >>> statistics = activation_statistics(maps, batches)
+    >>> scores = match_activations(maps, statistics, maps, statistics, batches)
+    >>> torch.allclose(scores.diagonal(), torch.ones(4), atol=1e-3)  # every map is most like itself
+    True
     """
     scores = source_statistics.mean.new_zeros(len(source_statistics.mean), len(target_statistics.mean))
     spans = source_statistics.span, target_statistics.span

@@ -39,13 +39,19 @@ def choose_maps(
     *,
     generator: torch.Generator | None = None,
 ) -> Choice:
-    """Choose a source map for every target map.
+    """Choose a source map for every target map, by the scores Z of `match_activations` (section 2.3).
 
     "best": the highest score, so one source map may serve many targets. That is what the published code does; the
     paper's "largest entries" of the matrix would leave targets alone. "one-to-one": the assignment of different
     source maps with the highest total. "random": any source map with equal chance, a control (needs `generator`).
 
     Raises ValueError for an unknown rule, or fewer sources than targets where the rule is one-to-one.
+
+    >>> import torch
+    >>> from xaikit import choose_maps
+    >>> scores = torch.tensor([[0.9, 0.8], [0.1, 0.7]])  # of two source maps (rows) for two target maps (columns)
+    >>> choose_maps(scores).source, choose_maps(scores, "one-to-one").source
+    (tensor([0, 0]), tensor([0, 1]))
     """
     sources, targets = scores.shape
     if rule == "best":
@@ -106,6 +112,16 @@ def network_surgery(
 
     Raises ValueError for an unknown layer or interpolation, models that share layers, and a choice, statistics and
     layers that do not belong together.
+
+    >>> import copy, torch
+    >>> from xaikit import activation_statistics, choose_maps, convolutions, network_surgery
+    >>> model, images = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.rand(2, 3, 8, 8)
+    >>> target, source = convolutions(model), convolutions(copy.deepcopy(model))
+    >>> statistics = activation_statistics(target, [images])
+    >>> with network_surgery(target, statistics, source, statistics, choose_maps(torch.eye(4))):
+    ...     after = model(images)
+    >>> torch.equal(after, model(images))  # a map's copy in the map's place changes nothing
+    True
     """
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"Unknown interpolation {interpolation!r}; choose 'bilinear' or 'bicubic'.")

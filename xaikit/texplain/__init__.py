@@ -2,7 +2,7 @@
 
 `translator` holds features and translator (section 2.1), `training` its training (section 2.2), `sampling` draws the
 sentences and `words` counts their words (section 2.3). `word_maps` shows where a word comes from, `mitigation` trains
-away from a shortcut (section 4.3), `text_overlap` and `rating` ask whether the words fit the pictures.
+away from a shortcut (section 4.4), `text_overlap` and `rating` ask whether the words fit the pictures.
 """
 
 from xaikit.texplain.mitigation import (

@@ -71,6 +71,15 @@ def sample(
     tokens, NaN or infinite; for tokens outside the vocabulary, sentences beyond the decoder's positions, and settings
     outside their range; and for a decoder whose logits are NaN or infinite.
     Source: TExplain, section 3 (1000 sentences, top_p = 0.95, 20 to 30 tokens).
+
+    >>> import torch
+    >>> from transformers import BertConfig, BertLMHeadModel
+    >>> from xaikit import sample
+    >>> sizes = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True, add_cross_attention=True))
+    >>> of_two_images, settings = torch.rand(2, 9, 16), dict(min_new_tokens=3, max_new_tokens=8)
+    >>> sample(decoder, of_two_images, 5, prompt=[1], end=2, pad=0, seed=0, **settings).shape
+    torch.Size([2, 5, 8])
     """
     rules = _Rules(list(prompt), end, pad, top_p, min_new_tokens, max_new_tokens, repetition_penalty)
     _check(decoder, conditioning, rules)

@@ -85,6 +85,7 @@ class InMemory:
         return min(-(-len(self.features) // self.batch), len(self.features) // 2)
 
     def __call__(self, epoch: int) -> Iterator[Batch]:
+        """This process's share of each batch of an epoch: features, and a sentence of each."""
         draw = generator(self.seed, "translator", "batches", epoch)
         order = torch.randperm(len(self.features), generator=draw)
         chosen = torch.randint(self.sentences.shape[1], (len(order),), generator=draw)

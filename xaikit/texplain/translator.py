@@ -36,6 +36,12 @@ class Features(nn.Module):
     The classifier runs frozen and in evaluation mode, and is left as it was. Gradients flow to the images and, from
     any loss, to Z: where none are wanted, say `torch.no_grad()`.
     Raises ValueError for a name that is no layer.
+
+    >>> import torch
+    >>> from xaikit import Features
+    >>> classifier = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Flatten(), torch.nn.Linear(128, 5))
+    >>> Features(classifier, "0")(torch.rand(2, 3, 16, 16)).shape  # 4 × 4 cells of 8 numbers
+    torch.Size([2, 16, 8])
     """
 
     def __init__(self, model: nn.Module, layer: str, *, pooled: bool = False) -> None:
@@ -95,6 +101,12 @@ class Translator(nn.Module):
     - "flat": all of Z_in, through as many units as it has numbers.
     `arguments` are those that make its like. Raises ValueError for an unknown variant, sizes below one, `hidden` with
     a flat one, and more than a billion parameters.
+
+    >>> import torch
+    >>> from xaikit import Translator
+    >>> translator = Translator(tokens=16, width=8, to_width=12)
+    >>> translator(torch.rand(2, 16, 8)).shape
+    torch.Size([2, 16, 12])
     """
 
     def __init__(
@@ -138,8 +150,10 @@ class Translator(nn.Module):
         )  # fmt: skip
 
     def forward(self, features: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens conditions"]:
-        """What conditions the decoder. Raises ValueError for features of another shape, NaN, or one image in
-        training, which has no batch statistics."""
+        """What conditions the decoder.
+
+        Raises ValueError for features of another shape, NaN, or one image in training, which has no batch statistics.
+        """
         expected = (self.arguments["tokens"], self.arguments["width"])
         if features.shape[1:] != expected:
             raise ValueError(f"The features are {tuple(features.shape[1:])}; the translator was made for {expected}.")
@@ -193,6 +207,16 @@ def sentence_loss(
     `sentences` are prompt, words and end, padded behind. The first `prompt` tokens are not counted, the end is. The
     mean is over tokens, so that a long caption counts for more. Raises ValueError as `log_probabilities` does, and for
     a caption without a word.
+
+    >>> import torch
+    >>> from transformers import BertConfig, BertLMHeadModel
+    >>> from xaikit import sentence_loss
+    >>> sizes = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True, add_cross_attention=True))
+    >>> captions = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]])  # start, words, end, padding
+    >>> loss = sentence_loss(decoder, torch.rand(2, 9, 16), captions, prompt=1, pad=0)
+    >>> round(loss.item(), 1)  # ln 20: it knows nothing yet
+    3.0
     """
     if prompt < 1:
         raise ValueError("A sentence starts with a prompt of at least one token, which nothing tells: give its length.")

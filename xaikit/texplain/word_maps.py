@@ -77,6 +77,16 @@ def word_grad_cam(
     sentence has its word, and as `token_cam` does.
     Source: TExplain, section 4.4, where the score is not said; Selvaraju et al. (2017), Eq. 1 and 2, who take the log
     probability of a caption so.
+
+    >>> import torch
+    >>> from transformers import BertConfig, BertLMHeadModel
+    >>> from xaikit import Translator, word_grad_cam
+    >>> sizes = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True, add_cross_attention=True))
+    >>> features, sentences = torch.rand(1, 9, 8), torch.tensor([[[1, 5, 6, 2], [1, 7, 5, 2]]])
+    >>> translator = Translator(tokens=9, width=8, to_width=16)
+    >>> word_grad_cam(decoder, translator, features, sentences, [{5}], grid=(3, 3), pad=0).shape
+    torch.Size([1, 3, 3])
     """
     if not len(features) or not len(features) == len(sentences) or sentences.shape != says.shape:
         raise ValueError(

@@ -157,6 +157,11 @@ def document_frequency(
     Result: a sentence counts a word once, however often it says it. Sentences without any content word count as well.
     Raises ValueError for no sentence, and a concept's word that is none, is dropped or belongs to another concept.
     Source: paper 2, section 2.3, which takes the most frequent words.
+
+    >>> from xaikit import document_frequency
+    >>> sentences = ["a red bird on the sea", "two birds", "a dog by the lake", "birds"]
+    >>> document_frequency(sentences, concepts={"water": ["sea", "lake"]})
+    {'bird': 0.75, 'water': 0.5, 'dog': 0.25, 'red': 0.25, 'two': 0.25}
     """
     if isinstance(sentences, str):
         raise ValueError("The sentences are one string: give a list of sentences.")

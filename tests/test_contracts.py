@@ -1,0 +1,44 @@
+"""Who may import whom: the contracts of pyproject.toml hold, and an arrow against them is found."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xaikit.storage.paths import ROOT
+
+LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+
+
+def lint(root: Path) -> tuple[int, str]:
+    """The exit status and what is printed for the package in `root`."""
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", LINT], cwd=root, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_contracts_hold() -> None:
+    status, output = lint(ROOT)
+    assert status == 0 and "0 broken" in output, output
+
+
+@pytest.mark.parametrize(
+    ("module", "arrow", "broken"),
+    [
+        ("surgery/matching.py", "from xaikit.datasets import digits", "Methods know no"),
+        ("texplain/words.py", "from xaikit.surgery import stages", "Arrows go one way"),
+        ("models/hooks.py", "from xaikit.metrics import auc", "Arrows go one way"),
+        ("storage/files.py", "from xaikit.storage import cache", "No two modules"),
+    ],
+)
+def test_an_arrow_against_them_is_found(tmp_path: Path, module: str, arrow: str, broken: str) -> None:
+    shutil.copytree(ROOT / "xaikit", tmp_path / "xaikit", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    file = tmp_path / "xaikit" / module
+    file.write_text(f"{file.read_text()}\n{arrow}\n")
+    status, output = lint(tmp_path)
+    found = [line for line in output.splitlines() if " BROKEN" in line]
+    assert status != 0 and any(line.startswith(broken) for line in found), output

@@ -1,0 +1,57 @@
+# The public names, and where each comes from: read by editors, and by `lazy_loader` when a name is asked for.
+
+from . import datasets as datasets
+from . import decomposition as decomposition
+from . import metrics as metrics
+from . import models as models
+from . import perturbation as perturbation
+from . import saliency as saliency
+from . import surgery as surgery
+from . import texplain as texplain
+from . import world as world
+from .datasets.class_folders import read_class_folders as read_class_folders
+from .decomposition import DecomposedDataset as DecomposedDataset
+from .decomposition import Readout as Readout
+from .decomposition import ablate as ablate
+from .decomposition import decompose as decompose
+from .decomposition import heatmaps as heatmaps
+from .decomposition import mean_contributions as mean_contributions
+from .decomposition import replace_heads as replace_heads
+from .decomposition import textspan as textspan
+from .metrics import Interval as Interval
+from .metrics import bootstrap_mean as bootstrap_mean
+from .metrics import group_accuracy as group_accuracy
+from .metrics import pointing_game as pointing_game
+from .metrics import segmentation_scores as segmentation_scores
+from .metrics import verdict as verdict
+from .models.captioner import load_captioner as load_captioner
+from .models.clip import load_clip as load_clip
+from .models.preprocessing import Preprocessed as Preprocessed
+from .models.scores import class_score as class_score
+from .perturbation import LinearProbe as LinearProbe
+from .perturbation import ZeroShot as ZeroShot
+from .perturbation import attribution as attribution
+from .perturbation import meaningful_perturbation as meaningful_perturbation
+from .perturbation import removal_curves as removal_curves
+from .perturbation import substitute as substitute
+from .saliency import attention_rollout as attention_rollout
+from .saliency import grad_cam as grad_cam
+from .saliency import integrated_gradients as integrated_gradients
+from .saliency import rise as rise
+from .surgery import Captions as Captions
+from .surgery import activation_statistics as activation_statistics
+from .surgery import choose_maps as choose_maps
+from .surgery import convolutions as convolutions
+from .surgery import cue_contrast as cue_contrast
+from .surgery import match_activations as match_activations
+from .surgery import network_surgery as network_surgery
+from .surgery import similarities as similarities
+from .surgery import stages as stages
+from .texplain import Features as Features
+from .texplain import Translator as Translator
+from .texplain import document_frequency as document_frequency
+from .texplain import sample as sample
+from .texplain import sentence_loss as sentence_loss
+from .texplain import word_grad_cam as word_grad_cam
+
+__version__: str

@@ -1,0 +1,11 @@
+from .captioner import Captioner as Captioner
+from .captioner import LanguageModel as LanguageModel
+from .captioner import load_captioner as load_captioner
+from .classifiers import predict as predict
+from .clip import Clip as Clip
+from .clip import load_clip as load_clip
+from .generator import Generator as Generator
+from .generator import load_generator as load_generator
+from .preprocessing import Preprocessed as Preprocessed
+from .scores import Score as Score
+from .scores import class_score as class_score
