@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from xaikit import __main__ as main
 from xaikit.__main__ import app
 from xaikit.companion import report, run
-from xaikit.models import train
 from xaikit.storage import arithmetic, paths
+from xaikit.studies import train_models
 from xaikit.studies.extract import extract_data_set
 from xaikit.studies.train_translator import train_translator
 
@@ -398,8 +398,8 @@ def test_defaults_are_those_of_what_is_called(command: Callable[..., None], call
 
 def test_who_trains_models_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
-    names = list(train.TRAINERS)
-    monkeypatch.setattr(train, "TRAINERS", {name: partial(trained.append, name) for name in names})
+    names = list(train_models.TRAINERS)
+    monkeypatch.setattr(train_models, "TRAINERS", {name: partial(trained.append, name) for name in names})
     refused = CliRunner().invoke(app, ["train-models", names[0], "clip-none"])
     assert (refused.exit_code, trained) == (1, [])
     assert refused.stderr == f"unknown model 'clip-none': choose one of {', '.join(names)}\n"
