@@ -12,7 +12,7 @@ from xaikit.metrics.groups import group_accuracy
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini, generator
 from xaikit.models.clip import Clip, load_clip
 from xaikit.models.clip_resnet_mini import TEMPLATES
-from xaikit.storage.paths import WEIGHTS
+from xaikit.storage.paths import ROOT, WEIGHTS, must_be_checkout
 from xaikit.studies.lexicon import named_factors, words_for
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.words import words_of
@@ -227,5 +227,7 @@ TRAINERS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m xaikit.models.train", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="MODEL", choices=[[], *TRAINERS], help="all of them by default")
-    for name in parser.parse_args().names or TRAINERS:
+    chosen = parser.parse_args().names or TRAINERS
+    must_be_checkout(ROOT, "Mini models are trained")
+    for name in chosen:
         TRAINERS[name]()

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from xaikit.storage.paths import ROOT
+from xaikit.storage.paths import ROOT, shipped
 
 PACKAGE = "xaikit"
 # Fields that differ between Python versions or say nothing about what the code does.
@@ -55,15 +55,16 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     the profile, the shipped weights that these name (their keys `weights`), and `requirements.lock`.
     Raises FileNotFoundError when one of them is missing.
     """
-    notebook = root / "notebooks" / f"{name}.py"
+    given = shipped(root)
+    notebook = given / "notebooks" / f"{name}.py"
     tables = tomllib.loads((root / PACKAGE / "companion" / "profiles" / f"{profile}.toml").read_text(encoding="utf-8"))
     settings = {section: tables.get(section, {}) for section in ("common", name)}
-    inputs = [notebook, root / "requirements.lock"]
+    inputs = [notebook, given / "requirements.lock"]
     for weights in sorted(_weights_named(settings)):
-        folder = root / "data" / "weights" / weights
+        folder = given / "data" / "weights" / weights
         inputs += [file for file in folder.rglob("*") if file.is_file()]
     code = code_hash(modules_reached(notebook, root), root)
-    parts = (profile, json.dumps(settings, sort_keys=True, default=str), text_hash(inputs, root), code)
+    parts = (profile, json.dumps(settings, sort_keys=True, default=str), text_hash(inputs, given), code)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
@@ -142,7 +143,7 @@ def _module_file(name: str, root: Path) -> Path | None:
 
 def _dotted(path: Path, root: Path) -> str:
     """`xaikit.models.clip` for its file; an empty name for files outside the package."""
-    if not path.is_relative_to(root / PACKAGE):
+    if not path.is_relative_to(root / PACKAGE) or path.is_relative_to(shipped(root) / "notebooks"):
         return ""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
