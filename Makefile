@@ -5,11 +5,16 @@ PYTHON ?= python3
 
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -qq --disable-pip-version-check
 READY := $(VENV)/requirements.lock
+# The index of PyTorch's own builds that .venv was made with, or none; it stays so until another one is given.
+TORCH_KEPT := $(shell cat $(VENV)/torch-index 2>/dev/null)
+TORCH_INDEX ?= $(TORCH_KEPT)
 NOTEBOOKS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/[0-9]*.py))
 STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)
+METHODS := surgery texplain perturbation decomposition saliency metrics
 # What a notebook's result may depend on; `xaikit run` decides by content which of it really matters.
 SOURCES := $(wildcard xaikit/*.py* xaikit/*/*.py* xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
 
@@ -18,19 +23,20 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test accept check format bench lock clean FORCE
+.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest accept check format bench lock \
+  clean FORCE
 .DEFAULT_GOAL := help
 
 # The list is made of this file: the headings below, and the targets with what is said of them.
 help: ## this list
 	@awk -F ':.*## ' -v notebooks='$(NOTEBOOKS)' ' \
 	  /^# == / { printf "\n%s\n", substr($$0, 6) } \
-	  /^[a-z]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 } \
+	  /^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 } \
 	  /^[$$].NOTEBOOKS.:.*## / { for (i = 1; i <= split(notebooks, name, " "); i++) printf "  make %-21s %s\n", name[i], $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "PROFILE=mini (default: a laptop, no download) or PROFILE=paper (the papers' models and data, a GPU)."
-	@echo "PYTHON=python3.12, say, names the Python that .venv is made with."
+	@echo "PYTHON=python3.12, say, names the Python that .venv is made with, TORCH_INDEX=... an index with other builds of torch."
 
 # == See results
 
@@ -54,6 +60,13 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest
 
+# By uv, as pip can only resolve the newest versions. What old libraries say of newer ones is no fault of this code.
+test-lowest: ## the methods' tests with the lowest versions that pyproject.toml allows, in an environment of their own
+	@$(PYTHON) -m venv --clear build/lowest
+	@build/lowest/bin/python -m pip install -qq --disable-pip-version-check uv
+	@build/lowest/bin/python -m uv pip install -q --python build/lowest --resolution lowest-direct --editable '.[test]'
+	@build/lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning $(METHODS:%=tests/%)
+
 check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
@@ -76,17 +89,15 @@ models: $(READY) ## train the mini foundation models in data/weights from nothin
 accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
 	@$(PY) -m xaikit accept --profile '$(PROFILE)'
 
-# Resolves the bounds of pyproject.toml anew. The marks are for Macs: CUDA's packages exist for Linux only.
+# By uv, which resolves for all systems and Pythons at once, each with its marks, and has the hashes of all files.
 lock: ## pin the newest versions within pyproject.toml's bounds in requirements.lock
-	@echo "Resolving in a fresh environment under build/lock: a few minutes."
 	@$(PYTHON) -m venv --clear build/lock
-	@build/lock/bin/python -m pip install -qq --editable '.[test]'
-	@{ sed -n '/^#/p' requirements.lock; \
-	   build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
-	     | sed -E '/^(cuda|nvidia|triton)[-=]/s/$$/ ; sys_platform == "linux" and platform_machine == "x86_64"/'; \
-	} > build/requirements.lock
+	@build/lock/bin/python -m pip install -qq --disable-pip-version-check uv
+	@build/lock/bin/python -m uv pip compile -q --upgrade --universal --fork-strategy fewest --python-version 3.11 \
+	  --all-extras --no-emit-package xaikit --generate-hashes --no-annotate --no-header pyproject.toml -o build/new.lock
+	@{ sed -n '/^#/p' requirements.lock; cat build/new.lock; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
-	@rm -rf build/lock
+	@rm -rf build/lock build/new.lock
 
 clean: ## remove build/ and the caches; .venv and figures/ stay
 	rm -rf build .pytest_cache .ruff_cache *.egg-info
@@ -105,23 +116,33 @@ $(STAMPS): build/$(PROFILE)/%.stamp: notebooks/%.py figures/$(PROFILE)/%/numbers
 # Made along with the stamp; named so that a record that was removed or edited is made again.
 $(RECORDS): ;
 
-# .venv is made again when the lock's content changes, when another Python is asked for by PYTHON=..., when its own
-# Python was replaced, and when an installation was cut short: the copy of the lock is the last thing written.
+# .venv is made again when the lock's content changes, when another Python or another index of torch is asked for by
+# PYTHON=... or TORCH_INDEX=..., when its own Python was replaced, and when an installation was cut short: the copy of
+# the lock is the last thing written.
 version = $$($(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 ASKED := $(if $(filter file,$(origin PYTHON)),$(PY),$(PYTHON))
+
+# The lock's hashes are of the builds of the ordinary index. Torch's other builds have their own, so they and what they
+# need beside the lock (a CPU's nothing, a GPU's its libraries) come from TORCH_INDEX in the locked versions, unhashed.
+OF_TORCH := ^(torch|torchvision|triton)==|^(cuda|nvidia)-
 
 $(READY): FORCE
 	@made=$$(sed -n 's/^version = \([0-9]*[.][0-9]*\).*/\1/p' $(VENV)/pyvenv.cfg 2>/dev/null); \
 	if cmp -s requirements.lock $@ && [ "$$made" = "$(call version,$(PY))" ] \
-	  && [ "$$made" = "$(call version,$(ASKED))" ]; then \
+	  && [ "$$made" = "$(call version,$(ASKED))" ] && [ "$(TORCH_INDEX)" = "$(TORCH_KEPT)" ]; then \
 	  if [ requirements.lock -nt $@ ]; then touch $@; fi; exit 0; \
 	fi; \
 	if ! $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
 	  echo "$(PYTHON) is not a Python from 3.11 to 3.14: install one, or name it with make PYTHON=python3.12." >&2; exit 1; \
 	fi; \
-	echo "Making $(VENV) from requirements.lock: a few minutes and about 6 GB, once."; \
+	echo "Making $(VENV) from requirements.lock: a few minutes$(if $(TORCH_INDEX),, and about 6.5 GB), once."; \
 	rm -f $@ \
 	&& $(PYTHON) -m venv --clear $(VENV) \
-	&& $(PY) -m pip install -qq --disable-pip-version-check --requirement requirements.lock \
-	&& $(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable . \
+	&& if [ -z "$(TORCH_INDEX)" ]; then $(PIP) --no-deps --require-hashes --requirement requirements.lock; else \
+	  echo "$(TORCH_INDEX)" > $(VENV)/torch-index \
+	  && awk '/^[^ #]/ { ours = !/$(OF_TORCH)/ } ours' requirements.lock > $(VENV)/without-torch.lock \
+	  && $(PIP) --no-deps --require-hashes --requirement $(VENV)/without-torch.lock \
+	  && $(PIP) --index-url "$(TORCH_INDEX)" $$(sed -n -E 's/^(torch(vision)?==[^ ;]*).*/\1/p' requirements.lock); \
+	fi \
+	&& $(PIP) --no-deps --no-build-isolation --editable . \
 	&& cp requirements.lock $@

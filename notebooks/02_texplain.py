@@ -289,11 +289,12 @@ plt.show(figure)
 # ```python
 # from xaikit.storage import paths
 # from xaikit.texplain import rating
+# from xaikit.texplain.rating_widgets import rating_page
 # ten = [tuple(list(each)[: cfg.words]) for each in words["original"]]
 # questions = [
 #     rating.Question(f"nine-{i}", original.images[i], ten[i], predicted[i], ten[i][0]) for i in range(20)
 # ]
-# display(rating.rating_page(questions, paths.BUILD / "ratings", "your name"))
+# display(rating_page(questions, paths.BUILD / "ratings", "your name"))
 # ```
 #
 # When two people have answered, say in another cell how far they agree (Krippendorff's alpha):

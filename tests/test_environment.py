@@ -1,18 +1,24 @@
 """The environment files agree with one another and with what is installed; the Makefile does what it says."""
 
 import ast
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import torch
 import yaml
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -25,22 +31,38 @@ from xaikit.storage.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-RUNTIME = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
-TEST = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["optional-dependencies"]["test"])}
-DECLARED = RUNTIME | TEST
+
+
+def named(requirements: list[str]) -> dict[str, Requirement]:
+    """The requirements by name, without the project itself, by which one extra takes in others."""
+    found = {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, requirements)}
+    return {name: requirement for name, requirement in found.items() if name != PROJECT["name"]}
+
+
+CORE = named(PROJECT["dependencies"])
+EXTRAS = {name: named(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
+DECLARED = CORE | {name: bound for extra in EXTRAS.values() for name, bound in extra.items()}
 LOCK_LINES = [
-    line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.strip() and not line.startswith("#")
+    re.split(r"\s+--hash=sha256:", line)
+    for line in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+    if not line.startswith("#")
 ]
-LOCK = {canonicalize_name(r.name): r for r in map(Requirement, LOCK_LINES)}
-# The system that `make lock` ran on, which its marks and its completeness are relative to.
-LOCK_SYSTEM = {
-    "python_version": "3.11",
-    "python_full_version": "3.11.7",
-    "sys_platform": "linux",
-    "platform_system": "Linux",
-    "platform_machine": "x86_64",
-    "os_name": "posix",
-}
+LOCK = [Requirement(line) for line, *_ in LOCK_LINES]
+# The systems that the lock is for.
+SYSTEMS = [
+    {
+        "python_version": python,
+        "python_full_version": f"{python}.7",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "sys_platform": system.lower(),
+        "platform_system": system,
+        "platform_machine": machine,
+        "os_name": "posix",
+    }
+    for python in ("3.11", "3.12", "3.13", "3.14")
+    for system, machine in (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64"))
+]
 
 
 def pinned(requirement: Requirement) -> str:
@@ -49,12 +71,16 @@ def pinned(requirement: Requirement) -> str:
     return specifier.version
 
 
-def is_for_this_system(requirement: Requirement) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate()
+def lock_for(system: dict[str, str] | None = None) -> dict[str, Requirement]:
+    """The lock's lines for a system, by default this one, by name."""
+    here = [line for line in LOCK if line.marker is None or line.marker.evaluate(system)]
+    found = {canonicalize_name(line.name): line for line in here}
+    assert len(found) == len(here), "a package is pinned twice"
+    return found
 
 
-def reachable_from(roots: list[str]) -> set[str]:
-    """Names of all packages that the roots need, themselves included, on the system of the lock."""
+def reachable_from(roots: Iterable[str], system: dict[str, str]) -> set[str]:
+    """Names of all packages that the roots need on a system, themselves included, as those installed here say."""
     found: set[tuple[str, str]] = set()
     waiting = [(name, "") for name in roots]
     while waiting:
@@ -68,7 +94,7 @@ def reachable_from(roots: list[str]) -> set[str]:
         except metadata.PackageNotFoundError:
             continue
         for need in needs:
-            if need.marker is None or need.marker.evaluate(LOCK_SYSTEM | {"extra": extra}):
+            if need.marker is None or need.marker.evaluate(system | {"extra": extra}):
                 waiting += [(canonicalize_name(need.name), wanted) for wanted in ("", *need.extras)]
     return {name for name, _ in found}
 
@@ -89,15 +115,9 @@ def test_citation_names_the_four_papers():
     assert first_authors == ["Koller", "Taghanaki", "Agarwal", "Gandelsman"]
 
 
-def test_conda_environment_has_the_dependencies_and_bounds_of_pyproject():
+def test_conda_environment_is_the_lock():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    (from_pip,) = [item["pip"] for item in conda if isinstance(item, dict)]
-    options = [line for line in from_pip if line.startswith("-")]
-    requirements = [Requirement(line) for line in from_pip if not line.startswith("-")]
-    assert options == ["--constraint requirements.lock", "--editable ."]
-    assert {canonicalize_name(r.name): r.specifier for r in requirements} == {
-        name: requirement.specifier for name, requirement in DECLARED.items()
-    }
+    assert [item["pip"] for item in conda if isinstance(item, dict)] == [["--requirement requirements.lock"]]
     (python,) = [item for item in conda if isinstance(item, str) and item.startswith("python=")]
     assert python.removeprefix("python=") in SpecifierSet(PROJECT["requires-python"])
 
@@ -109,36 +129,54 @@ def test_makefile_accepts_the_pythons_of_pyproject():
     assert (low, high) == (f"3, {minors[0]}", f"3, {minors[-1]}")
 
 
-def test_lock_pins_everything_exactly_and_once():
-    for line, requirement in zip(LOCK_LINES, map(Requirement, LOCK_LINES), strict=True):
-        operators = [specifier.operator for specifier in requirement.specifier]
-        assert operators == ["=="] and "*" not in line and requirement.url is None, line
-    assert len(LOCK) == len(LOCK_LINES)
+def test_lock_pins_everything_exactly_and_has_its_hashes():
+    for line, *hashes in LOCK_LINES:
+        operators = [specifier.operator for specifier in Requirement(line).specifier]
+        assert operators == ["=="] and "*" not in line.partition(";")[0] and Requirement(line).url is None, line
+        assert hashes and all(re.fullmatch(r"[0-9a-f]{64}", each) for each in hashes), line
+    assert "://" not in (ROOT / "requirements.lock").read_text()
 
 
 def test_every_dependency_is_pinned_within_its_bounds():
-    for name, requirement in DECLARED.items():
-        assert pinned(LOCK[name]) in requirement.specifier, name
+    for system in SYSTEMS:
+        for name, requirement in DECLARED.items():
+            assert pinned(lock_for(system)[name]) in requirement.specifier, name
 
 
 def test_every_pin_is_what_is_installed():
-    for name, requirement in LOCK.items():
-        if is_for_this_system(requirement):
-            assert metadata.version(name) in requirement.specifier, name
+    for name, requirement in lock_for().items():
+        assert metadata.version(name) in requirement.specifier, name
 
 
-def test_lock_has_what_the_dependencies_need_and_nothing_else():
-    here = {name for name, requirement in LOCK.items() if is_for_this_system(requirement)}
-    elsewhere = set(LOCK) - here
-    assert here == reachable_from(list(DECLARED)) - elsewhere
+def test_lock_has_what_the_dependencies_need_on_every_system_and_nothing_else_here():
+    for system in SYSTEMS:
+        assert reachable_from(DECLARED, system) <= set(lock_for(system)), system
+    assert set(lock_for()) <= reachable_from(DECLARED, default_environment())
+
+
+def test_libraries_of_gpus_are_for_linux_alone():
+    libraries = re.compile("(cuda|nvidia)-|triton$")
+    found = [[name for name in lock_for(system) if libraries.match(name)] for system in SYSTEMS]
+    assert all(bool(names) == (system["sys_platform"] == "linux") for names, system in zip(found, SYSTEMS, strict=True))
 
 
 def test_torch_and_torchvision_belong_together():
     needs = {r.name: r for r in map(Requirement, metadata.requires("torchvision"))}
-    assert pinned(LOCK["torch"]) in needs["torch"].specifier
+    assert pinned(lock_for()["torch"]) in needs["torch"].specifier
     # torchvision's compiled operators load only beside the torch that they were built for.
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]])
     assert nms(boxes, torch.tensor([0.5, 0.9]), 0.5).tolist() == [1]
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    """Top-level names that are imported somewhere in a tree."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def imported_packages(folder: Path) -> set[str]:
@@ -146,12 +184,7 @@ def imported_packages(folder: Path) -> set[str]:
     names = set()
     for path in folder.rglob("*.py"):
         lines = path.read_text().splitlines()
-        code = "\n".join("" if line.startswith(("%", "!")) else line for line in lines)
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names.add(node.module.partition(".")[0])
+        names |= imported_names(ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines)))
     local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks"}
     return names - set(sys.stdlib_module_names) - local
 
@@ -160,14 +193,85 @@ def imported_packages(folder: Path) -> set[str]:
 BY_HAND = {"facenet_pytorch"}
 
 
+@functools.cache
+def distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+def providers(name: str) -> set[str]:
+    """The packages that an imported name may come from."""
+    return {canonicalize_name(each) for each in distributions().get(name, [name])}
+
+
 @pytest.mark.parametrize(
     ("folder", "allowed"),
-    [("xaikit", RUNTIME), ("notebooks", RUNTIME), ("benchmarks", DECLARED), ("tests", DECLARED)],
+    [
+        ("xaikit", CORE | EXTRAS["notebooks"] | EXTRAS["paper"]),
+        ("notebooks", CORE | EXTRAS["notebooks"]),
+        ("benchmarks", CORE),
+        ("tests", DECLARED),
+    ],
 )
 def test_what_is_imported_is_declared(folder: str, allowed: dict[str, Requirement]):
-    providers = metadata.packages_distributions()
     for name in imported_packages(ROOT / folder) - BY_HAND:
-        assert {canonicalize_name(p) for p in providers.get(name, [name])} & set(allowed), name
+        assert providers(name) & set(allowed), name
+
+
+def guarded_imports(tree: ast.AST) -> dict[str, set[str]]:
+    """The top-level names that are imported within `with extra(...)`, by the name of the extra."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        call = node.items[0].context_expr if isinstance(node, ast.With) else None
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "extra":
+            found.setdefault(ast.literal_eval(call.args[0]), set()).update(imported_names(node))
+    return found
+
+
+def test_what_the_core_lacks_is_imported_by_the_name_of_its_extra():
+    used: set[str] = set()
+    for path in (ROOT / "xaikit").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        guarded = guarded_imports(tree)
+        for extra, names in guarded.items():
+            for name in names:
+                assert providers(name) & set(EXTRAS[extra]), f"{path} says that {name} comes with {extra}"
+        outside = imported_names(tree) - set().union(*guarded.values()) - set(sys.stdlib_module_names)
+        for name in outside - BY_HAND - {"xaikit"}:
+            assert providers(name) & set(CORE), f"{path} imports {name} outside of extra(...)"
+        used |= set(guarded)
+    assert used == {"notebooks", "paper"}
+
+
+WITHOUT_EXTRAS = """
+import importlib, pkgutil, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import xaikit
+for module in pkgutil.walk_packages(xaikit.__path__, "xaikit."):
+    if module.name.endswith("__main__"):
+        continue
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error)
+"""
+
+
+def test_without_the_extras_all_imports_but_what_needs_them_whole():
+    brought = set(EXTRAS["notebooks"] | EXTRAS["paper"])
+    missing = {name for name, by in distributions().items() if set(map(canonicalize_name, by)) & brought}
+    code = WITHOUT_EXTRAS.format(missing=missing)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    failed = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert set(failed) == {"xaikit.companion.execute", "xaikit.texplain.rating_widgets"}
+    assert failed["xaikit.texplain.rating_widgets"] == (
+        "ipywidgets is not installed: pip install 'xaikit[notebooks]' brings it."
+    )
 
 
 # ---- the Makefile, in a small copy whose Python only writes down what it is asked ----
@@ -216,7 +320,7 @@ class Copy:
         """Exit status, output and the logged calls of one `make`."""
         log = self.folder / "log"
         log.unlink(missing_ok=True)
-        hidden = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PROFILE", "PYTHON")
+        hidden = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PROFILE", "PYTHON", "TORCH_INDEX")
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         environment["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{environment['PATH']}"
         done = subprocess.run(
@@ -324,7 +428,7 @@ def test_the_profile_stays_out_of_the_tests(copy: Copy):
 def test_help_names_every_target(copy: Copy):
     status, output, calls = copy.make()
     listed = {
-        heading.strip(): re.findall(r"^  make (\w+) +\S", lines, re.MULTILINE)
+        heading.strip(): re.findall(r"^  make ([\w-]+) +\S", lines, re.MULTILINE)
         for heading, lines in re.findall(r"^(\S.*|)\n((?:  make .*\n)+)", "\n" + output, re.MULTILINE)
     }
     assert (status, calls) == (0, [])
@@ -332,13 +436,13 @@ def test_help_names_every_target(copy: Copy):
         "": ["help"],
         "See results": ["figures", "notebooks"],
         "Try a notebook": ["lab", "01_one", "02_two"],
-        "Check": ["test", "check", "bench"],
+        "Check": ["test", "test-lowest", "check", "bench"],
         "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
         "The papers' own models and data": ["data"],
     }
     phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     assert {*phony} - {"$(NOTEBOOKS)", "FORCE"} == {
-        name for names in listed.values() for name in names if name.isalpha()
+        name for names in listed.values() for name in names if not name[0].isdigit()
     }
 
 
@@ -359,3 +463,117 @@ def test_targets_give_the_command_what_it_takes(copy: Copy, target: str, call: s
     context = get_command(app).make_context("xaikit", call.split())
     name, command, arguments = context.command.resolve_command(context, call.split())
     command.make_context(name, arguments, parent=context)
+
+
+# ---- torch from an index of its own: folders of tiny wheels in place of the indexes ----
+
+PROJECT_IN_SMALL = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+import shutil
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    return shutil.copy("xaikit-1-py3-none-any.whl", folder).rpartition("/")[2]
+"""
+
+
+def tiny_wheel(folder: Path, name: str, version: str, *needs: str) -> Path:
+    """A wheel of one line, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"version = {version!r}\n",
+        f"{info}/METADATA": "\n".join(
+            ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
+        ),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
+    return wheel
+
+
+def in_index(index: Path, name: str, version: str, *needs: str) -> str:
+    """Put a tiny wheel into an index; the result is its line in a lock."""
+    wheel = tiny_wheel(index / canonicalize_name(name), name, version, *needs)
+    page = wheel.with_name("index.html")
+    before = page.read_text() if page.exists() else ""
+    page.write_text(f'{before}<a href="{quote(wheel.name)}">{wheel.name}</a>\n')
+    return f"{canonicalize_name(name)}=={version} \\\n    --hash=sha256:{sha256(wheel.read_bytes()).hexdigest()}\n"
+
+
+class Indexes:
+    """A checkout in small with an ordinary index, whose wheels its lock has, and one of other builds of torch."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.ordinary, self.other = folder / "checkout", folder / "ordinary", folder / "other"
+        for name in ("xaikit", "notebooks"):
+            (self.folder / name).mkdir(parents=True)
+        shutil.copy(ROOT / "Makefile", self.folder)
+        (self.folder / "pyproject.toml").write_text(PROJECT_IN_SMALL)
+        (self.folder / "backend.py").write_text(BACKEND)
+        tiny_wheel(self.folder, "xaikit", "1")
+        lock = [
+            in_index(self.ordinary, "alone", "1.5"),
+            in_index(self.ordinary, "nvidia_cuda", "13.0"),
+            in_index(self.ordinary, "torch", "2.15.0", "nvidia-cuda", "alone"),
+            in_index(self.ordinary, "torchvision", "0.29.2", "torch==2.15.0"),
+        ]
+        (self.folder / "requirements.lock").write_text("# Some words about it.\n" + "".join(lock))
+        in_index(self.other, "alone", "9.0")
+        in_index(self.other, "torch", "2.16.0+cpu", "alone")
+        in_index(self.other, "torch", "2.15.0+cpu", "alone")
+        in_index(self.other, "torchvision", "0.29.2+cpu", "torch==2.15.0")
+
+    def setup(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and output of `make setup`."""
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE", "MFLAGS"))
+        }
+        environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self.ordinary.as_uri()}
+        done = subprocess.run(
+            ["make", "setup", f"PYTHON={sys.executable}", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    def installed(self) -> dict[str, str]:
+        folders = self.folder.glob(".venv/lib/python*/site-packages/*.dist-info")
+        found = dict(folder.name.removesuffix(".dist-info").split("-", 1) for folder in folders)
+        return {name: version for name, version in found.items() if name not in ("pip", "setuptools")}
+
+
+@pytest.fixture
+def indexes(tmp_path: Path) -> Indexes:
+    if shutil.which("make") is None:
+        pytest.skip("GNU make is not here")
+    return Indexes(tmp_path)
+
+
+def test_torch_comes_from_the_index_that_is_given_and_all_else_from_the_lock(indexes: Indexes):
+    rest = {"alone": "1.5", "xaikit": "1"}
+    by_cpu = rest | {"torch": "2.15.0+cpu", "torchvision": "0.29.2+cpu"}
+    assert indexes.setup(f"TORCH_INDEX={indexes.other.as_uri()}")[0] == 0
+    assert indexes.installed() == by_cpu
+    assert indexes.setup() == (0, ""), "who gives no index keeps the one there is"
+    assert indexes.setup("TORCH_INDEX=")[0] == 0
+    assert indexes.installed() == rest | {"nvidia_cuda": "13.0", "torch": "2.15.0", "torchvision": "0.29.2"}
+
+
+def test_a_file_that_is_not_the_locks_is_refused(indexes: Indexes):
+    wheel = next(indexes.ordinary.glob("alone/*.whl"))
+    tiny_wheel(wheel.parent, "alone", "1.5", "torch")
+    status, output = indexes.setup()
+    assert status != 0 and "DO NOT MATCH THE HASHES" in output
+    assert indexes.installed() == {} and not (indexes.folder / ".venv/requirements.lock").exists()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from xaikit.texplain.rating import COLUMNS, MISSING, Question, agreement, krippendorff_alpha, rating_page, read_answers
+from xaikit.texplain.rating import COLUMNS, MISSING, Question, agreement, krippendorff_alpha, read_answers
+from xaikit.texplain.rating_widgets import rating_page
 
 WORDS = ["water", "bird", "sky", "boat", "tree", "sand", "wave", "wing", "sun", "rock"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from xaikit.companion.units import RANGES
 from xaikit.storage.arithmetic import ARITHMETICS, NATIVE
 from xaikit.storage.files import write_text
-from xaikit.storage.paths import ROOT
+from xaikit.storage.paths import ROOT, must_be_checkout, shipped
 
 # A variance from a few runs is itself uncertain, so each is drawn towards the typical one of its unit, which
 # weighs as much as this many degrees of freedom (Smyth 2004, the moderated t statistic, with a fixed prior).
@@ -150,6 +150,7 @@ def accept(
     """
     from xaikit.companion import run
 
+    must_be_checkout(root, "Numbers are accepted")
     if len({seed for seed, _ in variants}) != len(variants) or tuple(variants[:1]) != ((0, None),):
         raise ValueError("the seeds must be different, and the first seed 0, the ordinary run")
     chosen = run.jobs(names, profile, root=root)
@@ -167,4 +168,4 @@ def accept(
 
 
 def _file(profile: str, root: Path) -> Path:
-    return root / "data" / "accepted" / f"{profile}.json"
+    return shipped(root) / "data" / "accepted" / f"{profile}.json"

@@ -22,7 +22,7 @@ from xaikit.companion import profiles, rehearsal
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
 from xaikit.storage.files import replacing, write_text
-from xaikit.storage.paths import ROOT
+from xaikit.storage.paths import ROOT, shipped, workplace
 
 DEFAULT_SEED = 0
 
@@ -39,13 +39,13 @@ class Job:
 
     @property
     def script(self) -> Path:
-        return self.root / "notebooks" / f"{self.name}.py"
+        return shipped(self.root) / "notebooks" / f"{self.name}.py"
 
     @property
     def results(self) -> Path:
         """Figures, tables and numbers; only the ordinary run's are the project's own."""
         if not self.variant:
-            return self.root / "figures" / self.profile / self.name
+            return workplace(self.root) / "figures" / self.profile / self.name
         return self.work / self.name
 
     @property
@@ -56,7 +56,7 @@ class Job:
 
     @property
     def work(self) -> Path:
-        return self.root / "build" / self.profile / self.variant
+        return workplace(self.root) / "build" / self.profile / self.variant
 
     def file(self, suffix: str) -> Path:
         """What else a run leaves in the build folder: .ipynb, .log, .stamp, and .part while it goes on."""
@@ -78,7 +78,7 @@ def jobs(
     if arithmetic is not None and arithmetic not in arithmetics.ARITHMETICS:
         raise ValueError(f"unknown arithmetic {arithmetic!r}: choose one of {', '.join(arithmetics.ARITHMETICS)}")
     arithmetic = None if arithmetic == own else arithmetic
-    known = sorted(file.stem for file in (root / "notebooks").glob("[0-9][0-9]_*.py"))
+    known = sorted(file.stem for file in (shipped(root) / "notebooks").glob("[0-9][0-9]_*.py"))
     if not known:
         raise ValueError(f"there are no notebooks in {root}: they are named like notebooks/01_name.py")
     for name in names:
@@ -90,7 +90,7 @@ def jobs(
 def variants_run(job: Job) -> list[Job]:
     """The runs of a notebook with other seeds and arithmetics whose results lie in the build folder."""
     found = []
-    for folder in sorted((job.root / "build" / job.profile).glob(f"seed-*/{job.name}")):
+    for folder in sorted((workplace(job.root) / "build" / job.profile).glob(f"seed-*/{job.name}")):
         _, seed, *arithmetic = folder.parent.name.split("-", 2)
         found.append(replace(job, seed=int(seed), arithmetic=arithmetic[0] if arithmetic else None))
     return found
@@ -204,7 +204,7 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
             log,
             parameters=parameters,
             environment=environment,
-            folder=job.root,
+            folder=workplace(job.root),
             timeout=timeout,
             say=lambda line: print(f"{label} {line}", flush=True),
         )
@@ -246,9 +246,10 @@ def write_pages(chosen: Sequence[Job]) -> None:
 
     for job in chosen:
         run_notebook(job.name, job.profile, seed=job.seed, root=job.root, arithmetic=job.arithmetic)
-        page = job.script.with_suffix(".ipynb")
+        page = workplace(job.root) / "notebooks" / f"{job.name}.ipynb"
+        page.parent.mkdir(exist_ok=True)
         with replacing(page) as part:
             execute.write(execute.page_of(job.file(".ipynb"), job.script), part)
         written = job.script.stat().st_mtime
         os.utime(page, (written, written))  # Jupytext refuses a page that is newer than its script
-        print(f"{job.name}: wrote {page.relative_to(job.root)}")
+        print(f"{job.name}: wrote {page.relative_to(workplace(job.root))}")

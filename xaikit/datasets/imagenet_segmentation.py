@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
+
+from xaikit.storage.extras import extra
 
 IMAGES = 4_276
 ALIGNMENTS = ("aligned", "legacy")
@@ -111,10 +113,13 @@ def _check_alignment(alignment: str) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Opened for each image anew: a handle kept open could not go to other processes."""
+def _opened(path: Path) -> Iterator[Any]:
+    """The `h5py.File`, opened for each image anew: a handle kept open could not go to other processes."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; run `make data PROFILE=paper` or name the file.")
+    with extra("paper"):
+        import h5py
+
     try:
         file = h5py.File(path, "r")
     except OSError as error:

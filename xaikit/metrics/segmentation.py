@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from xaikit.metrics.heatmaps import normalise
@@ -136,27 +137,19 @@ def average_precision(
     labels: Bool[Tensor, "batch items"],
     known: Bool[Tensor, "batch items"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Σ_k (R_k − R_{k−1}) P_k over the distinct scores from the highest on, for each row, in float64.
+    """scikit-learn's average precision, Σ_k (R_k − R_{k−1}) P_k over the distinct scores, of each row, in float64.
 
     Items with equal scores enter together; those that are not `known` count as absent.
     Raises ValueError on NaN, and for a row without a known positive, where the average precision is undefined.
-    Source: the definition of scikit-learn's `average_precision_score`, which it equals.
     """
     if scores.isnan().any():
         raise ValueError("A score is NaN: leave such items out.")
     known = torch.ones_like(labels) if known is None else known
-    scores, order = scores.sort(dim=1, descending=True)
-    positive = (labels & known).gather(1, order).double()
-    if not positive.any(1).all():
+    if not (labels & known).any(1).all():
         raise ValueError("A row has no positive item, so no average precision: leave it out.")
-    found, seen = positive.cumsum(1), known.gather(1, order).double().cumsum(1)
-    # Each item takes the precision at the last item of its score: the index of that is a minimum from behind.
-    index = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-    last = torch.ones_like(labels)
-    last[:, :-1] = scores[:, 1:] < scores[:, :-1]
-    end = index.where(last, scores.shape[1]).flip(1).cummin(1).values.flip(1)
-    precision = (found / seen.clamp(min=1)).gather(1, end)
-    return (positive * precision).sum(1) / found[:, -1]
+    rows = zip(*(each.cpu().numpy() for each in (labels, scores, known)), strict=True)
+    found = [average_precision_score(label[here], score[here]) for label, score, here in rows]
+    return torch.tensor(found, dtype=torch.float64, device=scores.device)
 
 
 def _measure(name: str) -> Callable[..., float | np.ndarray]:
@@ -180,6 +173,3 @@ def _mean_iou(
     background, found = background.sum(axis), found.sum(axis)
     with np.errstate(invalid="ignore"):  # the bootstrap refuses what is not finite
         return (background / (background + wrong) + found / (found + wrong)) / 2
-
-
-# --- groups -----------------------------------------------------------------------------------------------------

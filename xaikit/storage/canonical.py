@@ -292,7 +292,9 @@ def read(root: Path = ROOT, *outside: Path) -> Code:
     What has not changed since the last call is not parsed and digested again. Raises SyntaxError for code that is none,
     when it is reached.
     """
-    paths = [path for suffix in ("py", "pyi") for path in (root / PACKAGE).rglob(f"*.{suffix}")]
+    package = root / PACKAGE
+    paths = [path for suffix in ("py", "pyi") for path in package.rglob(f"*.{suffix}")]
+    paths = [path for path in paths if not path.is_relative_to(package / "shipped")]  # a wheel's notebooks
     texts = {path: path.read_text(encoding="utf-8") for path in (*sorted(paths), *outside)}
     if (root, *outside) not in _read or _read[root, *outside].texts != texts:
         _read[root, *outside] = Code(root, texts)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xaikit.storage import canonical
-from xaikit.storage.paths import ROOT
+from xaikit.storage.paths import ROOT, shipped
 from xaikit.storage.settings import read as read_settings
 
 PACKAGE = canonical.PACKAGE
@@ -38,17 +38,18 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     """
     tables = read_settings(root / PACKAGE / "companion" / "profiles", profile)
     settings = {section: tables.get(section, {}) for section in ("common", name)}
+    given = shipped(root)
     parts = {
         "profile": profile,
         "settings": json.dumps(settings, sort_keys=True, default=str),
-        "lock": text_hash([root / "requirements.lock"], root),
-        "weights": {weights: _shipped(root / "data" / "weights" / weights) for weights in _weights_named(settings)},
-        "cells": _cells((root / "notebooks" / f"{name}.py").read_text(encoding="utf-8"), root),
+        "lock": text_hash([given / "requirements.lock"], given),
+        "weights": {weights: _whole(given / "data" / "weights" / weights) for weights in _weights_named(settings)},
+        "cells": _cells((given / "notebooks" / f"{name}.py").read_text(encoding="utf-8"), root),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _shipped(folder: Path) -> str:
+def _whole(folder: Path) -> str:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is missing; run `make models` or restore the folder from the repository.")
     return weights_hash(folder)

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from wordcloud import WordCloud
 
 from xaikit.companion.plots import DARK, VERMILLION
+from xaikit.storage.extras import extra
 
 
 def word_cloud(ax: Axes, frequencies: Mapping[str, float], highlight: Collection[str] = ()) -> None:
@@ -15,6 +15,9 @@ def word_cloud(ax: Axes, frequencies: Mapping[str, float], highlight: Collection
 
     Raises ValueError if there is no word, or a frequency is not positive.
     """
+    with extra("notebooks"):
+        from wordcloud import WordCloud
+
     if not frequencies or not all(0 < frequency < np.inf for frequency in frequencies.values()):
         raise ValueError("A word cloud needs words, each with a positive frequency: leave the others out.")
     cloud = WordCloud(

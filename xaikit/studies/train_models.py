@@ -11,7 +11,7 @@ from xaikit.metrics.groups import group_accuracy
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini, generator
 from xaikit.models.clip import Clip, load_clip
 from xaikit.models.clip_resnet_mini import TEMPLATES
-from xaikit.storage.paths import WEIGHTS
+from xaikit.storage.paths import ROOT, WEIGHTS, must_be_checkout
 from xaikit.studies.lexicon import named_factors, words_for
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.words import words_of
@@ -232,5 +232,6 @@ def train_models(names: Sequence[str] = ()) -> None:
     for name in names:
         if name not in TRAINERS:
             raise ValueError(f"unknown model {name!r}: choose one of {', '.join(TRAINERS)}")
+    must_be_checkout(ROOT, "Mini models are trained")
     for name in names or TRAINERS:
         TRAINERS[name]()

@@ -16,7 +16,7 @@ from xaikit.texplain.mitigation import (
     retrain_last_layer,
     salient,
 )
-from xaikit.texplain.rating import Question, agreement, krippendorff_alpha, rating_page, read_answers
+from xaikit.texplain.rating import Question, agreement, krippendorff_alpha, read_answers
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.training import InMemory, read_translator, train, write_translator
 from xaikit.texplain.translator import Features, Translator, log_probabilities, sentence_loss
@@ -43,7 +43,6 @@ __all__ = [
     "log_probabilities",
     "masked",
     "randomly_masked",
-    "rating_page",
     "read_answers",
     "read_translator",
     "retrain_last_layer",

@@ -1,23 +1,20 @@
 """The human test of paper 2 (section 4.2): which words match the image, and does the top word go with the prediction?
 
-Raters answer on a page of widgets in a notebook. The answers of each are a csv file in one folder.
+Raters answer on a page of widgets in a notebook (`rating_widgets`). The answers of each are a csv file in one folder.
 """
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ipywidgets as widgets
+import krippendorff
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 
 from xaikit.metrics.intervals import Interval, bootstrap
-from xaikit.storage.files import replacing
 from xaikit.storage.seeding import seed_for
 
 COLUMNS = ["rater", "question", "matching", "relevant"]  # matching: words with spaces between; relevant: yes or no
@@ -49,91 +46,6 @@ class Question:
             )
 
 
-def rating_page(questions: Sequence[Question], folder: Path, rater: str) -> "RatingPage":
-    """The page on which `rater` answers; it goes on where an earlier one was left, and shows what was answered.
-
-    Next saves the answer to the file <rater>.csv in `folder`, and so does Back where yes or no is chosen.
-    Raises ValueError for no question, two of one name, a rater's name that is no file name, and a damaged file.
-    """
-    names = [question.name for question in questions]
-    if not names or len(set(names)) < len(names):
-        raise ValueError("The page needs questions whose names differ: give at least one, and none twice.")
-    if not rater.strip() or rater.startswith(".") or set(rater) & set('/\\:*?"<>|'):
-        raise ValueError(f"The rater's name {rater!r} is no file name: choose letters, digits and spaces.")
-    file = folder / f"{rater}.csv"
-    answers = _of_questions(_read(file), questions) if file.exists() else pd.DataFrame(columns=COLUMNS)
-    if set(answers["rater"]) - {rater}:
-        raise ValueError(f"{file} holds the answers of another rater: move it away.")
-    return RatingPage(questions, file, rater, answers)
-
-
-class RatingPage(widgets.VBox):
-    """One question at a time; `rating_page` makes it.
-
-    `boxes` are the words, `relevant` is yes or no, `back` and `forward` turn the page, `progress` and `message` say
-    how it goes.
-    """
-
-    def __init__(self, questions: Sequence[Question], file: Path, rater: str, answers: pd.DataFrame) -> None:
-        self.questions, self.file, self.rater = questions, file, rater
-        columns = zip(answers["question"], answers["matching"], answers["relevant"], strict=True)
-        self.answers = {name: (matching.split(), relevant) for name, matching, relevant in columns}
-        self.picture = widgets.Image(format="png", layout=widgets.Layout(width="320px"))
-        self.boxes: list[widgets.Checkbox] = []
-        self.relevant = widgets.RadioButtons(options=["yes", "no"], value=None)
-        self.back, self.forward = widgets.Button(description="Back"), widgets.Button(description="Next")
-        self.progress, self.message = widgets.Label(), widgets.Label()
-        self.back.on_click(lambda _: self._turn(-1))
-        self.forward.on_click(lambda _: self._turn(1))
-        super().__init__()
-        unanswered = [place for place, question in enumerate(questions) if question.name not in self.answers]
-        self._show(unanswered[0] if unanswered else len(questions) - 1)
-
-    def _show(self, place: int) -> None:
-        self.place, question = place, self.questions[place]
-        matching, relevant = self.answers.get(question.name, ([], None))
-        buffer = io.BytesIO()
-        pixels = (question.image * 255).round().byte().permute(1, 2, 0)
-        Image.fromarray(pixels.cpu().numpy()).save(buffer, "png")
-        self.picture.value = buffer.getvalue()
-        for box in self.boxes:
-            box.close()
-        self.boxes = [widgets.Checkbox(word in matching, description=word, indent=False) for word in question.words]
-        self.relevant.value = relevant
-        self.back.disabled = place == 0
-        self.progress.value = f"Question {place + 1} of {len(self.questions)}, {len(self.answers)} answered"
-        self.message.value = "All questions are answered." if len(self.answers) == len(self.questions) else ""
-        asked = f"Does the word “{question.top_word}” go with the prediction “{question.prediction}”?"
-        self.children = [
-            *(self.progress, self.picture, widgets.Label("Which words match the image?"), *self.boxes),
-            *(widgets.Label(asked), self.relevant, widgets.HBox([self.back, self.forward]), self.message),
-        ]
-
-    def _turn(self, step: int) -> None:
-        if self.relevant.value is not None:
-            matching = [box.description for box in self.boxes if box.value]
-            self.answers[self.questions[self.place].name] = (matching, self.relevant.value)
-            try:
-                self._save()
-            except OSError as error:  # raised in a callback, it would be seen by no one
-                self.message.value = f"The answer is not saved: {error}"
-                return
-        elif step > 0:
-            self.message.value = "Choose yes or no first."
-            return
-        self._show(min(max(self.place + step, 0), len(self.questions) - 1))
-
-    def _save(self) -> None:
-        known = [
-            (question.name, *self.answers[question.name])
-            for question in self.questions
-            if question.name in self.answers
-        ]
-        rows = [(self.rater, name, " ".join(matching), relevant) for name, matching, relevant in known]
-        with replacing(self.file) as part:
-            pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False, lineterminator="\n")
-
-
 def read_answers(folder: Path) -> pd.DataFrame:
     """The answers of all raters, from the csv files of a folder, in columns `COLUMNS`.
 
@@ -143,7 +55,7 @@ def read_answers(folder: Path) -> pd.DataFrame:
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise ValueError(f"There are no answers in {folder}: let someone fill in a rating page first.")
-    answers = pd.concat([_read(file) for file in files], ignore_index=True)
+    answers = pd.concat([read_file(file) for file in files], ignore_index=True)
     _check(answers)
     return answers
 
@@ -157,7 +69,7 @@ def agreement(answers: pd.DataFrame, questions: Sequence[Question], *, seed: int
     Raises ValueError for answers to other questions or with other words, and fewer than two such questions.
     Source: Krippendorff (2011) for alpha; he too keeps the expected disagreement when he resamples.
     """
-    answers = _of_questions(answers, questions)
+    answers = of_questions(answers, questions)
     raters = sorted(set(answers["rater"]))
     place = {question.name: row for row, question in enumerate(questions)}
     most = max(len(question.words) for question in questions)
@@ -194,26 +106,31 @@ def krippendorff_alpha(ratings: Int[np.ndarray, "units raters"]) -> float:
     Raises ValueError if no unit has two values, or all of them are equal.
     Source: Krippendorff (2011), "Computing Krippendorff's alpha-reliability", section C.
     """
-    observed, pairable, expected = _disagreement(ratings)
-    if not expected:
+    counts = _counts(ratings)
+    if (counts.sum(0) > 0).sum() < 2:
         raise ValueError("Alpha needs units with two ratings, and two different values among them: add some.")
-    return float(1 - observed.sum() / pairable.sum() / expected)
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+
+
+def _counts(ratings: Int[np.ndarray, "*units raters"]) -> Int[np.ndarray, "*units values"]:
+    """How many raters gave a unit each value that occurs; none to a unit that fewer than two rated."""
+    values = [value for value in np.unique(ratings) if value != MISSING]
+    counts = np.stack([(ratings == value).sum(-1) for value in values] or [np.zeros(ratings.shape[:-1], int)], -1)
+    return counts * (counts.sum(-1, keepdims=True) >= 2)
 
 
 def _disagreement(
     ratings: Int[np.ndarray, "*units raters"],
 ) -> tuple[Float[np.ndarray, "*units"], Int[np.ndarray, "*units"], float]:
     """What the raters of each unit disagree in, how many of its values have a partner, and what chance would give."""
-    values = [value for value in np.unique(ratings) if value != MISSING]
-    counts = np.stack([(ratings == value).sum(-1) for value in values] or [np.zeros(ratings.shape[:-1], int)], -1)
-    counts = counts * (counts.sum(-1, keepdims=True) >= 2)
+    counts = _counts(ratings)
     pairable = counts.sum(-1)
     observed = (pairable**2 - (counts**2).sum(-1)) / np.maximum(pairable - 1, 1)
     n, totals = pairable.sum(), counts.sum(tuple(range(counts.ndim - 1)))
     return observed, pairable, float((n**2 - (totals**2).sum()) / max(n * (n - 1), 1))
 
 
-def _read(file: Path) -> pd.DataFrame:
+def read_file(file: Path) -> pd.DataFrame:
     """One file of answers, all of them text."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets put a mark in front
@@ -236,7 +153,7 @@ def _check(answers: pd.DataFrame) -> None:
         raise ValueError(f"{rater!r} answers question {name!r} twice: keep one of the rows.")
 
 
-def _of_questions(answers: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:
+def of_questions(answers: pd.DataFrame, questions: Sequence[Question]) -> pd.DataFrame:
     """The answers themselves. Raises ValueError for one to no question, one given twice, and words a question lacks."""
     _check(answers)
     words = {question.name: set(question.words) for question in questions}
