@@ -25,19 +25,17 @@ from torch.utils._pytree import tree_leaves
 GPU, CPU, EITHER = "cuda", "cpu", "either"
 DEVICE = torch.device("cuda", 0)
 
-# Of `torch.use_deterministic_algorithms`: what raises on CUDA. Bilinear resizing is not there, as `F.interpolate` takes
-# another form of it on a GPU; nor are scatter_add, index_add, index_put and embeddings, which have deterministic kernels.
+# What the documentation of `torch.use_deterministic_algorithms` says raises on CUDA. (`F.interpolate` takes other forms of
+# bilinear and bicubic resizing there, by itself, and bincount raises with weights only.)
 NOT_DETERMINISTIC = {
     "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward", "avg_pool3d_backward",
-    "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_pool3d_with_indices_backward", "max_unpool2d",
-    "max_unpool3d", "upsample_linear1d_backward", "upsample_bicubic2d_backward", "upsample_trilinear3d_backward",
-    "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward", "reflection_pad1d_backward",
-    "reflection_pad3d_backward", "replication_pad3d_backward", "nll_loss2d_forward", "_ctc_loss_backward",
-    "_embedding_bag_per_sample_weights_backward", "histc", "kthvalue", "median", "grid_sampler_2d_backward",
-    "grid_sampler_3d_backward", "put_", "roi_align", "_roi_align_backward",
+    "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_unpool2d", "max_unpool3d",
+    "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "put_",
+    "upsample_trilinear3d_backward", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward",
+    "reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward", "nll_loss2d_forward",
+    "_ctc_loss_backward", "histc", "grid_sampler_2d_backward", "grid_sampler_3d_backward", "scatter_reduce",
+    "scatter_reduce_", "median.dim", "nanmedian.dim",
 }  # fmt: skip
-# With floats only, or with indices only.
-NOT_DETERMINISTIC_FLOATS = {"cumsum", "cumsum_", "bincount"}
 COPIES = {"copy_", "set_", "_to_copy", "_foreach_copy_"}
 INDEXED = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"}
 JOINS = {"cat", "stack", "hstack", "vstack"}  # no number can take part in these
@@ -279,9 +277,7 @@ class _Operations(TorchDispatchMode):
 
 def _refuse(func: Any, name: str, args: tuple, kwargs: dict, given: list[Tensor], marks: list[str]) -> None:
     if torch.are_deterministic_algorithms_enabled() and (
-        name in NOT_DETERMINISTIC
-        or (name == "cumsum" and given[0].is_floating_point())
-        or (name == "bincount" and len(given) > 1)
+        {name, f"{name}.{func._overloadname}"} & NOT_DETERMINISTIC or (name == "bincount" and len(given) > 1)
     ):
         message = f"{name} does not have a deterministic implementation on CUDA, but you set use_deterministic_algorithms"
         if not torch.is_deterministic_algorithms_warn_only_enabled():
