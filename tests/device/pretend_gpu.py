@@ -19,6 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -318,6 +319,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 @contextmanager
 def pretend_gpu() -> Iterator[None]:
     """Here torch has a GPU, but slowly."""
+    _device_constructors()  # a list of functions that torch makes once, of which some are replaced below
     replaced: Iterable[tuple[object, dict[str, Any]]] = [
         (
             torch.Tensor,

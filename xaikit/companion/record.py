@@ -18,6 +18,7 @@ from typing import Any, Literal, SupportsFloat, get_args
 import pandas as pd
 from matplotlib.figure import Figure
 
+from xaikit.companion import profiles
 from xaikit.companion.units import RANGES
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import replacing, write_text
@@ -233,6 +234,7 @@ class Record:
             "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),
             "device": _device(),
             "machine": arithmetic.machine(),
+            "precision": profiles.precisions(self.profile, self.notebook),
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
             "artefacts": sorted(self._files),

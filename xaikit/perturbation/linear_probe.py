@@ -1,6 +1,6 @@
 """A linear probe: CLIP's image tower, frozen, with a new classification layer on its unit embeddings."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ class LinearProbe(nn.Module):
         self.encoder, self.head = encoder, head
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
-        return self.classify(F.normalize(self.encoder(images), dim=-1))
+        return _in_full(self.classify, self.encoder(images))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """The logits of unit embeddings."""
@@ -36,11 +36,17 @@ class ZeroShot(nn.Module):
         self.register_buffer("classes", classes)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
-        return self.classify(F.normalize(self.encoder(images), dim=-1))
+        return _in_full(self.classify, self.encoder(images))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """The cosines of unit embeddings."""
         return embeddings @ self.classes.T
+
+
+def _in_full(classify: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """Classify unit features in float32 at least, also where the tower ran in half precision under autocast."""
+    with torch.autocast(features.device.type, enabled=False):
+        return classify(F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1))
 
 
 def embed(
