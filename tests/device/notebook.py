@@ -1,16 +1,19 @@
-"""Run one notebook in this process, on a pretended GPU, with as few pictures and steps as reach every cell.
+"""Run one notebook in this process, cell by cell: on a pretended GPU in small, or as it is on a real one.
 
-    python tests/device/notebook.py 04_clip_decomposition [--keep-going] [--real]
+    python tests/device/notebook.py 04_clip_decomposition [--keep-going]
+    python tests/device/notebook.py 04_clip_decomposition --real [--profile mini]
 
-Its results go to a folder of their own under build/, and are compared with nothing. With --keep-going a cell that
-fails is reported and the next one is tried; --real leaves the device to the machine.
+Pretended, it has as few pictures and steps as reach every cell (`tiny.toml`). The results go to build/pretend/ or
+build/gpu/ and are compared with nothing. `seconds.json` there has what each section took, and of a GPU's memory at most;
+`reached.json` has the functions of the package that were called on a pretended GPU, and whether with tensors of it. With
+--keep-going a cell that fails is reported and the next one is tried.
 """
 
 import argparse
-import contextlib
 import json
 import linecache
 import os
+import shutil
 import sys
 import time
 import tomllib
@@ -24,101 +27,104 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def settings(name: str) -> dict[str, Any]:
-    """What differs from the mini profile."""
-    return tomllib.loads((HERE / "tiny.toml").read_text(encoding="utf-8")).get(name, {})
-
-
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of settings with changes, table by table; a change of what is not there is a mistake."""
-    unknown = changes.keys() - table.keys()
-    if unknown:
+    """A table of settings with changes, table by table. Raises ValueError for a change of what is not there."""
+    if unknown := changes.keys() - table.keys():
         raise ValueError(f"tiny.toml changes {', '.join(sorted(unknown))}, which the mini profile does not have.")
     deep = {key: merged(table[key], value) for key, value in changes.items() if isinstance(value, Mapping)}
     return {**table, **changes, **deep}
 
 
-def few_digits(count: int) -> None:
-    """Let no split of the digits have more than so many, as no setting of a profile says how many."""
+def make_tiny(digits: int = 40) -> None:
+    """Change what the mini profile asks for, and the number of digits, which no setting of it says."""
+    from xaikit.companion import profiles
     from xaikit.studies import caption_driven
 
-    read = caption_driven.load_splits
-
-    def first(*args: Any) -> Any:
-        splits = read(*args)
-        return replace(splits, **{name: each.select(slice(None, None, max(1, len(each) // count))) for name, each in vars(splits).items()})
-
-    caption_driven.load_splits = first
-
-
-def run(name: str, out: Path, *, keep_going: bool = False) -> list[str]:
-    """Execute the code cells of a notebook in order; returns what failed, a line each."""
-    import jupytext
-    import matplotlib.pyplot as plt
-
-    from xaikit.companion import profiles
-    from xaikit.storage import paths
-
-    os.environ["XAIKIT_OUT"] = str(out)
-    out.mkdir(parents=True, exist_ok=True)
-    paths.CACHE = out / "cache"
-    load = profiles.load
+    load, read = profiles.load, caption_driven.load_splits
+    tiny = tomllib.loads((HERE / "tiny.toml").read_text(encoding="utf-8"))
 
     def load_tiny(profile: str, section: str, seed: int) -> profiles.Settings:
         table = load(profile, section, seed).as_dict()
-        return profiles.Settings(merged(table, settings(section)), f"the tiny profile, section {section!r}")
+        return profiles.Settings(merged(table, tiny[section]), f"tiny.toml, section {section!r}")
 
-    profiles.load = load_tiny
-    few_digits(100)
+    def read_few(*args: Any) -> Any:
+        splits = read(*args)
+        few = {key: each.select(slice(None, None, max(1, len(each) // digits))) for key, each in vars(splits).items()}
+        return replace(splits, **few)
+
+    profiles.load, caption_driven.load_splits = load_tiny, read_few
+
+
+def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False) -> list[str]:
+    """Execute a notebook's code cells in order; returns what failed, a line each. Raises what a cell raises otherwise."""
+    import jupytext
+    import matplotlib.pyplot as plt
+    import torch
+
+    from xaikit.storage import paths
+
+    shutil.rmtree(out, ignore_errors=True)  # with what it had in its cache, or the seconds would mean nothing
+    out.mkdir(parents=True)
+    os.environ["XAIKIT_OUT"] = str(out)
+    paths.CACHE = out / "cache"
     plt.show = lambda *args, **kwargs: plt.close("all")
     names: dict[str, Any] = {"__name__": "__main__"}
-    failed, seconds, heading, start = [], {}, "the start", time.monotonic()
-    cells = jupytext.read(ROOT / "notebooks" / f"{name}.py").cells
-    for number, cell in enumerate(cells):
+    failed: list[str] = []
+    sections: dict[str, list[float]] = {}
+    heading, start = "the start", time.monotonic()
+    for number, cell in enumerate(jupytext.read(ROOT / "notebooks" / f"{name}.py").cells):
         if cell.cell_type != "code":
-            lines = [line for line in cell.source.splitlines() if line.startswith("#")]
-            if lines:
+            if lines := [line for line in cell.source.splitlines() if line.startswith("#")]:
                 heading = lines[-1].lstrip("# ")
                 print(f"{time.monotonic() - start:6.0f} s  {heading}", flush=True)
             continue
         file = f"<{name}, cell {number}>"
         linecache.cache[file] = (len(cell.source), None, cell.source.splitlines(keepends=True), file)
         began = time.monotonic()
+        torch.cuda.reset_peak_memory_stats()
         try:
             exec(compile(cell.source, file, "exec"), names)
         except Exception as error:
-            frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((str(ROOT / "xaikit"), "<"))]
-            place = frames[-1]
-            where = place.filename.replace(f"{ROOT}/", "")
-            failed.append(f"{heading}: {type(error).__name__}: {error} ({where}, line {place.lineno}: {place.line})")
+            ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((str(ROOT / "xaikit"), "<"))]
+            place = f"{ours[-1].filename.replace(f'{ROOT}/', '')}, line {ours[-1].lineno}: {ours[-1].line}"
+            failed.append(f"{heading}: {type(error).__name__}: {error} ({place})")
             print("  FAILS", failed[-1], flush=True)
             if not keep_going:
                 raise
-        seconds[heading] = seconds.get(heading, 0.0) + time.monotonic() - began
-    (out / "seconds.json").write_text(json.dumps({key: round(value, 1) for key, value in seconds.items()}, indent=1))
+        if "parameters" in cell.metadata.get("tags", []):
+            names["profile"] = profile
+        seconds, most = sections.get(heading, (0.0, 0.0))
+        sections[heading] = [
+            round(seconds + time.monotonic() - began, 1),
+            max(most, round(torch.cuda.max_memory_allocated() / 2**20)),
+        ]
+    (out / "seconds.json").write_text(json.dumps(sections, indent=1) + "\n", encoding="utf-8")
     return failed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="such as 04_clip_decomposition")
+    parser.add_argument("--profile", default="mini")
     parser.add_argument("--keep-going", action="store_true", help="try the cells after one that fails")
-    parser.add_argument("--real", action="store_true", help="no pretence: a GPU where there is one")
+    parser.add_argument("--real", action="store_true", help="on the GPU that there is, with the profile as it is")
     options = parser.parse_args()
     os.environ.setdefault("MPLBACKEND", "Agg")
     sys.path[:0] = [str(ROOT), str(HERE)]
-    import torch
-
-    torch.set_num_threads(1)
     if options.real:
-        device = contextlib.nullcontext()
+        out = ROOT / "build" / "gpu" / options.profile / options.name
+        failed = run(options.name, out, profile=options.profile, keep_going=options.keep_going)
     else:
         from pretend_gpu import pretend_gpu
+        from reached import functions, watching
 
-        device = pretend_gpu()
-    with device:
-        failed = run(options.name, ROOT / "build" / "pretend" / options.name, keep_going=options.keep_going)
-    print("\n".join(failed) if failed else f"{options.name}: every cell ran")
+        make_tiny()
+        out = ROOT / "build" / "pretend" / options.name
+        wanted = {function.__code__: name for name, function in functions()}
+        with pretend_gpu(), watching(wanted) as found:
+            failed = run(options.name, out, keep_going=options.keep_going)
+        (out / "reached.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print("\n".join(failed) or f"{options.name}: every cell ran")
     return 1 if failed else 0
 
 

@@ -108,21 +108,27 @@ def _moved(tensor: Tensor, device: object) -> Tensor:
 
 # --- what replaces torch's own ---------------------------------------------------------------------------------------
 
-_to, _numpy = torch._C.TensorBase.to, torch._C.TensorBase.numpy
+_to, _numpy, _parse_to = torch._C.TensorBase.to, torch._C.TensorBase.numpy, torch._C._nn._parse_to
 
 
 def to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Tensor.to: another device, another dtype, or those of another tensor."""
     kwargs = dict(kwargs)
     copy = kwargs.pop("copy", False)
-    other = next((arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)), None)
-    device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-    moved = self if device is None else _moved(self, device if other is None else other.device)
+    device, dtype, _, memory_format = parse_to(*args, **kwargs)
+    moved = self if device is None else _moved(self, device)
     if dtype is None and memory_format is None and not copy:
         return moved
     layout = {} if memory_format is None else {"memory_format": memory_format}
     with torch._C.DisableTorchFunction():
         return _to(moved, self.dtype if dtype is None else dtype, copy=copy and moved is self, **layout)
+
+
+def parse_to(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """What the arguments of Tensor.to and Module.to ask for; those of another tensor are its device and dtype."""
+    device, *rest = _parse_to(*args, **kwargs)
+    other = next((arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)), None)
+    return (device if other is None else other.device, *rest)
 
 
 def numpy(self: Tensor, *, force: bool = False) -> Any:
@@ -269,10 +275,12 @@ class _Operations(TorchDispatchMode):
     @staticmethod
     def _place(name: str, asked: str | None, marks: list[str]) -> str:
         """Where the result is."""
+        if name in INDEXED:
+            return marks[0]
         if asked == GPU or GPU in marks:
             return GPU
-        if name == "index" or CPU in marks:
-            return marks[0] if name == "index" else CPU
+        if CPU in marks:
+            return CPU
         return EITHER if State.inside or EITHER in marks else CPU
 
 
@@ -337,6 +345,7 @@ def pretend_gpu() -> Iterator[None]:
         ),
         (torch, {name: _made(getattr(torch, name)) for name in sorted(MADE_OTHERWISE)} | {"autocast": Autocast}),
         (torch.storage._StorageBase, {"clone": _clone_of_storage(torch.storage._StorageBase.clone)}),
+        (torch._C._nn, {"_parse_to": parse_to}),
         (torch.cuda, _of_cuda()),
         (torch.accelerator, {"current_accelerator": lambda check_available=False: None}),  # asked for graph capture only
     ]

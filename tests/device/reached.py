@@ -89,14 +89,10 @@ def watching(wanted: Mapping[CodeType, str]) -> Iterator[dict[str, bool]]:
     """Fill a dictionary with the names of the functions called, and whether one of their arguments was on the GPU."""
     found: dict[str, bool] = {}
 
-    def called(frame: FrameType, event: str, _argument: Any) -> None:
-        name = wanted.get(frame.f_code) if event == "call" else None
+    def called(frame: FrameType, _event: str, _argument: Any) -> None:
+        name = wanted.get(frame.f_code)
         if name is not None and not found.get(name):
-            sys.settrace(None)
-            try:
-                found[name] = any(on_gpu(each) for each in list(frame.f_locals.values()))
-            finally:
-                sys.settrace(called)
+            found[name] = any(on_gpu(each) for each in list(frame.f_locals.values()))
 
     before = sys.gettrace()
     sys.settrace(called)

@@ -87,6 +87,7 @@ def train_head(
     with torch.no_grad():  # as nn.Linear starts, but from a stream of its own
         for parameter in head.parameters():
             parameter.uniform_(-1, 1, generator=draw).mul_(embeddings.shape[1] ** -0.5)
+    head, labels = head.to(embeddings), labels.to(embeddings.device)
     optimiser = torch.optim.Adam(head.parameters(), learning_rate)
     for _ in tqdm(range(epochs), desc="training the probe", leave=False):
         for rows in torch.randperm(len(labels), generator=draw).split(batch):

@@ -141,10 +141,10 @@ def blurred(images: Images, recipe: Recipe = AGARWAL_2023) -> Images:
     if recipe.median:
         side = int(recipe.blur)
         padded = F.pad(images, (side // 2,) * 4, mode="replicate")
-        # One image at a time: each window holds side² copies of a pixel.
-        return torch.stack(
-            [image.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values for image in padded]
-        )
+        # One image at a time: each window holds side² copies of a pixel. The middle one is the median, which itself has
+        # no deterministic form on a GPU.
+        windows = (image.unfold(1, side, 1).unfold(2, side, 1).flatten(3) for image in padded)
+        return torch.stack([window.kthvalue((side**2 + 1) // 2, 3).values for window in windows])
     return _gaussian(images, recipe.blur).clamp(0, 1)
 
 
