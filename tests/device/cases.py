@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
 from xaikit.decomposition import heads as by_heads
+from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
 from xaikit.decomposition.store import DecomposedDataset
 from xaikit.decomposition.textspan import ContributionMoments, textspan, textspan_as_published
 from xaikit.metrics import heatmaps as metric_heatmaps
@@ -126,13 +127,16 @@ def words_of_features(device: str) -> None:
     batches = training.InMemory(seen.cpu(), sentences.cpu()[:, None], 2, 0)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "translator.safetensors"
-        training.train(between, language.decoder, batches, training.Recipe(1, 2, precision="bfloat16"), prompt=1, seed=0,
-                       pad=language.pad, steps_an_epoch=1, accelerator=Accelerator(cpu=device == "cpu"),
+        recipe = training.Recipe(1, 2, precision="bfloat16")
+        training.train(between, language.decoder, batches, recipe, prompt=1, seed=0, pad=language.pad, steps_an_epoch=1,
+                       accelerator=Accelerator(cpu=device == "cpu"),
                        checkpoint=Path(folder) / "checkpoint")  # fmt: skip
         training.write_translator(file, between)
         between = training.read_translator(file, device)
     grid = (8, 8)
-    word_maps.word_grad_cam(language.decoder, between, seen, sentences[:, None], [{3}, {3}], grid=grid, pad=language.pad)
+    word_maps.word_grad_cam(
+        language.decoder, between, seen, sentences[:, None], [{3}, {3}], grid=grid, pad=language.pad
+    )
     word_maps.classifier_grad_cam(network, "model.blocks.-1.norm1", images, labels(device, 2), grid=grid)
     word_maps.token_cam(seen, seen, grid)
 
@@ -182,21 +186,18 @@ def perturbation(device: str) -> None:
         100.0: linear_probe.ZeroShot(clip.image_encoder, clip.encode_texts(_words())),
         1.0: linear_probe.LinearProbe(clip.image_encoder, head),
     }
-    for softmax, model in models.items():
+    for (softmax, model), preset in zip(models.items(), ("agarwal2023", "jacobgil"), strict=True):
         model.classify(F.normalize(embeddings.to(device), dim=1))
         score = class_score(model, classes, softmax=softmax)
-        for preset in ("agarwal2023", "jacobgil"):
-            recipe = search.PRESETS[preset].at(64)
-            recipe = search.replace(recipe, steps=2)
-            for autocast in (False, True):
-                masks = search.meaningful_perturbation(score, images, recipe, seed=0, patience=1, autocast=autocast)
-            maps = search.attribution(masks, (64, 64), recipe)
-            search.variation(masks, recipe)
-            search.blurred(images, recipe)
+        recipe = replace(search.PRESETS[preset].at(64), steps=2)
+        for autocast in (False, True):
+            masks = search.meaningful_perturbation(score, images, recipe, seed=0, patience=1, autocast=autocast)
+        maps = search.attribution(masks, (64, 64), recipe)
+        search.variation(masks, recipe)
+        search.blurred(images, recipe)
         for kind in ("mean", "blur", "black"):
-            instead = removal.substitute(images, kind)
-            curves = removal.removal_curves(score, images, maps, instead, step=1024, seed=0)
-            curves.areas("max")
+            instead = removal.substitute(images, kind, mean=(0.5, 0.5, 0.5))
+        removal.removal_curves(score, images, maps, instead, step=2048, seed=0).areas("max")
         removal.removal_order(maps, 0)
         masking.rise(score, images, instead, seed=0, masks=4)
         path_gradients.integrated_gradients(score, images, instead, steps=2)

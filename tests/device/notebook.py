@@ -4,9 +4,9 @@
     python tests/device/notebook.py 04_clip_decomposition --real [--profile mini]
 
 Pretended, it has as few pictures and steps as reach every cell (`tiny.toml`). The results go to build/pretend/ or
-build/gpu/ and are compared with nothing. `seconds.json` there has what each section took, and of a GPU's memory at most;
-`reached.json` has the functions of the package that were called on a pretended GPU, and whether with tensors of it. With
---keep-going a cell that fails is reported and the next one is tried.
+build/gpu/ and are compared with nothing. `seconds.json` there has the seconds of each section, and the MiB of a GPU's
+memory that it took at most; `reached.json` the functions of the package that were called on a pretended GPU, and
+whether with tensors of it. With --keep-going a cell that fails is reported and the next one is tried.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return {**table, **changes, **deep}
 
 
-def make_tiny(digits: int = 40) -> None:
+def make_tiny(digits: int = 25) -> None:
     """Change what the mini profile asks for, and the number of digits, which no setting of it says."""
     from xaikit.companion import profiles
     from xaikit.studies import caption_driven
@@ -49,14 +49,16 @@ def make_tiny(digits: int = 40) -> None:
 
     def read_few(*args: Any) -> Any:
         splits = read(*args)
-        few = {key: each.select(slice(None, None, max(1, len(each) // digits))) for key, each in vars(splits).items()}
+        few = {
+            key: each.select(range(0, len(each), len(each) // digits)[:digits]) for key, each in vars(splits).items()
+        }
         return replace(splits, **few)
 
     profiles.load, caption_driven.load_splits = load_tiny, read_few
 
 
 def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False) -> list[str]:
-    """Execute a notebook's code cells in order; returns what failed, a line each. Raises what a cell raises otherwise."""
+    """Execute a notebook's code cells in order; returns what failed, a line each, or raises it: see `keep_going`."""
     import jupytext
     import matplotlib.pyplot as plt
     import torch
@@ -85,7 +87,11 @@ def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False
         try:
             exec(compile(cell.source, file, "exec"), names)
         except Exception as error:
-            ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith((str(ROOT / "xaikit"), "<"))]
+            ours = [
+                f
+                for f in traceback.extract_tb(error.__traceback__)
+                if f.filename.startswith((str(ROOT / "xaikit"), "<"))
+            ]
             place = f"{ours[-1].filename.replace(f'{ROOT}/', '')}, line {ours[-1].lineno}: {ours[-1].line}"
             failed.append(f"{heading}: {type(error).__name__}: {error} ({place})")
             print("  FAILS", failed[-1], flush=True)

@@ -2,8 +2,8 @@
 
     python tests/device/on_gpu.py [--minutes 12]
 
-Runs the tests of this folder, and each notebook under `mini` (and `rehearsal`, where there is that profile), each as long
-as the time allows. Prints a table beside the seconds that the committed run took on a CPU, and leaves it, with what
+Runs the tests of this folder, and each notebook under `mini` (and `rehearsal`, where there is that profile), as far as
+the time allows. Prints a table beside the seconds that the committed run took on a CPU, and leaves it, with what
 failed, in build/gpu/report.md.
 """
 

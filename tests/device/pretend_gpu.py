@@ -5,9 +5,11 @@
 
 Each storage carries a mark: on the GPU, on the CPU (none), or *either*, for what a torch function makes on its way from
 tensors of the GPU, as it then makes it where they are. Views share their storage, so its mark is theirs. Torch's own
-arithmetic, autograd and modules do the work. What is pretended: `device`, moves, factories, autocast, `torch.cuda`. What is
-refused: tensors of both devices in one operation (but for numbers, copies and indices, as torch has it), numpy of the
-GPU's tensors, a CPU generator for them, pinning them, and operations that have no deterministic form on CUDA.
+arithmetic, autograd and modules do the work. What is pretended: `device`, moves, factories, autocast, `torch.cuda`.
+What is refused: tensors of both devices in one operation (but for numbers, copies and indices, as torch has it), numpy
+of the GPU's tensors, a CPU generator for them, pinning them, and operations that have no deterministic form on CUDA.
+
+What it cannot know: other digits and other memory than a CPU's, and kernels that CUDA does not have.
 """
 
 import warnings
@@ -26,11 +28,12 @@ from torch.utils._pytree import tree_leaves
 GPU, CPU, EITHER = "cuda", "cpu", "either"
 DEVICE = torch.device("cuda", 0)
 
-# What the documentation of `torch.use_deterministic_algorithms` says raises on CUDA. (`F.interpolate` takes other forms of
-# bilinear and bicubic resizing there, by itself, and bincount raises with weights only.)
+# What the documentation of `torch.use_deterministic_algorithms` says raises on CUDA. (`F.interpolate` by itself takes
+# other forms of bilinear and bicubic resizing there, and bincount raises with weights only.)
 NOT_DETERMINISTIC = {
-    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward", "avg_pool3d_backward",
-    "fractional_max_pool2d_backward", "fractional_max_pool3d_backward", "max_unpool2d", "max_unpool3d",
+    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward",
+    "avg_pool3d_backward", "fractional_max_pool2d_backward", "fractional_max_pool3d_backward",
+    "max_unpool2d", "max_unpool3d",
     "upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "put_",
     "upsample_trilinear3d_backward", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward",
     "reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward", "nll_loss2d_forward",
@@ -135,7 +138,8 @@ def numpy(self: Tensor, *, force: bool = False) -> Any:
     """Tensor.numpy, which a GPU's tensor does not have."""
     if mark_of(self) == GPU and not force:
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
         )
     with torch._C.DisableTorchFunction():
         return _numpy(self, force=force)
@@ -265,7 +269,9 @@ class _Operations(TorchDispatchMode):
             for made, one in zip(result, given, strict=False):
                 mark(made, mark_of(one))
             return result
-        known = {storage._cdata: was for t, was in zip(given, marks, strict=True) if (storage := _storage(t)) is not None}
+        known = {
+            storage._cdata: was for t, was in zip(given, marks, strict=True) if (storage := _storage(t)) is not None
+        }
         for made in _tensors(result):
             storage = _storage(made)
             if storage is not None and known.get(storage._cdata) in (None, EITHER):
@@ -288,7 +294,9 @@ def _refuse(func: Any, name: str, args: tuple, kwargs: dict, given: list[Tensor]
     if torch.are_deterministic_algorithms_enabled() and (
         {name, f"{name}.{func._overloadname}"} & NOT_DETERMINISTIC or (name == "bincount" and len(given) > 1)
     ):
-        message = f"{name} does not have a deterministic implementation on CUDA, but you set use_deterministic_algorithms"
+        message = (
+            f"{name} does not have a deterministic implementation on CUDA, but you set use_deterministic_algorithms"
+        )
         if not torch.is_deterministic_algorithms_warn_only_enabled():
             raise RuntimeError(message)
         warnings.warn(message, stacklevel=3)
@@ -298,7 +306,9 @@ def _refuse(func: Any, name: str, args: tuple, kwargs: dict, given: list[Tensor]
     if name in INDEXED:
         indices = [mark_of(index) for index in args[1] if index is not None]
         if marks[0] == CPU and GPU in indices:
-            raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor (cpu) ({name})")
+            raise RuntimeError(
+                f"indices should be either on cpu or on the same device as the indexed tensor (cpu) ({name})"
+            )
         if len(args) > 2 and {marks[0], mark_of(args[2])} == {CPU, GPU} and args[2].dim():
             raise RuntimeError(both)
         return
@@ -347,7 +357,10 @@ def pretend_gpu() -> Iterator[None]:
         (torch.storage._StorageBase, {"clone": _clone_of_storage(torch.storage._StorageBase.clone)}),
         (torch._C._nn, {"_parse_to": parse_to}),
         (torch.cuda, _of_cuda()),
-        (torch.accelerator, {"current_accelerator": lambda check_available=False: None}),  # asked for graph capture only
+        (
+            torch.accelerator,
+            {"current_accelerator": lambda check_available=False: None},
+        ),  # asked for graph capture only
     ]
     with ExitStack() as stack:
         for owner, values in replaced:

@@ -13,10 +13,37 @@ from typing import Any, get_args
 from pretend_gpu import GPU, mark_of
 from torch import Tensor, nn
 
-import xaikit
-
 # Where tensors are computed with. Data sets and the drawn world read and draw on the CPU, whatever the device.
 FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "metrics", "models", "studies")
+TRAINS = "makes the weights that ship, on a CPU"
+EXCEPTIONS = {
+    "models.clip_vit_mini.": TRAINS,
+    "models.train.": TRAINS,
+    "models.generator.train_": TRAINS,
+    "models.muon.": TRAINS,
+    "models.captioner.blip_weights": TRAINS,
+    "models.captioner.save": TRAINS,
+    "models.cards.": "writes the cards of the weights that ship",
+    "texplain.rating.": "shows people pictures, which lie on the CPU",
+    "studies.extract.": "has processes of its own, which its own tests start",
+    "models.preprocessing.Preprocessed.extra_repr": "is a text",
+}
+
+
+def missing(called: Mapping[str, tuple[str, bool]]) -> dict[str, str]:
+    """Which functions nobody called, or never with a tensor of the GPU, and are no exceptions.
+
+    Studies are let off the latter, as what they keep of a data set lies on the CPU.
+    """
+    problems = {}
+    for name, _ in functions():
+        if any(name.startswith(exception) for exception in EXCEPTIONS):
+            continue
+        if name not in called:
+            problems[name] = "nothing calls it on a GPU: add it to tests/device/cases.py, then `make pretend-gpu`"
+        elif not (called[name][1] or name.startswith("studies.")):
+            problems[name] = f"{called[name][0]} calls it with tensors of the CPU alone"
+    return problems
 
 
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -36,7 +63,7 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The public methods of a class that takes tensors itself, or of any class that do; constructors are called anyway."""
+    """The public methods of a class that holds tensors, or those that take some; constructors are called anyway."""
     for name, item in vars(kind).items():
         function = getattr(item, "fget", getattr(item, "__func__", item))
         public = not name.startswith("_") or name in ("__call__", "__getitem__", "__iter__")
@@ -46,7 +73,9 @@ def _methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 def takes_tensors(function: Callable[..., Any]) -> bool:
     """Whether a parameter is annotated as a tensor, a model, or something that holds one."""
-    return any(holds_tensors(each.annotation) for each in inspect.signature(inspect.unwrap(function)).parameters.values())
+    return any(
+        holds_tensors(each.annotation) for each in inspect.signature(inspect.unwrap(function)).parameters.values()
+    )
 
 
 def holds_tensors(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:

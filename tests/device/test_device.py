@@ -8,23 +8,11 @@ import pytest
 import torch
 from cases import CASES
 from pretend_gpu import pretend_gpu
-from reached import functions, watching
+from reached import EXCEPTIONS, functions, missing
 
 from xaikit.companion import profiles
 
 REACHED = json.loads((Path(__file__).parent / "reached.json").read_text(encoding="utf-8"))
-EXCEPTIONS = {
-    "models.clip_vit_mini": "trains weights that ship",
-    "models.clip_resnet_mini": "trains weights that ship",
-    "models.train": "trains weights that ship",
-    "models.generator.train_": "trains weights that ship",
-    "models.muon": "trains weights that ship",
-    "models.captioner.": "trains weights that ship",
-    "models.cards.": "writes weights that ship",
-    "texplain.rating.": "shows pictures to people, from the CPU",
-    "studies.extract": "has tests of its own, with processes of its own",
-    "models.preprocessing.Preprocessed.extra_repr": "is a text",
-}
 
 
 @pytest.fixture(params=["pretended", "real"])
@@ -45,3 +33,10 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_on_a_gpu(name: str, device: str) -> None:
     CASES[name](device)
+
+
+def test_every_function_that_takes_tensors_was_called_on_a_gpu() -> None:
+    known = {name for name, _ in functions()}
+    assert not missing({name: tuple(how) for name, how in REACHED.items()})
+    assert REACHED.keys() <= known, "tests/device/reached.json is of another version: `make pretend-gpu` writes it anew"
+    assert len(EXCEPTIONS) <= 10 and all(any(name.startswith(each) for name in known) for each in EXCEPTIONS)

@@ -158,7 +158,17 @@ def test_gradients_go_from_one_device_to_the_other_and_back() -> None:
 @pytest.mark.usefixtures("gpu")
 def test_copies_and_views_are_where_they_were_made() -> None:
     x = torch.ones(2, 3, device="cuda")
-    for other in (x.T, x[:, 1:], x.detach(), copy.deepcopy(x), x.clone(), x.double(), x.new_empty(0), x > 0, x.to("cuda")):
+    for other in (
+        x.T,
+        x[:, 1:],
+        x.detach(),
+        copy.deepcopy(x),
+        x.clone(),
+        x.double(),
+        x.new_empty(0),
+        x > 0,
+        x.to("cuda"),
+    ):
         assert other.device.type == "cuda" and other.is_cuda and not other.is_cpu and not other.get_device()
     assert x[torch.tensor([True, False])].is_cuda and x[torch.tensor([1, 0])].is_cuda  # indices may be on the CPU
     for other in (x.cpu(), x.to("cpu", torch.float64), x.to(torch.ones(1)), torch.empty(0), torch.tensor(x.tolist())):

@@ -142,7 +142,9 @@ def test_notebooks_train_in_float32_on_every_cpu() -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_trains_in_bfloat16_where_that_is_asked_for_and_it_has_that(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_a_gpu_trains_in_bfloat16_where_that_is_asked_for_and_it_has_that(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
     with FakeTensorMode(allow_non_fake_inputs=True), arithmetic.training_precision("cuda:0", "bfloat16"):

@@ -93,8 +93,8 @@ def meaningful_perturbation(
 
     `score(perturbed, which)` gives for each perturbed image the number that is to be taken away, from that image alone
     and differentiably (`class_score`); `which` are their positions in `images`. Only the masks get gradients; freeze
-    the model's weights, or it computes theirs in vain. With `autocast` the score runs in bfloat16, all else does not, nor do
-    the cosines and heads of `linear_probe` inside it.
+    the model's weights, or it computes theirs in vain. With `autocast` the score's tower runs in bfloat16; all else
+    does not, nor do the cosines and heads of `linear_probe`.
     An image's random start and noise depend on `seed` and its id (by default its position), the offsets of each step
     on `seed` alone: so a mask is the same in whatever batch it is found. With `patience`, an image whose loss has not
     become lower for that many steps stops, with the mask that it has.
