@@ -18,11 +18,11 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test accept check format bench lock clean FORCE
+.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test gpu pretend-gpu accept check format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-20s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-20s %s\n", $$1, $$2 }'
 	@for name in $(NOTEBOOKS); do printf '  make %-20s %s\n' $$name 'that notebook alone'; done
 	@echo "PROFILE=mini (default: a laptop, no download) or PROFILE=paper (the papers' models and data, a GPU)."
 	@echo "PYTHON=python3.12, say, names the Python that .venv is made with."
@@ -50,6 +50,12 @@ lab: $(READY) ## JupyterLab with the paired notebooks
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest
+
+gpu: $(READY) ## on a machine with a GPU: device tests and all notebooks there, with seconds and memory
+	@$(PY) tests/device/on_gpu.py
+
+pretend-gpu: $(READY) ## all notebooks in small on a pretended GPU, and what of the package they reach
+	@$(PY) tests/device/everything.py
 
 accept: $(READY) ## accept the present numbers, with bands from seeds and arithmetics (on purpose only)
 	@$(PY) -m xaikit.companion.accept --profile '$(PROFILE)'

@@ -318,6 +318,6 @@ def test_the_profile_stays_out_of_the_tests(copy: Copy):
 
 def test_help_names_every_target(copy: Copy):
     status, output, calls = copy.make()
-    targets = "help setup figures models data notebooks lab test accept check format bench lock clean"
+    targets = "help setup figures models data notebooks lab test gpu pretend-gpu accept check format bench lock clean"
     assert (status, calls) == (0, [])
-    assert re.findall(r"^  make (\w+)", output, re.MULTILINE) == [*targets.split(), "01_one", "02_two"]
+    assert re.findall(r"^  make ([\w-]+)", output, re.MULTILINE) == [*targets.split(), "01_one", "02_two"]
