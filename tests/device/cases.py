@@ -29,6 +29,7 @@ from xaikit.saliency import masking, path_gradients, relevance, vit
 from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
+from xaikit.studies import clip_decomposition as study
 from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
 
@@ -233,6 +234,30 @@ def decomposition(device: str) -> None:
     by_heads.precision_at_k(nearest, labels(device, 6), labels(device, 6))
     by_heads.heatmaps(parts["token"].attention, texts, (64, 64), contrast=True)
     by_heads.class_heatmaps(parts["token"], texts, (64, 64), chosen=labels(device, 6))
+
+
+@case
+def study_of_clip(device: str) -> None:
+    clip, images, answers = clip_of("clip-vit-mini", device), drawn("cpu", 8, 3, 64, 64), labels("cpu", 8)
+    parts = study.Decomposed.of(clip, images, "images", shard_size=4)
+    classes = study.Classes(
+        study.class_embeddings(clip, [[each] for each in _words()]), torch.ones(8, 2, dtype=torch.bool)
+    )
+    means = by_heads.mean_contributions(parts)
+    heads = study.last_heads(parts.readout, 1)
+    given = study.predictions(parts, classes, means, {"heads": study.Ablation(mlps=True, heads=tuple(heads[:2]))})
+    study.accuracy(given["heads"], answers, 0)
+    study.cumulative_predictions(parts, classes, means)
+    texts = [f"a {colour} {thing}" for colour in ("red", "blue", "white") for thing in ("bird", "dog", "car", "fish")]
+    pools = {"texts": study.Pool.of(clip, texts)}
+    pools["random"] = study.Pool.random(20, pools["texts"].embeddings.shape[1], torch.Generator().manual_seed(0))
+    spans = {name: pool.span(parts.moments(heads), 3) for name, pool in pools.items()}
+    study.reconstructed_predictions(parts, classes, means, heads, spans, [1, 3])
+    study.roles(spans["texts"], heads, pools["texts"], {"colour": ["red"], "object": ["dog"]}, first=2, least=0.5)
+    study.variance_explained(parts.of_heads(heads), answers)
+    found = pools["texts"].span(parts.of_heads(heads), 2)
+    kept = [*vars(found).values(), *vars(spans["texts"]).values(), *given.values(), parts.embeddings()]
+    assert {each.device.type for each in kept} == {"cpu"}
 
 
 # --- explainers and measures ----------------------------------------------------------------------------------------

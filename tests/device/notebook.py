@@ -35,17 +35,22 @@ def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return {**table, **changes, **deep}
 
 
+def tiny() -> dict[str, Any]:
+    """What the small settings change, by notebook."""
+    return tomllib.loads((HERE / "tiny.toml").read_text(encoding="utf-8"))
+
+
 def make_tiny(digits: int = 25) -> None:
     """Change what the mini profile asks for, and the number of digits, which no setting of it says."""
     from xaikit.companion import profiles
     from xaikit.studies import caption_driven
 
     load, read = profiles.load, caption_driven.load_splits
-    tiny = tomllib.loads((HERE / "tiny.toml").read_text(encoding="utf-8"))
+    changes = tiny()
 
     def load_tiny(profile: str, section: str, seed: int) -> profiles.Settings:
         table = load(profile, section, seed).as_dict()
-        return profiles.Settings(merged(table, tiny[section]), f"tiny.toml, section {section!r}")
+        return profiles.Settings(merged(table, changes[section]), f"tiny.toml, section {section!r}")
 
     def read_few(*args: Any) -> Any:
         splits = read(*args)
@@ -83,7 +88,8 @@ def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False
         file = f"<{name}, cell {number}>"
         linecache.cache[file] = (len(cell.source), None, cell.source.splitlines(keepends=True), file)
         began = time.monotonic()
-        torch.cuda.reset_peak_memory_stats()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         try:
             exec(compile(cell.source, file, "exec"), names)
         except Exception as error:
@@ -102,7 +108,7 @@ def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False
         seconds, most = sections.get(heading, (0.0, 0.0))
         sections[heading] = [
             round(seconds + time.monotonic() - began, 1),
-            max(most, round(torch.cuda.max_memory_allocated() / 2**20)),
+            max(most, round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else 0),
         ]
     (out / "seconds.json").write_text(json.dumps(sections, indent=1) + "\n", encoding="utf-8")
     return failed

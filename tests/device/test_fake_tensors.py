@@ -19,14 +19,15 @@ from cases import CASES
 from pretend_gpu import GPU, mark_of, pretend_gpu
 from reached import functions, on_gpu
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 Call = tuple[Callable[..., Any], dict[str, Any], dict[int, bool]]
 
 
 @contextmanager
 def first_calls() -> Iterator[dict[str, Call]]:
-    """The arguments of each function's first call with tensors of the GPU, and no model or other function among them."""
+    """The arguments of each function's first call with tensors of the GPU, and no model or function among them."""
     wanted = {function.__code__: (name, function) for name, function in functions() if name[:7] != "studies"}
     found: dict[str, Call] = {}
 
@@ -89,7 +90,8 @@ FOLLOWED = {
         "ablate_attention_cumulatively", "TextSpan.reconstruct", "replace_heads", "precision_at_k",
     },
     "saliency": {
-        "constant", "stable_ratio", "sum_relevance", "linear_relevance", "hand_out", "product_relevance", "upsample", "cam",
+        "constant", "stable_ratio", "sum_relevance", "linear_relevance", "hand_out", "product_relevance", "upsample",
+        "cam",
     },
     "measures": {"normalise"},
 }  # fmt: skip
@@ -106,7 +108,7 @@ def test_fake_tensors_agree(name: str) -> None:
         try:
             with mode, torch.no_grad():
                 called(**arguments)
-        except (DataDependentOutputException, DynamicOutputShapeException):
+        except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException):
             continue
         followed.add(function.split(".", 2)[2])
     assert followed == FOLLOWED[name]
