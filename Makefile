@@ -23,8 +23,8 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest accept check format bench lock \
-  clean FORCE
+.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu accept check \
+  format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
 # The list is made of this file: the headings below, and the targets with what is said of them.
@@ -66,6 +66,12 @@ test-lowest: ## the methods' tests with the lowest versions that pyproject.toml 
 	@build/lowest/bin/python -m pip install -qq --disable-pip-version-check uv
 	@build/lowest/bin/python -m uv pip install -q --python build/lowest --resolution lowest-direct --editable '.[test]'
 	@build/lowest/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning $(METHODS:%=tests/%)
+
+gpu: $(READY) ## on a machine with a GPU: device tests and all notebooks there, with seconds and memory
+	@$(PY) tests/device/on_gpu.py
+
+pretend-gpu: $(READY) ## all notebooks in small on a pretended GPU, and what of the package they reach
+	@$(PY) tests/device/everything.py
 
 check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)

@@ -146,7 +146,7 @@ plt.show(figure)
 
 # %%
 recipe = Recipe(steps=cfg.steps).at(cfg.size)
-options = {"seed": seed, "batch": cfg.batch, "autocast": cfg.autocast}
+options = {"seed": seed, "batch": cfg.batch, "autocast": cfg.precision == "bfloat16"}
 drops = {}
 for name in test:
     for setting in settings[name]:

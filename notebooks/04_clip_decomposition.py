@@ -471,7 +471,7 @@ topics = [topic for topic in cfg.retrieval if best[topic].shares[topic] > 0 and 
 if not topics:
     raise ValueError("No head's texts name a topic of `retrieval`: give the profile more topics, or a larger pool.")
 best_head = {topic: best[topic].head for topic in topics}
-embeddings = torch.cat([part.embedding for part in parts])
+embeddings = parts.embeddings()
 rows, pictures_of = [], {}
 for topic in topics:
     labels = data.factors[topic]
@@ -524,7 +524,7 @@ plt.show(figure)
 examples, texts = pictures.heatmap_examples(cfg, seed)
 text_features = clip.encode_texts(texts)
 token_parts = decompose(tower, examples.to(cfg.device), "token", parts.readout)
-maps = heatmaps(token_parts.attention, text_features, tuple(examples.shape[-2:]), contrast=True)
+maps = heatmaps(token_parts.attention, text_features, tuple(examples.shape[-2:]), contrast=True).cpu()
 figure, axes = plt.subplots(len(examples), len(texts) + 1, figsize=(1.7 * (len(texts) + 1), 1.75 * len(examples)))
 for image, row, own in zip(examples, axes, maps, strict=True):
     row[0].imshow(image.permute(1, 2, 0))
@@ -544,7 +544,7 @@ plt.show(figure)
 
 # %%
 joint = list(dict.fromkeys(best_head.values()))
-cells = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention
+cells = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention.cpu()
 figure, axes = plt.subplots(
     len(examples), 2 * len(joint) + 1, figsize=(1.6 * (2 * len(joint) + 1), 2.0 * len(examples))
 )

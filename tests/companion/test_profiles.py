@@ -66,3 +66,30 @@ def test_prepare_makes_every_generator_repeat(monkeypatch: pytest.MonkeyPatch) -
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def test_precisions_are_found_in_every_table_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "mini.toml"
+    file.write_text('[01_x]\nprecision = "float32"\n[01_x.train]\nprecision = "bfloat16"\n[01_x.test]\nbatch = 3\n')
+    assert profiles.precisions("mini", "01_x", tmp_path) == {"01_x": "float32", "train": "bfloat16"}
+    assert profiles.precisions("mini", "02_y", tmp_path) == {}
+    file.write_text('[01_x]\nprecision = "half"\n')
+    with pytest.raises(ValueError, match="Unknown precision 'half'"):
+        profiles.precisions("mini", "01_x", tmp_path)
+
+
+def test_paper_1_is_trained_in_float32_as_published() -> None:
+    assert profiles.precisions("paper", "01_caption_driven") == {}
+    assert set(profiles.precisions("mini", "03_vlm_explanations").values()) == {"float32"}
+
+
+def test_prepare_leaves_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        profiles.prepare(0)
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

@@ -62,3 +62,16 @@ def test_bad_input() -> None:
         embed(nn.Flatten(), [torch.full((1, 3, 2, 2), torch.nan)])
     with pytest.raises(ValueError, match="no images to embed"):
         embed(nn.Flatten(), [])
+
+
+def test_half_precision_stays_in_the_tower() -> None:
+    """Under autocast cosines and logits are in float32, from what the tower gave in bfloat16."""
+    torch.manual_seed(0)
+    encoder, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 16)), torch.rand(8, 3, 4, 4)
+    classes, labels = clusters(30)
+    head = train_head(classes, labels, 3, seed=0, epochs=2)
+    for model in (ZeroShot(encoder, classes[:3]), LinearProbe(encoder, head)):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            features, found = encoder(images), model(images)
+        assert features.dtype == torch.bfloat16 and found.dtype == torch.float32
+        assert torch.equal(found, model.classify(F.normalize(features.float(), dim=1)))

@@ -137,17 +137,30 @@ def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_notebooks_train_in_float32_on_every_cpu() -> None:
-    with arithmetic.training_precision("cpu"):
+    with arithmetic.training_precision("cpu", "bfloat16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_trains_in_bfloat16_where_it_has_that(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+def test_a_gpu_trains_in_bfloat16_where_that_is_asked_for_and_it_has_that(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native)
-    with FakeTensorMode(allow_non_fake_inputs=True), arithmetic.training_precision("cuda:0"):
+    with FakeTensorMode(allow_non_fake_inputs=True), arithmetic.training_precision("cuda:0", "bfloat16"):
         square = torch.ones(2, 2, device="cuda")
         assert (square @ square).dtype == (torch.bfloat16 if native else torch.float32)
+        with arithmetic.training_precision("cuda:0"):
+            assert (square @ square).dtype == torch.float32
+    with pytest.raises(ValueError, match="Unknown precision 'float16'"):
+        arithmetic.training_precision("cuda:0", "float16")
+
+
+def test_float32_is_float32_when_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert arithmetic.float32() == "tf32"  # as torch has it by default, for convolutions
+    arithmetic.without_tf32()
+    assert arithmetic.float32() == "ieee" and not torch.backends.cuda.matmul.allow_tf32
 
 
 @on_linux

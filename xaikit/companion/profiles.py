@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xaikit.storage import settings
-from xaikit.storage.arithmetic import NATIVE
+from xaikit.storage.arithmetic import NATIVE, check_precision, without_tf32
 
 FOLDER = Path(__file__).parent / "profiles"
 
@@ -86,6 +86,21 @@ def rehearses(name: str, folder: Path = FOLDER) -> bool:
     return bool(settings.read(folder, name).get("common", {}).get("stand_ins", False))
 
 
+def precisions(name: str, section: str, folder: Path = FOLDER) -> dict[str, str]:
+    """The settings named `precision` of a notebook under a profile, by the table that they are in; all else is float32.
+
+    Raises ValueError for an unknown profile, and another precision than float32 and bfloat16.
+    """
+    check(name, folder)
+    tables = settings.read(folder, name)
+    own = {**tables.get("common", {}), **tables.get(section, {})}
+    nested = {key: value for key, value in own.items() if isinstance(value, dict)}
+    found = {key: value["precision"] for key, value in {section: own, **nested}.items() if "precision" in value}
+    for precision in found.values():
+        check_precision(precision)
+    return found
+
+
 def load(name: str, section: str, seed: int, folder: Path = FOLDER) -> Settings:
     """The settings of one notebook (`section`) under a profile.
 
@@ -107,7 +122,7 @@ def load(name: str, section: str, seed: int, folder: Path = FOLDER) -> Settings:
 
 
 def prepare(seed: int) -> None:
-    """Seed Python, numpy and torch, and ask torch for deterministic algorithms.
+    """Seed Python, numpy and torch, and ask torch for deterministic algorithms and for no less than float32.
 
     On a GPU an algorithm without a deterministic form warns, on a CPU it raises.
     """
@@ -119,6 +134,7 @@ def prepare(seed: int) -> None:
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    without_tf32()
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time in every layer
 
 

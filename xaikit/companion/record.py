@@ -262,6 +262,7 @@ class Record:
             "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),
             "device": _device(),
             "machine": arithmetic.machine(),
+            "precision": profiles.precisions(self.profile, self.notebook),
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
             "artefacts": sorted(self._files),

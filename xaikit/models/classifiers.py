@@ -33,6 +33,7 @@ class Recipe:
     pretrained: str | None = None  # torchvision's name of the weights to start from; None is from scratch
     schedule: str = "constant"  # or "one-cycle"
     weight_decay: float = 0.0
+    precision: str = "float32"  # or "bfloat16", on a GPU that has it
     grey: bool = False  # behind a colour-to-grey preprocessor, which is then a part of the model
     # Before each measurement and at the end, batch norms get their averages from all training images, in batches of 100
     # (Wu and Johnson, 2021). Running averages of a dozen steps are still on their way, and whether a network is right
@@ -102,7 +103,7 @@ def train(
             epoch = torch.randperm(len(images), generator=order).tensor_split(chunks)
         rows = epoch[step % chunks]
         target = labels[rows].to(device)
-        with training_precision(device):
+        with training_precision(device, recipe.precision):
             logits = trained(images[rows].to(device)).float()
         loss = F.cross_entropy(logits, target)
         if not loss.isfinite():

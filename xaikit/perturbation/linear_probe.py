@@ -1,6 +1,6 @@
 """A linear probe: CLIP's image tower, frozen, with a new classification layer on its unit embeddings."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class LinearProbe(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """The logits of images in [0, 1]."""
-        return self.classify(F.normalize(self.encoder(images), dim=-1))
+        return _in_full(self.classify, self.encoder(images))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """The logits of unit embeddings."""
@@ -60,11 +60,17 @@ class ZeroShot(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """The cosines of images in [0, 1]."""
-        return self.classify(F.normalize(self.encoder(images), dim=-1))
+        return _in_full(self.classify, self.encoder(images))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """The cosines of unit embeddings."""
         return embeddings @ self.classes.T
+
+
+def _in_full(classify: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """Classify unit features in float32 at least, also where the tower ran in half precision under autocast."""
+    with torch.autocast(features.device.type, enabled=False):
+        return classify(F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1))
 
 
 def embed(
@@ -105,6 +111,7 @@ def train_head(
     with torch.no_grad():  # as nn.Linear starts, but from a stream of its own
         for parameter in head.parameters():
             parameter.uniform_(-1, 1, generator=draw).mul_(embeddings.shape[1] ** -0.5)
+    head, labels = head.to(embeddings), labels.to(embeddings.device)
     optimiser = torch.optim.Adam(head.parameters(), learning_rate)
     for _ in tqdm(range(epochs), desc="training the probe", leave=False):
         for rows in torch.randperm(len(labels), generator=draw).split(batch):

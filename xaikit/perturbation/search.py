@@ -93,7 +93,8 @@ def meaningful_perturbation(
 
     `score(perturbed, which)` gives for each perturbed image the number that is to be taken away, from that image alone
     and differentiably (`class_score`); `which` are their positions in `images`. Only the masks get gradients; freeze
-    the model's weights, or it computes theirs in vain. With `autocast` the score runs in bfloat16, all else does not.
+    the model's weights, or it computes theirs in vain. With `autocast` the score's tower runs in bfloat16; all else
+    does not, nor do the cosines and heads of `linear_probe`.
     An image's random start and noise depend on `seed` and its id (by default its position), the offsets of each step
     on `seed` alone: so a mask is the same in whatever batch it is found. With `patience`, an image whose loss has not
     become lower for that many steps stops, with the mask that it has.
@@ -160,10 +161,10 @@ def blurred(images: Images, recipe: Recipe = AGARWAL_2023) -> Images:
     if recipe.median:
         side = int(recipe.blur)
         padded = F.pad(images, (side // 2,) * 4, mode="replicate")
-        # One image at a time: each window holds side² copies of a pixel.
-        return torch.stack(
-            [image.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values for image in padded]
-        )
+        # One image at a time: each window holds side² copies of a pixel. The middle one is the median, which itself has
+        # no deterministic form on a GPU.
+        windows = (image.unfold(1, side, 1).unfold(2, side, 1).flatten(3) for image in padded)
+        return torch.stack([window.kthvalue((side**2 + 1) // 2, 3).values for window in windows])
     return _gaussian(images, recipe.blur).clamp(0, 1)
 
 

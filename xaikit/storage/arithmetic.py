@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "XAIKIT_ARITHMETIC"  # holds the name of the arithmetic of this process
 PORTABLE, NATIVE = "portable", "native"
+PRECISIONS = "float32", "bfloat16"
 THREADS = 2  # of a process, on one core as on many: another number is another order of summation
 # Not more threads than cores by themselves; and who waits for another thread sleeps, as spinning takes the core that
 # the other one waits for: beside other work ten times slower.
@@ -81,16 +82,40 @@ def environment(name: str) -> dict[str, str]:
     return inherited | chosen | ({} if name == NATIVE else {VARIABLE: name})
 
 
-def training_precision(device: str) -> "torch.autocast":
-    """An autocast context for what notebooks train: bfloat16 on a GPU that has it, float32 on a CPU.
+def training_precision(device: str, precision: str = "float32") -> "torch.autocast":
+    """An autocast context for what notebooks train: bfloat16 where that is asked for, on a GPU that has it.
 
-    Few CPUs multiply bfloat16 by themselves, and numbers must not depend on which one it is.
+    On a CPU it is float32 always: few multiply bfloat16 by themselves, and numbers must not depend on which one it is.
+    Raises ValueError for another precision than float32 and bfloat16.
     """
     import torch
 
+    check_precision(precision)
     kind = torch.device(device).type
     native = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(kind, torch.bfloat16, enabled=native)
+    return torch.autocast(kind, torch.bfloat16, enabled=native and precision == "bfloat16")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless it is float32 or bfloat16."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}: choose {' or '.join(map(repr, PRECISIONS))}.")
+
+
+def without_tf32() -> None:
+    """Let a GPU compute float32 as float32: torch allows convolutions the 10 bits of TF32 by default."""
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def float32() -> str:
+    """What a GPU makes of float32 in this process: "ieee", or "tf32" where matrix products or convolutions may be."""
+    import torch
+
+    exact = torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+    return "ieee" if exact else "tf32"
 
 
 # --- what a record says of the machine --------------------------------------------------------------------------
@@ -120,6 +145,7 @@ def machine() -> dict[str, object]:
         "flags": " ".join(vectors),
         "cores": cores(),
         "arithmetic": name(),
+        "float32": torch and float32(),
         "threads": torch and torch.get_num_threads(),
         "calibration": torch and {str(threads): round(calibrate(threads), 2) for threads in (1, 2)},
     }

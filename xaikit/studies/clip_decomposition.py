@@ -1,4 +1,8 @@
-"""The experiments of paper 4: which parts of CLIP are taken out, and what its answers then are (Gandelsman et al.)."""
+"""The experiments of paper 4: which parts of CLIP are taken out, and what its answers then are (Gandelsman et al.).
+
+Contributions come shard by shard on the model's device. What is kept of a whole data set (answers, texts, bases, the
+contributions of some heads) is on the CPU, as labels and pictures are.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,9 +62,13 @@ class Decomposed:
         return moments
 
     def of_heads(self, heads: Sequence[Head]) -> Float[Tensor, "images heads features"]:
-        """The contributions of some heads to all images, in memory."""
+        """The contributions of some heads to all images, in the CPU's memory."""
         rows, columns = torch.tensor(heads).T
-        return torch.cat([part.attention[:, rows, columns] for part in self])
+        return torch.cat([part.attention[:, rows, columns].cpu() for part in self])
+
+    def embeddings(self) -> Float[Tensor, "images features"]:
+        """The unit embeddings of all images, in the CPU's memory."""
+        return torch.cat([part.embedding.cpu() for part in self])
 
     def _loaded(self) -> Iterator:
         numbers = range(len(self.shards))
@@ -111,7 +119,8 @@ class Classes:
             choices = self.choices[start : (start := start + len(part.embedding))]
 
             def answer(embeddings: Tensor, choices: Tensor = choices) -> Tensor:
-                return (embeddings @ self.embeddings.T).masked_fill(~choices, -torch.inf).argmax(-1)
+                cosines = embeddings @ self.embeddings.T.to(embeddings)
+                return cosines.masked_fill(~choices.to(cosines.device), -torch.inf).argmax(-1).cpu()
 
             yield part, answer
 
@@ -188,7 +197,7 @@ class Pool:
     def of(cls, clip: Clip, texts: Iterable[str]) -> "Pool":
         """The unit embeddings of the different texts, each once."""
         different = tuple(dict.fromkeys(texts))
-        return cls(clip.encode_texts(list(different)), different)
+        return cls(clip.encode_texts(list(different)).cpu(), different)
 
     @classmethod
     def random(cls, count: int, features: int, draw: torch.Generator) -> "Pool":
@@ -197,7 +206,8 @@ class Pool:
 
     def span(self, contributions: ContributionMoments | Float[Tensor, "images heads features"], m: int) -> TextSpan:
         """TextSpan over this pool, of at most m texts."""
-        return textspan(contributions, self.embeddings, min(m, len(self.embeddings)), texts=self.texts or None)
+        found = textspan(contributions, self.embeddings, min(m, len(self.embeddings)), texts=self.texts or None)
+        return TextSpan(**{name: values.cpu() for name, values in vars(found).items()})
 
 
 @dataclass(frozen=True)
@@ -230,7 +240,7 @@ def roles(
     found = []
     for row, head in enumerate(heads):
         picks = [int(pick) for pick in span.picks[row, :first] if pick >= 0]
-        gains = np.diff(span.explained[row, : len(picks)].numpy(), prepend=0.0)
+        gains = np.diff(span.explained[row, : len(picks)].cpu().numpy(), prepend=0.0)
         credit = dict.fromkeys(topics, 0.0)
         for pick, gain in zip(picks, gains, strict=True):
             named = topics_of(pool.texts[pick], topics)
@@ -261,9 +271,9 @@ def variance_explained(
     """
     if not len(labels):
         raise ValueError("No image has the factor, so it explains nothing: leave it out.")
-    x = contributions.double()
+    x, labels = contributions.double(), labels.to(contributions.device)
     x = x - x.mean(0)
-    within = torch.zeros(x.shape[1], dtype=torch.float64)
+    within = x.new_zeros(x.shape[1])
     for value in labels.unique():
         group = x[labels == value]
         within += (group - group.mean(0)).square().sum((0, 2))

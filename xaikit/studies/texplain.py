@@ -140,7 +140,9 @@ def trained_translators(
         "pad": language.pad,
         "arguments": {"to_width": language.width, **options} if start is None else dict(start.arguments),
         "start": start,
-        "recipe": TranslatorRecipe(settings.epochs, settings.batch, settings.learning_rate),
+        "recipe": TranslatorRecipe(
+            settings.epochs, settings.batch, settings.learning_rate, precision=settings.get("precision", "float32")
+        ),
         "device": device,
     }
     found = {}

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from tqdm import trange
 
 from xaikit.metrics.groups import group_accuracy
-from xaikit.storage.arithmetic import training_precision
+from xaikit.storage.arithmetic import check_precision, training_precision
 from xaikit.storage.seeding import generator, seed_for
 
 # --- what is masked ---------------------------------------------------------------------------------------------
@@ -125,8 +125,10 @@ class Recipe:
     weight_decay: float | int = 0.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     steps: int | None = None
+    precision: str = "float32"  # or "bfloat16", on a GPU that has it
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1:
             raise ValueError("A recipe has less than one epoch, step or image a batch: give at least 1 of each.")
         if self.optimizer not in ("sgd", "adamw"):
@@ -154,7 +156,7 @@ def fine_tune(
     anything that gives one image at each position, read batch by batch; pixels of 8 bits are divided by 255. With
     `weights` (`group_weights`) each batch's images are drawn with such probabilities, with replacement. With
     `parameters`, names of parameters or of modules, only these learn, and the model does so in evaluation mode: no
-    dropout, no new averages in batch norms. The copy is in float32; on a GPU that has bfloat16 it learns in that.
+    dropout, no new averages in batch norms. The copy is in float32, whatever the recipe computes in.
     Raises ValueError where there is no image, labels or weights do not fit, a name is not in the model, and a loss is
     not finite.
     Source: TExplain, section 4.4, where the recipe is not said; MaskTune (Asgari et al., 2022).
@@ -179,7 +181,7 @@ def fine_tune(
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed_for(seed, "fine-tuning", "dropout"))
         for step, rows in zip(steps, batches, strict=False):
-            with training_precision(device):
+            with training_precision(device, recipe.precision):
                 logits = tuned(_pixels(images, rows, device)).float()
             if highest >= logits.shape[1]:
                 raise ValueError(f"Label {highest} is not among the model's classes 0 to {logits.shape[1] - 1}.")

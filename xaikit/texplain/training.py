@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.storage import cache, hashing
-from xaikit.storage.arithmetic import training_precision
+from xaikit.storage.arithmetic import check_precision, training_precision
 from xaikit.storage.seeding import generator, seed_for
 from xaikit.texplain.translator import Translator, sentence_loss
 
@@ -40,8 +40,10 @@ class Recipe:
     learning_rate: float | int = 1e-3
     weight_decay: float | int = 0.05
     warm_up: float | int = 0.05
+    precision: str = "float32"  # or "bfloat16", on a GPU that has it
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if self.epochs < 1 or self.batch < 2 or self.learning_rate <= 0 or not 0 <= self.warm_up < 1:
             raise ValueError(f"{self} makes no training: give epochs, a batch of two, a rate and a warm-up below 1.")
 
@@ -54,7 +56,10 @@ class Recipe:
 
 
 # Section 3: all pairs but COCO's, then COCO.
-PAPER = {"web": Recipe(epochs=20), "coco": Recipe(epochs=5, learning_rate=1e-4)}
+PAPER = {
+    "web": Recipe(epochs=20, precision="bfloat16"),
+    "coco": Recipe(epochs=5, learning_rate=1e-4, precision="bfloat16"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +163,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(len(curve), steps)
         given, sentences = given.to(device, non_blocking=True), sentences.to(device, non_blocking=True)
-        with training_precision(str(device)):
+        with training_precision(str(device), recipe.precision):
             if encoder is not None:
                 with torch.no_grad():
                     given = encoder(given).float()

@@ -1,0 +1,314 @@
+"""How the public functions are called on a device, with small models: a case a paper and a kind of model."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from xaikit.decomposition import heads as by_heads
+from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
+from xaikit.decomposition.store import DecomposedDataset
+from xaikit.decomposition.textspan import ContributionMoments, textspan, textspan_as_published
+from xaikit.metrics import heatmaps as metric_heatmaps
+from xaikit.metrics import pointing, segmentation
+from xaikit.models import captioner, classifiers, clip_training, generator, vit_classifier
+from xaikit.models.batches import checked
+from xaikit.models.clip import Clip, load_from
+from xaikit.models.hooks import evaluating, listening
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.scores import class_score
+from xaikit.perturbation import linear_probe, removal, search
+from xaikit.saliency import masking, path_gradients, relevance, vit
+from xaikit.saliency import tower as tower_parts
+from xaikit.saliency.cam import cam
+from xaikit.saliency.cam import grad_cam as cam_of_layer
+from xaikit.studies import clip_decomposition as study
+from xaikit.surgery import captions, matching, transplant
+from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
+
+CASES: dict[str, Callable[[str], None]] = {}
+
+
+def case(function: Callable[[str], None]) -> Callable[[str], None]:
+    """Keep a function that calls others on a device."""
+    CASES[function.__name__] = function
+    return function
+
+
+def drawn(device: str, *shape: int) -> Tensor:
+    """Numbers in [0, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def labels(device: str, count: int, classes: int = 2) -> Tensor:
+    """Each class in turn."""
+    return (torch.arange(count) % classes).to(device)
+
+
+def clip_of(weights: str, device: str) -> Clip:
+    """A CLIP that ships."""
+    return load_from({"weights": weights}, device)
+
+
+def resnet(device: str) -> Preprocessed:
+    """A small classifier of images, with random weights."""
+    torch.manual_seed(0)
+    return Preprocessed(resnet18(num_classes=2), 32, (0.5,) * 3, (0.5,) * 3).to(device).eval().requires_grad_(False)
+
+
+@cache
+def _words() -> list[str]:
+    return ["a red bird", "two birds on a lake"]
+
+
+# --- paper 1 --------------------------------------------------------------------------------------------------------
+
+
+@case
+def surgery(device: str) -> None:
+    clip, model, images = clip_of("clip-resnet-mini", device), resnet(device), drawn(device, 4, 3, 32, 32)
+    source, target = matching.convolutions(model), matching.stages(clip.image_encoder)
+    matching.map_shapes(source, images[:1])
+    for as_published in (False, True):
+        of = {
+            maps: matching.activation_statistics(maps, [images, images], as_published=as_published)
+            for maps in (source, target)
+        }
+    name = next(iter(of[source].span))
+    of[source].standardise(name, drawn(device, 2, of[source].channels[name], 4, 4))
+    matching.upsampling_adjoint(drawn(device, 2, 3, 8, 8), (4, 4))
+    scores = matching.match_activations(source, of[source], target, of[target], [images])
+    chance = torch.Generator().manual_seed(0)
+    chosen = [transplant.choose_maps(scores, rule, generator=chance) for rule in ("best", "one-to-one", "random")]
+    chosen += [transplant.shuffled(chosen[0], of[target], chance), transplant.strongest(chosen[0], of[target], 0.5)]
+    text = clip.encode_texts(["a digit", "another digit"])
+    for choice in chosen:
+        assert choice.distinct() > 0
+        with transplant.network_surgery(target, of[target], source, of[source], choice):
+            captions.similarities(clip.image_encoder, text, [images])
+
+
+@case
+def what_captions_say(device: str) -> None:
+    said = captions.Captions({"shape": ("a five", "an eight"), "colour": ("red", "green")})
+    similarity, label = drawn(device, 50, 4), labels(device, 50)
+    captions.cue_contrast(similarity, said, "shape", label)
+    captions.dominant_captions(similarity, said, {"shape": label, "colour": label})
+    first = drawn(device, 5, 25, 4)
+    captions.published_values(first, similarity)
+    captions.published_columns(captions.stale_edits(first, similarity)[0])
+
+
+# --- paper 2 --------------------------------------------------------------------------------------------------------
+
+
+@case
+def words_of_features(device: str) -> None:
+    speaker = captioner.load_from({"weights": "captioner-mini"}, device)
+    language, images = speaker.language, drawn(device, 2, 3, 64, 64)
+    tokens = speaker.image_encoder(images)
+    sentences = language.encode(_words(), 12).to(device)
+    start = {"prompt": language.prompt, "end": language.end, "pad": language.pad}
+    found = sampling.sample(language.decoder, tokens, 3, seed=0, min_new_tokens=2, max_new_tokens=5,
+                            repetition_penalty=1.1, **start)  # fmt: skip
+    language.decode(found[0])
+    network = vit_classifier.build({"weights": "clip-vit-mini"}, 0, 2).to(device)
+    features = translator.Features(network, vit_classifier.TOKENS)
+    seen = features(images)
+    between = translator.Translator(*seen.shape[1:], language.width).to(device)
+    translator.log_probabilities(language.decoder, between(seen), sentences, pad=language.pad)
+    translator.sentence_loss(language.decoder, between(seen), sentences, prompt=1, pad=language.pad)
+    batches = training.InMemory(seen.cpu(), sentences.cpu()[:, None], 2, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "translator.safetensors"
+        recipe = training.Recipe(1, 2, precision="bfloat16")
+        training.train(between, language.decoder, batches, recipe, prompt=1, seed=0, pad=language.pad, steps_an_epoch=1,
+                       accelerator=Accelerator(cpu=device == "cpu"),
+                       checkpoint=Path(folder) / "checkpoint")  # fmt: skip
+        training.write_translator(file, between)
+        between = training.read_translator(file, device)
+    grid = (8, 8)
+    word_maps.word_grad_cam(
+        language.decoder, between, seen, sentences[:, None], [{3}, {3}], grid=grid, pad=language.pad
+    )
+    word_maps.classifier_grad_cam(network, "model.blocks.-1.norm1", images, labels(device, 2), grid=grid)
+    word_maps.token_cam(seen, seen, grid)
+
+
+@case
+def mending(device: str) -> None:
+    images, classes, maps = drawn(device, 6, 3, 32, 32), labels(device, 6), drawn(device, 6, 4, 4)
+    mitigation.salient(maps, (32, 32))
+    mitigation.masked(images, maps)
+    mitigation.randomly_masked(images, classes * 4 + 9, 0)
+    groups = labels(device, 6, 4)
+    mitigation.flagged(["bird"] * 6, classes, {0: ["bird"], 1: ["lake"]})
+    for optimizer in ("sgd", "adamw"):
+        recipe = mitigation.Recipe(1, 3, 1e-3, optimizer=optimizer, precision="bfloat16")
+        for pixels in (images, (255 * images).byte()):
+            mitigation.fine_tune(resnet(device), pixels, classes, recipe, 0, weights=mitigation.group_weights(groups),
+                                 device=device)  # fmt: skip
+    mitigation.retrain_last_layer(drawn(device, 6, 5), classes, groups)
+
+
+@case
+def texts_compared(device: str) -> None:
+    clip = clip_of("clip-vit-mini", device)
+
+    class Named(nn.Module):
+        """A text encoder as transformers have it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(2_000, 8)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> object:
+            return type("Output", (), {"last_hidden_state": self.embedding(input_ids)})
+
+    text_overlap.mean_pooled(Named().to(device), clip.tokenizer.tokenizer, _words())
+
+
+# --- paper 3 --------------------------------------------------------------------------------------------------------
+
+
+@case
+def perturbation(device: str) -> None:
+    clip, images, classes = clip_of("clip-vit-mini", device), drawn(device, 3, 3, 64, 64), labels(device, 3)
+    embeddings = linear_probe.embed(clip.image_encoder, [images], device)
+    head = linear_probe.train_head(embeddings.to(device), classes, 2, seed=0, epochs=2)
+    models = {
+        100.0: linear_probe.ZeroShot(clip.image_encoder, clip.encode_texts(_words())),
+        1.0: linear_probe.LinearProbe(clip.image_encoder, head),
+    }
+    for (softmax, model), preset in zip(models.items(), ("agarwal2023", "jacobgil"), strict=True):
+        model.classify(F.normalize(embeddings.to(device), dim=1))
+        score = class_score(model, classes, softmax=softmax)
+        recipe = replace(search.PRESETS[preset].at(64), steps=2)
+        for autocast in (False, True):
+            masks = search.meaningful_perturbation(score, images, recipe, seed=0, patience=1, autocast=autocast)
+        maps = search.attribution(masks, (64, 64), recipe)
+        search.variation(masks, recipe)
+        search.blurred(images, recipe)
+        for kind in ("mean", "blur", "black"):
+            instead = removal.substitute(images, kind, mean=(0.5, 0.5, 0.5))
+        removal.removal_curves(score, images, maps, instead, step=2048, seed=0).areas("max")
+        removal.removal_order(maps, 0)
+        masking.rise(score, images, instead, seed=0, masks=4)
+        path_gradients.integrated_gradients(score, images, instead, steps=2)
+
+
+# --- paper 4 --------------------------------------------------------------------------------------------------------
+
+
+@case
+def decomposition(device: str) -> None:
+    clip, images = clip_of("clip-vit-mini", device), drawn(device, 6, 3, 64, 64)
+    tower = clip.image_encoder
+    readout = Readout.of(tower)
+    Readout.of(tower, own_mean=True)
+    parts = {level: decompose(tower, images, level, readout) for level in LEVELS}
+    assert all((each.total() - each.embedding).abs().max() < 1e-4 for each in parts.values())
+    decompose(tower, images, "head-token", readout, heads=[(5, 0), (4, 1)])
+    found = coefficients(tower, images)
+    found[labels(device, 6).bool()].contributions(readout, "layer")
+    (stored,) = DecomposedDataset(tower, images.cpu(), batch_size=4)
+    of_heads, texts = parts["head"], clip.encode_texts(_words())
+    means = by_heads.mean_contributions([of_heads, stored.contributions(readout)])
+    by_heads.ablate(of_heads, means, mlps=True, layers=(0,), heads=((5, 0),))
+    by_heads.ablate_attention_cumulatively(of_heads, means)
+    chosen = of_heads.attention[:, 5]
+    moments = ContributionMoments(readout.heads[5]).add(found.coordinates()[:, 5])
+    pool = F.normalize(drawn(device, 20, texts.shape[1]) - 0.5, dim=1)
+    span = textspan(moments, pool, 3)
+    textspan(chosen, pool, 3, rank=4)
+    textspan_as_published(chosen, pool, 3)
+    by_heads.replace_heads(of_heads, [(5, head) for head in range(chosen.shape[1])], span.reconstruct(chosen, 2))
+    nearest, _ = by_heads.neighbours(chosen[:, 0], chosen[:, 0], 2, same=True)
+    by_heads.precision_at_k(nearest, labels(device, 6), labels(device, 6))
+    by_heads.heatmaps(parts["token"].attention, texts, (64, 64), contrast=True)
+    by_heads.class_heatmaps(parts["token"], texts, (64, 64), chosen=labels(device, 6))
+
+
+@case
+def study_of_clip(device: str) -> None:
+    clip, images, answers = clip_of("clip-vit-mini", device), drawn("cpu", 8, 3, 64, 64), labels("cpu", 8)
+    parts = study.Decomposed.of(clip, images, "images", shard_size=4)
+    classes = study.Classes(
+        study.class_embeddings(clip, [[each] for each in _words()]), torch.ones(8, 2, dtype=torch.bool)
+    )
+    means = by_heads.mean_contributions(parts)
+    heads = study.last_heads(parts.readout, 1)
+    given = study.predictions(parts, classes, means, {"heads": study.Ablation(mlps=True, heads=tuple(heads[:2]))})
+    study.accuracy(given["heads"], answers, 0)
+    study.cumulative_predictions(parts, classes, means)
+    texts = [f"a {colour} {thing}" for colour in ("red", "blue", "white") for thing in ("bird", "dog", "car", "fish")]
+    pools = {"texts": study.Pool.of(clip, texts)}
+    pools["random"] = study.Pool.random(20, pools["texts"].embeddings.shape[1], torch.Generator().manual_seed(0))
+    spans = {name: pool.span(parts.moments(heads), 3) for name, pool in pools.items()}
+    study.reconstructed_predictions(parts, classes, means, heads, spans, [1, 3])
+    study.roles(spans["texts"], heads, pools["texts"], {"colour": ["red"], "object": ["dog"]}, first=2, least=0.5)
+    study.variance_explained(parts.of_heads(heads), answers)
+    found = pools["texts"].span(parts.of_heads(heads), 2)
+    kept = [*vars(found).values(), *vars(spans["texts"]).values(), *given.values(), parts.embeddings()]
+    assert {each.device.type for each in kept} == {"cpu"}
+
+
+# --- explainers and measures ----------------------------------------------------------------------------------------
+
+
+@case
+def saliency(device: str) -> None:
+    clip, images, classes = clip_of("clip-vit-mini", device), drawn(device, 2, 3, 64, 64), labels(device, 2)
+    prepared = clip.image_encoder.prepare(images)
+    directions = vit.text_directions(clip.encode_texts(_words()), classes, minus_mean=True)
+    for explain in vit.BASELINES.values():
+        vit.upsample(explain(clip.image_encoder.model, prepared, directions), (64, 64))
+    vit.chefer(clip.image_encoder.model, prepared, directions, rule="iccv2021")
+    model = resnet(device)
+    maps = cam_of_layer(model, model.model.layer2, images, classes)
+    cam(maps[:, None], drawn(device, 2, 1))
+    rows, weight = drawn(device, 2, 3), drawn(device, 4, 3)
+    relevance.linear_relevance(rows, weight, drawn(device, 2, 4))
+    relevance.product_relevance(drawn(device, 2, 3, 4), drawn(device, 2, 4, 5), drawn(device, 2, 3, 5))
+    relevance.sum_relevance(rows, rows, rows)
+    tower_parts.check_tower(clip.image_encoder.model)
+
+
+@case
+def measures(device: str) -> None:
+    maps, regions = drawn(device, 3, 8, 8), drawn(device, 3, 8, 8) > 0.6
+    metric_heatmaps.normalise(maps)
+    pointing.pointing_game(maps, regions, tolerance=1.0)
+    segmentation.foreground(maps, clip=True)
+    segmentation.segmentation_scores(maps, regions.to(torch.uint8), clip=True, ignore=255)
+    segmentation.average_precision(maps.flatten(1), regions.flatten(1))
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@case
+def models(device: str) -> None:
+    images, classes = drawn("cpu", 6, 3, 32, 32), labels("cpu", 6)
+    recipe = classifiers.Recipe(32, 1, 1, 3, 1e-3, schedule="one-cycle", precise_batch_norm=True, precision="bfloat16")
+    trained = classifiers.train(recipe, images, classes, {"test": (images, classes)}, 0, device)
+    classifiers.predict(trained.model, images)
+    model, seen = resnet(device), []
+    with evaluating(model), listening({"stem": model.model.conv1}, lambda _name, maps: seen.append(maps)):
+        for batch in checked([images.to(device)]):
+            model(batch)
+    clip_training.contrastive_loss(drawn(device, 3, 3), torch.eye(3, dtype=torch.bool).to(device))
+    assert clip_of("clip-resnet-mini", device).logit_scale > 0
+
+
+@case
+def generated(device: str) -> None:
+    pictures = generator.load_from({"weights": "generator-mini"}, device)
+    pictures.encode(pictures.generate(["a red bird"], seed=0, steps=2)[1].to(device))
