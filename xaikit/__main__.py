@@ -36,7 +36,7 @@ class Guarded(TyperGroup):
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its tasks complain of the kernel's end
             print("interrupted: nothing half-done was kept", file=sys.stderr)
             raise typer.Exit(130) from None
-        except (RuntimeError, ValueError, OSError, SyntaxError) as error:
+        except (RuntimeError, ValueError, OSError, SyntaxError, ModuleNotFoundError) as error:
             print(error, file=sys.stderr)
             raise typer.Exit(1) from None
         finally:
