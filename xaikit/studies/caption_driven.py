@@ -164,8 +164,9 @@ class _Remembering(nn.Module):
     def forward(self, images: Tensor) -> None:
         if images is not self.batch:
             self.batch, self.activations = images, {}
-            with listening(self.original.layers, lambda name, maps: self.activations.update({name: maps.clone()})):
-                self.original.model(images)
+            original, kept = self.original, self.activations
+            with listening(original.model, original.layers, lambda name, maps: kept.update({name: maps.clone()})):
+                original.model(images)
         for name, layer in self.maps.layers.items():
             layer(self.activations[name])
 
