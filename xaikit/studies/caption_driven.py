@@ -1,6 +1,7 @@
 """The experiments of paper 1: who is trained on what, matched with CLIP on what, and asked what (Koller et al.)."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,8 +174,9 @@ class _Remembering(nn.Module):
 
 def without_preprocessor(matched: Matched) -> Matched:
     """The same model without its colour-to-grey front, matched as before (on grey digits the two are the same)."""
-    own = matched.model
-    return replace(matched, model=Preprocessed(own.model, own.size, own.mean, own.std).eval())
+    plain = copy.copy(matched.model)
+    plain.grey = False
+    return replace(matched, model=plain)
 
 
 def clip_similarities(clip: Clip, data: ColouredDigits, captions: Captions = CAPTIONS) -> Tensor:
@@ -409,7 +411,7 @@ def recipe(settings: Settings) -> Recipe:
 
 
 def _batch(encoder: Preprocessed) -> int:
-    return max(PUBLISHED_BATCH, BATCH_PIXELS // encoder.size**2)
+    return max(PUBLISHED_BATCH, BATCH_PIXELS // math.prod(encoder.sides))
 
 
 def _batches(data: ColouredDigits, clip: Clip) -> Iterator[Tensor]:
