@@ -48,7 +48,7 @@ from xaikit.companion import plots, profiles
 from xaikit.companion.record import Record, published
 from xaikit.metrics.groups import group_accuracy
 from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion, verdict
-from xaikit.metrics.ranking import spearman
+from xaikit.metrics.ranking import defined, spearman
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
@@ -799,7 +799,8 @@ fresh = explainer.texts(chosen_z, max(cfg.sample_sizes), seed_for(seed, "samples
 rows = []
 for n in cfg.sample_sizes:
     found = study.frequencies([each[:n] for each in fresh])
-    agree = mean(np.array([study.rank_agreement(a, b) for a, b in zip(found, reference, strict=True)]))
+    alike = [study.rank_agreement(a, b) for a, b in zip(found, reference, strict=True)]
+    agree = mean(defined(alike, f"order of words in {n} sentences"))
     note(f"samples.{n}", agree, "samples", "control", "correlation")
     rows.append({"sentences": n, **vars(agree)})
 samples = pd.DataFrame(rows)

@@ -371,6 +371,30 @@ SIZES = [
 ]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_order_and_copies_of_images_change_nothing_and_scale_only_what_is_linear_in_it(seed, source, target) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(7, 3, 12, 20, generator=draw)
+    maps = convolutions(source), convolutions(target)
+    plain = [activation_statistics(each, images.split(3)) for each in maps]
+    scores = match_activations(maps[0], plain[0], maps[1], plain[1], images.split(3))
+    for other in (images[torch.randperm(7, generator=draw)], torch.cat([images, images])):
+        again = [activation_statistics(each, other.split(4)) for each in maps]
+        for one, two in zip(plain, again, strict=True):
+            torch.testing.assert_close(two.mean, one.mean)
+            torch.testing.assert_close(two.std, one.std)
+        found = match_activations(maps[0], again[0], maps[1], again[1], other.split(4))
+        torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-4)
+    first = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False))
+    one, three = (activation_statistics(convolutions(first), [scale * images]) for scale in (1, 3))
+    torch.testing.assert_close(three.mean, 3 * one.mean)
+    torch.testing.assert_close(three.std, 3 * one.std)
+    own = convolutions(first)
+    torch.testing.assert_close(
+        match_activations(own, three, own, three, [3 * images]), match_activations(own, one, own, one, [images])
+    )
+
+
 @pytest.mark.parametrize(("small", "large"), SIZES)
 def test_the_adjoint_is_autograds_vector_jacobian_product(small, large) -> None:
     draw = torch.Generator().manual_seed(0)
