@@ -11,7 +11,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -216,7 +216,7 @@ def read_shards(*patterns: str | Path, buffer: int = 1_000) -> Shards:
     urls: list[str] = []
     for pattern in patterns:
         for url in expand_urls(str(pattern)):
-            found = [url] if _ADDRESS.match(url) or Path(url).is_file() else sorted(glob(url))
+            found = [url] if _ADDRESS.match(url) or Path(url).is_file() else _matching(Path(url))
             if not found:
                 raise FileNotFoundError(f"No shard matches {url}; download the shards or correct the pattern.")
             urls += found
@@ -361,6 +361,13 @@ def _samples(url: str) -> Iterator[dict[str, bytes]]:
         said = str(error.args[0] if error.args else type(error).__name__)
         reason = getattr(error, "strerror", None) or said.partition(" @ ")[0].rpartition("}): ")[2]
         raise ValueError(f"The shard {url} is damaged or breaks off ({reason}); download it again.") from error
+
+
+def _matching(pattern: Path) -> list[str]:
+    """The files of a pattern, whose folders may have brackets in their own names: what is there is no pattern."""
+    there = next(parent for parent in pattern.parents if parent.is_dir())
+    rest = pattern.relative_to(there).as_posix()
+    return sorted(glob(f"{escape(str(there))}/{rest}"))
 
 
 def _is_read(name: str) -> bool:

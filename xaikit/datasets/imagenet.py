@@ -147,7 +147,7 @@ def _from_devkit(root: Path, devkit: Path) -> list[tuple[Path, int]]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wordnet_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        numbers = [int(line) for line in truth.read_text().split()]
+        numbers = [int(line) for line in truth.read_text(encoding="utf-8").split()]
     except Exception as error:  # a damaged .mat makes scipy raise nearly anything
         raise ValueError(f"{devkit} is damaged ({error}); unpack ILSVRC2012_devkit_t12.tar.gz again.") from error
     labelled = []

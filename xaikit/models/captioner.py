@@ -34,6 +34,7 @@ from xaikit.models.hooks import evaluating
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed, ShortestSide
 from xaikit.models.quietly import without_progress_bars
+from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import WEIGHTS
 from xaikit.storage.seeding import generator, seed_for
 
@@ -63,8 +64,8 @@ class LanguageModel:
         return getattr(config, "encoder_hidden_size", config.hidden_size)
 
     def encode(self, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
-        """Prompt, words and end of each text, padded behind. Raises ValueError for one with no word, or more than
-        `longest` tokens in all."""
+        """Prompt, words and end of each text, padded behind. Warns of words that the tokenizer does not know. Raises
+        ValueError for a text with no word, or more than `longest` tokens in all."""
         rows = []
         for text in texts:
             words = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -72,6 +73,7 @@ class LanguageModel:
             if not words or len(row) > longest:
                 raise ValueError(f"The caption {text!r} makes {len(row)} tokens; give 1 word to {longest} tokens.")
             rows.append(torch.tensor(row))
+        report_losses(texts, self.tokenizer, longest, prompt=len(self.prompt) + 1)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
 
     def decode(self, sentences: Int64[Tensor, "sentences length"]) -> list[str]:

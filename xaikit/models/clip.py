@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xaikit.models.cards import CLIP_WEIGHTS, weights_digest
 from xaikit.models.preprocessing import Preprocessed, ShortestSide
+from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import WEIGHTS
 
 
@@ -45,6 +46,15 @@ class Clip(BareClip):
     """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
 
     image_encoder: Preprocessed
+
+    def encode_texts(self, texts: list[str], *, strict: bool = False) -> Float[Tensor, "texts features"]:
+        """Unit text embeddings, in the order of `texts`.
+
+        Warns of texts beyond the context, which are cut, and of words that the tokenizer does not know, with the first
+        five of them. Raises ValueError where there is no text, and with `strict` in place of the warning.
+        """
+        report_losses(texts, self.tokenizer, strict=strict)
+        return super().encode_texts(texts)
 
 
 def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> Clip:
@@ -92,10 +102,10 @@ def _check_folder(folder: Path) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; run `make models` or restore the folder from the repository.")
     try:
-        json.loads(config.read_text())
+        json.loads(config.read_text(encoding="utf-8"))
         with safe_open(weights, "pt"):
             pass
-        if card.is_file() and json.loads(card.read_text())["sha256"] != weights_digest(folder):
+        if card.is_file() and json.loads(card.read_text(encoding="utf-8"))["sha256"] != weights_digest(folder):
             raise ValueError("its weights are not those of its card")
     except (ValueError, SafetensorError) as error:
         message = f"{folder} is damaged ({error}); restore it from the repository or run `make models`."

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xaikit.models.captioner import LanguageModel, load_captioner
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.tokens import report_losses
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import seed_for
 from xaikit.texplain.training import PAPER, Batch, train, write_translator
@@ -118,11 +119,12 @@ def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, 
 
 def _encoded(language: LanguageModel, texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each text. Of the web's captions some are too long, and are cut off, and some have no
-    word that the tokenizer knows."""
+    word that the tokenizer knows; a warning says so, once for each place in the code that Python warns of."""
     room = longest - len(language.prompt) - 1
     if room < 1:
         raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")
     tokenizer = language.tokenizer
+    report_losses(texts, tokenizer, longest, prompt=len(language.prompt) + 1)
     rows = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=room).input_ids
     sentences = [torch.tensor([*language.prompt, *(row or [tokenizer.unk_token_id]), language.end]) for row in rows]
     return nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=language.pad)
