@@ -12,22 +12,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from glob import escape, glob
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 import webdataset
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.gopen import gopen
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from xaikit.datasets.imagenet import read_image
+from xaikit.datasets.images import read_image
 from xaikit.storage.seeding import generator, rng, seed_for
 
 SPLITS = ("train", "val")
@@ -79,7 +76,7 @@ class CocoCaptions(Sequence):
     def __getitem__(self, index: int) -> CaptionedPhotograph:
         """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         path = self.paths[index]
-        return CaptionedPhotograph(path.name, read_image(path), self.captions[index])
+        return CaptionedPhotograph(path.name, read_image(path, exif=False), self.captions[index])
 
     def select(self, positions: Iterable[int]) -> "CocoCaptions":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
@@ -92,7 +89,7 @@ class CocoCaptions(Sequence):
         order, choice = draw.permutation(len(self)), draw.random(len(self))
         for position in order[share::shares].tolist():
             captions = self.captions[position]
-            image = read_image(self.paths[position])
+            image = read_image(self.paths[position], exif=False)
             counts[READ] += 1
             yield image, captions[int(choice[position] * len(captions))]
 
@@ -342,11 +339,9 @@ def _tidy(caption: object) -> str:
 def _decoded(content: bytes) -> UInt8[Tensor, "3 height width"] | None:
     """The pixels in RGB, or nothing where they cannot be read."""
     try:
-        with Image.open(BytesIO(content)) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return read_image(content)
+    except ValueError:
         return None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _samples(url: str) -> Iterator[dict[str, bytes]]:

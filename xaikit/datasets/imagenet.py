@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
-from PIL import Image
 from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch import Tensor
+
+from xaikit.datasets.images import is_picture, read_image
 
 CLASSES, PER_CLASS = 1_000, 50
 CLASS_NAMES = tuple(IMAGENET_CLASSNAMES)  # as OpenAI curated them, in the order of `wordnet_ids`
@@ -60,9 +60,10 @@ class ImageNet(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Photograph:
-        """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
+        """Read one image, not turned, as the published protocol has it. Raises ValueError or FileNotFoundError, naming
+        the file, where it cannot be read."""
         path = self.paths[index]
-        return Photograph(path.name, read_image(path), int(self.labels[index]))
+        return Photograph(path.name, read_image(path, exif=False), int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "ImageNet":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
@@ -107,27 +108,9 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
     return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]))
 
 
-def read_image(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an image file in RGB, whatever it holds (grey, CMYK, a palette).
-
-    Raises FileNotFoundError where it is missing and ValueError where it is damaged.
-    """
-    try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing; restore it from its archive.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no image that can be read ({error}); restore it from its archive.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
 def _from_class_folders(folders: Iterable[Path]) -> list[tuple[Path, int]]:
     return [
-        (path, _class_of(folder.name, folder))
-        for folder in folders
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".jpeg", ".jpg")
+        (path, _class_of(folder.name, folder)) for folder in folders for path in folder.iterdir() if is_picture(path)
     ]
 
 

@@ -31,7 +31,7 @@ def read_cars(folder: Path, split: str) -> Photographs:
             f"{folder} holds neither cars_{split} (the official layout) nor {split} with one folder a class (that of "
             "the mirrors); put one of them there."
         )
-    found = read_class_folders(folder / split)
+    found = read_class_folders(folder / split, exif=False)
     if len(found.names) != CLASSES:
         raise ValueError(
             f"{folder / split} has {len(found.names)} classes where StanfordCars has {CLASSES}: complete it."
@@ -58,4 +58,4 @@ def _official(folder: Path, split: str) -> Photographs:
     paths = tuple(root / file for file, _ in labelled)
     if absent := next((path for path in paths if not path.is_file()), None):
         raise FileNotFoundError(f"{absent} is missing; unpack the photographs again.")
-    return Photographs(root, paths, torch.tensor([label for _, label in labelled]), names)
+    return Photographs(root, paths, torch.tensor([label for _, label in labelled]), names, exif=False)

@@ -14,8 +14,8 @@ def report_losses(
 ) -> None:
     """Warn, once for all `texts`, of those longer than `longest` tokens and of words that the tokenizer does not know.
 
-    `tokenizer` is of transformers or of open_clip; what it takes at most is the default of `longest`. Counted are a text's own
-    tokens with the special ones, or with `prompt` tokens in their place. Both are counted, and the first five named.
+    `tokenizer` is of transformers or of open_clip; what it takes at most is the default of `longest`. Counted are a
+    text's own tokens with the special ones, or with `prompt` tokens in their place. The first five are named.
     Raises ValueError in place of the warning where it is `strict`, and for texts that are one string.
     """
     if isinstance(texts, str):
