@@ -262,8 +262,8 @@ for column, name in zip(axes.T, MODELS, strict=True):
     for ax in column:
         for span in list(target_layers.values())[1:]:
             ax.axvline(span.start, color=plots.GREY, linewidth=0.8)
-axes[0, 0].set_ylabel("best score $\\max_i Z_{ij}$")
-axes[1, 0].set_ylabel("chosen standalone map $i$")
+axes[0, 0].set_ylabel("best score $\\max_i Z_{ij}$", parse_math=True)
+axes[1, 0].set_ylabel("chosen standalone map $i$", parse_math=True)
 axes[1, 1].legend(loc="upper left")
 record.figure("matching", figure)
 plt.show(figure)
@@ -723,7 +723,7 @@ for ax, (measure, title) in zip(axes, titles.items(), strict=True):
     for label in dict.fromkeys(row["training"] for row in doses):
         mine = [i for i, row in enumerate(doses) if row["training"] == label]
         tone = pictures.MODEL["unbiased"] if label == "grey" else plt.get_cmap("cividis")(2 * float(label) - 1)
-        name = "grey digits" if label == "grey" else f"$p$ = {label}"
+        name = "grey digits" if label == "grey" else f"p = {label}"
         ax.plot([x[i].value for i in mine], [y[i].value for i in mine], "s" if label == "grey" else "o",
             color=tone, markeredgecolor="white", markersize=8, label=name)  # fmt: skip
     ax.set(xlabel="answers that flip when the digit is repainted", ylabel=title, xlim=(-0.05, 1.05))

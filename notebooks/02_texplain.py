@@ -49,7 +49,7 @@ from xaikit.companion import plots, profiles
 from xaikit.companion.record import Record, published
 from xaikit.metrics.groups import group_accuracy
 from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion, verdict
-from xaikit.metrics.ranking import spearman
+from xaikit.metrics.ranking import defined, spearman
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
@@ -152,9 +152,9 @@ def cloud(ax, frequencies, title, own=()):
 first = int(right.argmax())
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), width_ratios=[1, 0.9, 1.5, 1.5])
 axes[0].imshow(original.images[first].permute(1, 2, 0))
-axes[0].set_title("image $I$")
+axes[0].set_title("image $I$", parse_math=True)
 axes[1].imshow(known["original"][first], aspect="auto", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
-axes[1].set_title("features $Z$")
+axes[1].set_title("features $Z$", parse_math=True)
 axes[1].set_xlabel(f"{known['original'].shape[2]} numbers")
 axes[1].set_ylabel(f"{known['original'].shape[1]} tokens")
 axes[2].text(0, 0.5, "\n".join(texts["original"][first][:9]), va="center", fontsize=8)
@@ -807,7 +807,8 @@ fresh = explainer.texts(chosen_z, max(cfg.sample_sizes), seed_for(seed, "samples
 rows = []
 for n in cfg.sample_sizes:
     found = study.frequencies([each[:n] for each in fresh])
-    agree = mean(np.array([study.rank_agreement(a, b) for a, b in zip(found, reference, strict=True)]))
+    alike = [study.rank_agreement(a, b) for a, b in zip(found, reference, strict=True)]
+    agree = mean(defined(alike, f"order of words in {n} sentences"))
     note(f"samples.{n}", agree, "samples", "control", "correlation")
     rows.append({"sentences": n, **vars(agree)})
 samples = pd.DataFrame(rows)

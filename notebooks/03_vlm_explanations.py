@@ -51,6 +51,7 @@ from xaikit.companion.record import Record, published
 from xaikit.metrics.exact_tests import fisher, mcnemar
 from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
 from xaikit.metrics.pointing import pointing_game
+from xaikit.metrics.ranking import defined
 from xaikit.models.clip import load_from
 from xaikit.perturbation.linear_probe import embed
 from xaikit.perturbation.removal import centre_attribution, random_attribution
@@ -600,7 +601,8 @@ for name in test:
                                **(options | {"seed": seed_for(seed, "again")}))  # fmt: skip
             alike = note(
                 f"sanity.{name}.{setting.name}.{kind.replace(' ', '-')}",
-                bootstrap_mean(study.correlation(reference, again), seed), "sanity", "control", "correlation",
+                bootstrap_mean(defined(study.correlation(reference, again), f"{name}, {kind}"), seed), "sanity",
+                "control", "correlation",
             )  # fmt: skip
             rows.append({"task": name, "setting": setting.name, "compared with": kind, **vars(alike)})
 sanity = pd.DataFrame(rows)

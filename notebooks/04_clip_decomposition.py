@@ -291,7 +291,7 @@ for name, colour, marker in looks:
     ax.plot(mine.texts, mine.value, marker + "-", color=colour, markersize=4, label=f"{name} ({mine.iloc[0, 2]:,})")
 ax.axhline(ceiling.value, color=plots.GREY, linestyle="--", linewidth=1)
 ax.text(cfg.sizes[0], ceiling.value - 0.02, "heads in full", color=plots.DARK, va="top")
-ax.set(xlabel="directions for each head, $m$", ylabel="zero-shot accuracy", ylim=(0, 1.02), xscale="log")
+ax.set(xlabel="directions for each head, m", ylabel="zero-shot accuracy", ylim=(0, 1.02), xscale="log")
 ax.set_xticks(cfg.sizes, cfg.sizes)
 ax.minorticks_off()
 ax.legend(title="pool (texts in it)", loc="lower right")

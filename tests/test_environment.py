@@ -578,3 +578,34 @@ def test_a_file_that_is_not_the_locks_is_refused(indexes: Indexes):
     status, output = indexes.setup()
     assert status != 0 and "DO NOT MATCH THE HASHES" in output
     assert indexes.installed() == {} and not (indexes.folder / ".venv/requirements.lock").exists()
+
+
+def test_texts_are_read_and_written_as_utf_8_everywhere() -> None:
+    """Without an encoding Python takes the one of the machine."""
+    lacking = []
+    for file in (file for folder in ("xaikit", "notebooks", "benchmarks") for file in (ROOT / folder).rglob("*.py")):
+        lines = file.read_text(encoding="utf-8").split("\n")
+        for call in ast.walk(ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines))):
+            if isinstance(call, ast.Call) and "encoding" not in {keyword.arg for keyword in call.keywords}:
+                words = [word.value for word in ast.walk(call) if isinstance(word, ast.Constant)]
+                binary = any(isinstance(word, str) and word in ("rb", "wb", "ab") for word in words)
+                called = ast.unparse(call.func)
+                if re.search(r"\.read_text$|\.write_text$", called) or (
+                    re.search(r"(^|\.)open$", called) and not binary and called not in ("Image.open", "tarfile.open")
+                ):
+                    lacking.append(f"{file.relative_to(ROOT)}:{call.lineno} {called}")
+    assert lacking == []
+
+
+def test_captions_and_pools_are_read_under_a_c_locale(tmp_path: Path) -> None:
+    (tmp_path / "pool.txt").write_text("a café\n", encoding="utf-8")
+    code = (
+        "from pathlib import Path; from xaikit.storage.files import write_text; "
+        "write_text(Path('again.txt'), Path('pool.txt').read_text(encoding='utf-8')); "
+        "from xaikit.texplain.words import words_of; "
+        "assert 'caf\\u00e9' in words_of(Path('again.txt').read_text(encoding='utf-8'))"
+    )
+    environment = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "LANG": "C", "PYTHONCOERCECLOCALE": "0"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning:xaikit", "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)

@@ -57,7 +57,7 @@ class Replay(nn.Module):
 
 def record(maps: Maps, images: Tensor) -> Activations:
     found: Activations = {}
-    with listening(maps.layers, found.__setitem__), evaluating(maps.model), torch.no_grad():
+    with listening(maps.model, maps.layers, found.__setitem__), evaluating(maps.model), torch.no_grad():
         maps.model(images)
     return found
 

@@ -100,9 +100,9 @@ def growth(options: argparse.Namespace, way: str) -> float:
         return math.nan
 
     def held(line: str) -> int:
-        return int(re.search(rf"{line}:\s+(\d+) kB", status.read_text())[1]) * 1024
+        return int(re.search(rf"{line}:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) * 1024
 
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak so far
     before = held("VmRSS")
     getattr(ways, way)()
     return held("VmHWM") - before

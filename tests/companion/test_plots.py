@@ -162,6 +162,51 @@ def test_word_cloud_does_not_depend_on_the_order_of_equal_words() -> None:
     assert pictures[0] == pictures[1]
 
 
+def test_word_cloud_names_words_that_do_not_fit_and_letters_without_a_sign(ax) -> None:
+    many = {f"{'long' * 9}{n}": 1.0 for n in range(400)}
+    with pytest.warns(UserWarning, match=r"\d+ of 400 words do not fit: longlong"):
+        word_cloud(ax, many)
+    with pytest.warns(UserWarning, match="font lacks 猫"):
+        word_cloud(ax, {"cat": 2.0, "猫": 1.0})
+
+
+NASTY = [r"price $\frac$ x", "a $5 bill and a $10 bill", "a_b^c {d}", r"back\slash $x$ %"]
+CAPTIONED = {
+    "similarity_matrix": lambda ax, images: figures.similarity_matrix(ax, torch.rand(4, 5), NASTY, images),
+    "image_grid": lambda ax, images: plots.image_grid(images[:4], NASTY),
+    "interval_bars": lambda ax, images: plots.interval_bars(ax, NASTY, [Interval(0.5, 0.4, 0.6, 9)] * 4),
+    "upright interval_bars": lambda ax, images: plots.interval_bars(
+        ax, NASTY, [Interval(0.5, 0.4, 0.6, 9)] * 4, horizontal=False
+    ),
+    "grouped_intervals": lambda ax, images: plots.grouped_intervals(
+        ax, pd.DataFrame({"p": NASTY, "g": "$a$", "value": 0.5, "low": 0.4, "high": 0.6}),
+        place="p", group="g", places=NASTY, colours={"$a$": plots.BLUE},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("styled", [True, False])
+@pytest.mark.parametrize("kind", CAPTIONED)
+def test_captions_are_drawn_as_they_are_on_every_figure(kind, styled, images) -> None:
+    if not styled:
+        plt.rcdefaults()
+    CAPTIONED[kind](plt.subplots()[1], images)
+    drawn = plt.gcf()
+    drawn.canvas.draw()
+    found = [text for text in drawn.findobj(matplotlib.text.Text) if text.get_text() in NASTY]
+    assert {text.get_text() for text in found} == set(NASTY)
+    assert not any(text.get_parse_math() for text in found)
+
+
+def test_in_the_style_of_the_notebooks_a_dollar_is_a_dollar(ax) -> None:
+    ax.set(title="a $5 bill and a $10 bill", xlabel=r"$\frac$")
+    ax.plot([0, 1], label="$_$")
+    ax.legend()
+    plt.gcf().canvas.draw()
+    ax.set_title("formulas must say $x^2$", parse_math=True)
+    assert ax.title.get_parse_math() and not ax.xaxis.label.get_parse_math()
+
+
 @pytest.mark.parametrize("frequencies", [{}, {"a": 0.0}, {"a": 1.0, "b": -1.0}, {"a": float("nan")}])
 def test_word_cloud_refuses_words_without_a_frequency(ax, frequencies) -> None:
     with pytest.raises(ValueError, match="positive frequency"):

@@ -33,7 +33,7 @@ from xaikit.datasets.captions import (
     read_coco,
     read_shards,
 )
-from xaikit.datasets.photographs import read_image
+from xaikit.datasets.images import read_image
 
 EVERY_DIVISION = pytest.mark.parametrize(("processes", "workers"), [(1, 0), (3, 0), (1, 2), (2, 2)])
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from xaikit.datasets.class_folders import Photographs, read_class_folders
+from xaikit.datasets.images import ALPHA, TURNED
 
 
 def write_picture(path: Path, seed: int) -> None:
@@ -49,7 +50,30 @@ def test_what_is_no_photograph_of_a_class_is_left_out(cars) -> None:
     for name in ("Acura/Thumbs.db", "Acura/._9.JPG", "index.jpg", ".cache/1.jpg"):
         (cars / name).parent.mkdir(exist_ok=True)
         (cars / name).write_bytes(b"no picture")
-    assert read_class_folders(cars).ids == SORTED
+    (cars / "Acura" / "notes.txt").write_text("no picture", encoding="utf-8")
+    (cars / "Volvo" / "more").mkdir()
+    with pytest.warns(UserWarning, match=r"holds 3 files or folders that are not read \(index.jpg, Acura/notes"):
+        assert read_class_folders(cars).ids == SORTED
+
+
+@pytest.mark.parametrize("ending", [".webp", ".bmp", ".tif", ".TIFF", ".gif", ".jpe", ".jfif", ".ppm", ".tga"])
+def test_pictures_under_any_name_that_pillow_reads_are_there(cars, ending) -> None:
+    write_picture(cars / "Acura" / f"1{ending}", 7)
+    data = read_class_folders(cars)
+    assert f"Acura/1{ending}" in data.ids and len(data) == len(SORTED) + 1
+    assert data[data.ids.index(f"Acura/1{ending}")].image.shape == (3, 6, 8)
+
+
+def test_a_folder_says_what_was_changed_in_its_photographs(cars) -> None:
+    Image.new("RGBA", (3, 2), (255, 0, 0, 0)).save(cars / "Acura" / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (3, 2)).save(cars / "Volvo" / "b.jpg", exif=exif)
+    data = read_class_folders(cars)
+    assert len(list(data)) == 7 and data.changes == {ALPHA: 1, TURNED: 1}
+    assert tuple(data[-1].image.shape) == (3, 3, 2)
+    published = read_class_folders(cars, exif=False)
+    assert tuple(published[-1].image.shape) == (3, 2, 3) and not published.changes
 
 
 def test_photographs_are_read_one_by_one_when_asked_for(cars) -> None:
@@ -91,5 +115,5 @@ def test_missing_folders_and_photographs_are_named(cars, tmp_path) -> None:
         with pytest.raises(FileNotFoundError, match="empty holds no folders; put one a class there"):
             read_class_folders(tmp_path / "empty", names)
     (cars / "Saab").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"Saab holds no photographs \(\.jpg, \.jpeg, \.png\); unpack it again"):
+    with pytest.raises(FileNotFoundError, match=r"Saab holds no photographs \(\.jpg, \.png, …\); unpack it again"):
         read_class_folders(cars)

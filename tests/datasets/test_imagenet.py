@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from xaikit.datasets import imagenet
 from xaikit.datasets.imagenet import CLASS_NAMES, ImageNet, prompts, read_validation, wordnet_ids
-from xaikit.datasets.photographs import read_image
+from xaikit.datasets.images import read_image
 
 # Some of the 1,000 classes, as everybody numbers them, and their ILSVRC2012_ID, which has another order.
 KNOWN = {

@@ -301,7 +301,7 @@ def models(device: str) -> None:
     trained = classifiers.train(recipe, images, classes, {"test": (images, classes)}, 0, device)
     classifiers.predict(trained.model, images)
     model, seen = resnet(device), []
-    with evaluating(model), listening({"stem": model.model.conv1}, lambda _name, maps: seen.append(maps)):
+    with evaluating(model), listening(model, {"stem": model.model.conv1}, lambda _name, maps: seen.append(maps)):
         for batch in checked([images.to(device)]):
             model(batch)
     clip_training.contrastive_loss(drawn(device, 3, 3), torch.eye(3, dtype=torch.bool).to(device))

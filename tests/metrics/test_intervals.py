@@ -17,7 +17,7 @@ from xaikit.metrics.intervals import (
     proportion,
     verdict,
 )
-from xaikit.metrics.ranking import auc, bootstrap_auc, spearman
+from xaikit.metrics.ranking import auc, bootstrap_auc, defined, spearman
 
 
 @pytest.fixture
@@ -340,3 +340,11 @@ def test_the_interval_over_runs_is_students() -> None:
     for bad in ([0.9, 0.8], [0.9, 0.8, float("nan")]):
         with pytest.raises(ValueError, match="give 3 finite values or more"):
             over_runs(bad)
+
+
+def test_undefined_correlations_are_left_out_and_said() -> None:
+    assert defined([0.5, 0.25], "maps").tolist() == [0.5, 0.25]
+    with pytest.warns(UserWarning, match=r"maps: 2 of 4 are not defined and left out \(0, 2\)"):
+        assert defined([np.nan, 0.5, np.nan, -1], "maps").tolist() == [0.5, -1]
+    with pytest.raises(ValueError, match="maps: none of 2 is defined"):
+        defined([np.nan, np.nan], "maps")

@@ -43,7 +43,7 @@ def images(seed: int = 0) -> Tensor:
 
 def heard(model: Remembering, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     maps: dict[str, Tensor] = {}
-    with listening(model.layers, lambda name, found: maps.update({name: found.clone()})), torch.no_grad():
+    with listening(model, model.layers, lambda name, found: maps.update({name: found.clone()})), torch.no_grad():
         return model(pictures), maps
 
 
@@ -129,7 +129,7 @@ def test_a_network_that_learns_runs_and_is_heard_and_forgets(network, remembered
     remembered.train(learns == "training")
     names: list[str] = []
     with (
-        listening(remembered.layers, lambda name, _: names.append(name)),
+        listening(remembered, remembered.layers, lambda name, _: names.append(name)),
         torch.set_grad_enabled(learns == "gradients"),
     ):
         output = remembered(images())

@@ -15,6 +15,7 @@ from xaikit.perturbation.search import (
     AGARWAL_2023,
     PRESETS,
     Recipe,
+    _moved,
     attribution,
     blurred,
     meaningful_perturbation,
@@ -185,3 +186,28 @@ def test_bad_input(network: nn.Module, images: Tensor) -> None:
         meaningful_perturbation(lambda x, which: x.sum((2, 3)), images, SMALL, seed=0)
     with pytest.raises(ValueError, match="not among the 4 classes"):
         meaningful_perturbation(class_score(network, TARGETS + 1), images, SMALL, seed=0)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_saturated_image_is_named_and_does_not_stop_the_others(images: Tensor, batch: int, caplog) -> None:
+    def score(x: Tensor, which: Tensor) -> Tensor:
+        gain = torch.tensor([1.0, 1e4, 1.0, 1.0, 1e4])[which]
+        return torch.sigmoid(gain * (x[:, :, :9].mean((1, 2, 3)) + 1))
+
+    names = ["a", "b", "c", "d", "e"]
+    found = meaningful_perturbation(score, images, SMALL, seed=0, ids=names, batch=batch)
+    assert "2 of 5 images (b, e) does not change" in caplog.text
+    alone = meaningful_perturbation(lambda x, which: score(x, which * 2), images[[0, 2]], SMALL, seed=0, ids=["a", "c"])
+    torch.testing.assert_close(found[[0, 2]], alone)
+    assert (found[0] < 1).any() and (found[[1, 4]] == 1).all()
+
+
+def test_the_jitter_moves_images_from_before_to_behind() -> None:
+    """Offset 0 shows what lies before the image's first row and column, the last one what lies behind."""
+    image = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    for jitter, before in ((1, 0), (2, 0), (3, 1), (4, 1), (5, 2)):
+        for down in range(jitter):
+            for right in range(jitter):
+                found = _moved(image, (down, right), jitter)[0, 0]
+                rows, columns = (torch.arange(4).add(shift - before).clamp(0, 3) for shift in (down, right))
+                assert torch.equal(found, image[0, 0][rows][:, columns])

@@ -12,6 +12,8 @@ from torchvision.models import resnet18
 
 from xaikit.metrics.heatmaps import normalise
 from xaikit.models.scores import class_score
+from xaikit.perturbation.removal import removal_curves
+from xaikit.perturbation.search import Recipe, meaningful_perturbation
 from xaikit.saliency.cam import cam, grad_cam
 from xaikit.saliency.masking import random_masks, rise
 from xaikit.saliency.path_gradients import integrated_gradients
@@ -282,3 +284,31 @@ def test_bad_input_of_integrated_gradients_and_rise(smooth: nn.Module) -> None:
         integrated_gradients(lambda x, which: torch.ones(len(x)), images, images[:1])
     with pytest.raises(ValueError, match=r"keep in \(0, 1\]"):
         rise(lambda x, which: torch.ones(len(x)), images, images[:1], seed=0, keep=0.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused_by_every_explainer(bad: float) -> None:
+    """Also where one batch, mask or point of the path alone has it."""
+    images = torch.rand(2, 3, 14, 14)
+    black = torch.zeros_like(images)
+
+    def first_only(x: Tensor, which: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(x)) == 0, bad, x.mean((1, 2, 3)))
+
+    for explain in (
+        lambda score: rise(score, images, black, seed=0, masks=8),
+        lambda score: integrated_gradients(score, images, black, steps=2),
+        lambda score: removal_curves(score, images, torch.rand(2, 14, 14), black, step=50),
+        lambda score: meaningful_perturbation(score, images, Recipe(steps=2, side=7, blur=1), seed=0),
+    ):
+        for score in (first_only, lambda x, which: x.sum((1, 2, 3)) * bad):
+            with pytest.raises(ValueError, match="The score of"):
+                explain(score)
+        with pytest.raises(ValueError, match="one number each"):
+            explain(lambda x, which: x.sum((2, 3))[:, :, None])
+
+
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    images = torch.rand(2, 3, 14, 14)
+    with pytest.raises(ValueError, match="its gradient is NaN or infinite for image 0"):
+        integrated_gradients(lambda x, which: (x * 0).sum((1, 2, 3)).sqrt(), images, images[:1] * 0, steps=2)

@@ -1,5 +1,6 @@
 """The six baselines agree with a slow pass over one image in float64, with public packages, and with themselves."""
 
+import inspect
 from functools import cached_property
 
 import numpy as np
@@ -511,7 +512,7 @@ def test_bad_weights_and_settings_are_named(tower) -> None:
         with pytest.raises(ValueError, match=f"no block {start} to start from: the tower has blocks 0 to 2"):
             attention_rollout(tower, images, start=start)
     with pytest.raises(ValueError, match="no rule 'eccv'"):
-        chefer.__wrapped__(tower, images, directions, rule="eccv")
+        inspect.unwrap(chefer)(tower, images, directions, rule="eccv")
     tower.conv1.weight.data.fill_(torch.inf)
     with pytest.raises(ValueError, match="maps hold NaN"):
         raw_attention(tower, images)

@@ -12,7 +12,7 @@ from rounding import clear_winners
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
 from xaikit.datasets import imagenet, imagenet_segmentation, waterbirds
-from xaikit.datasets.photographs import read_image
+from xaikit.datasets.images import read_image
 from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.textspan import TextSpan
 from xaikit.metrics.intervals import Interval

@@ -111,6 +111,8 @@ def test_rank_agreement_is_of_the_dominant_words() -> None:
     reference = {"a": 0.9, "b": 0.5, "c": 0.2, "d": 0.01}
     assert study.rank_agreement({"a": 0.5, "b": 0.4, "c": 0.1, "d": 0.9}, reference) == pytest.approx(1)
     assert study.rank_agreement({"c": 0.5, "b": 0.4, "a": 0.1}, reference) == pytest.approx(-1)
+    for same in ({}, {"a": 0.3, "b": 0.3, "c": 0.3}):
+        assert np.isnan(study.rank_agreement(same, reference))
 
 
 def test_differences_and_covariances_are_those_of_numpy() -> None:

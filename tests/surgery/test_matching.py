@@ -136,6 +136,9 @@ def test_looking_for_maps_where_there_are_none_says_so() -> None:
         Maps(nn.Linear(3, 2), {"stray": nn.Conv2d(3, 2, 1)})
     with pytest.raises(ValueError, match="No layer is part of the Linear"):
         Maps(nn.Linear(3, 2), {})
+    twice = nn.ModuleDict({name: ModifiedResNet([1, 1, 1, 1], 8, 4, 64, 4) for name in ("a", "b")})
+    with pytest.raises(ValueError, match="ModuleDict has more than one layer1, layer2, layer3, layer4"):
+        stages(twice)
 
 
 def test_map_shapes_leaves_the_model_as_it_was(source, images) -> None:
@@ -236,7 +239,7 @@ def test_bad_images_are_named_and_no_hook_stays(source, target, images, spoil, s
 def test_hooks_go_when_the_data_fail_in_the_middle(source, images) -> None:
     def batches() -> Iterator[Tensor]:
         yield images
-        assert hooks(source) == 3
+        assert hooks(source) > 3
         raise OSError("the disc is gone")
 
     with pytest.raises(OSError, match="the disc is gone"):
@@ -261,6 +264,12 @@ def test_standardising_follows_equation_2_and_does_not_blow_up_dead_maps() -> No
     assert statistics.standardise("b", activation).flatten().tolist() == [2.0, 0.0]
     off = statistics.standardise("b", activation + 1e-3)[0, 1].item()
     assert off == pytest.approx(1e-3 / SMALLEST_STD, rel=1e-3)
+
+
+@pytest.mark.parametrize("deviation", [1e-4, 1e-3, 1.0])
+def test_only_deviations_that_are_rounding_count_as_none(deviation) -> None:
+    statistics = ActivationStatistics({"a": 1}, torch.zeros(1), torch.tensor([deviation]))
+    assert statistics.standardise("a", torch.full((1, 1, 1, 1), deviation)).item() == pytest.approx(1)
 
 
 # --- matching ---------------------------------------------------------------------------------------------------
@@ -362,6 +371,30 @@ SIZES = [
     ((6, 6), (7, 13)),
     ((3, 4), (3, 4)),
 ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_and_copies_of_images_change_nothing_and_scale_only_what_is_linear_in_it(seed, source, target) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(7, 3, 12, 20, generator=draw)
+    maps = convolutions(source), convolutions(target)
+    plain = [activation_statistics(each, images.split(3)) for each in maps]
+    scores = match_activations(maps[0], plain[0], maps[1], plain[1], images.split(3))
+    for other in (images[torch.randperm(7, generator=draw)], torch.cat([images, images])):
+        again = [activation_statistics(each, other.split(4)) for each in maps]
+        for one, two in zip(plain, again, strict=True):
+            torch.testing.assert_close(two.mean, one.mean)
+            torch.testing.assert_close(two.std, one.std)
+        found = match_activations(maps[0], again[0], maps[1], again[1], other.split(4))
+        torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-4)
+    first = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False))
+    one, three = (activation_statistics(convolutions(first), [scale * images]) for scale in (1, 3))
+    torch.testing.assert_close(three.mean, 3 * one.mean)
+    torch.testing.assert_close(three.std, 3 * one.std)
+    own = convolutions(first)
+    torch.testing.assert_close(
+        match_activations(own, three, own, three, [3 * images]), match_activations(own, one, own, one, [images])
+    )
 
 
 @pytest.mark.parametrize(("small", "large"), SIZES)

@@ -375,12 +375,12 @@ def test_bad_input_of_classifier_grad_cam(vit) -> None:
             classifier_grad_cam(vit, layer, IMAGES, grid=(3, 4))
     beside = nn.Module()
     beside.vit, beside.unused, beside.forward = vit, nn.Linear(1, 1), vit.forward
-    with pytest.raises(ValueError, match="unused is used 0 times"):
+    with pytest.raises(ValueError, match="'unused' is used 0 times"):
         classifier_grad_cam(beside, "unused", IMAGES, grid=(3, 4))
     with pytest.raises(ValueError, match=r"is not \[batch, tokens, width\]"):
         classifier_grad_cam(vit, "head", IMAGES, grid=(3, 4))
     for bad in (TARGET + 1, TARGET - 1, TARGET[:2]):
-        with pytest.raises(ValueError, match="The targets are not one class of 0 to 4"):
+        with pytest.raises(ValueError, match="The targets are not one of the classes 0 to 4"):
             classifier_grad_cam(vit, "blocks.1.norm1", IMAGES, bad, grid=(3, 4))
     with pytest.raises(ValueError, match="images are none"):
         classifier_grad_cam(vit, "blocks.1.norm1", IMAGES[:0], grid=(3, 4))

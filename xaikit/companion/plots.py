@@ -50,6 +50,7 @@ def use_style() -> None:
             "legend.frameon": False,
             "image.cmap": "viridis",
             "image.interpolation": "nearest",
+            "text.parse_math": False,  # a dollar in a caption is a dollar; formulas say parse_math=True
         }
     )
 
@@ -74,7 +75,7 @@ def image_grid(
     for index, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         ax.imshow(picture, interpolation="nearest")
         if titles is not None:
-            ax.set_title(titles[index])
+            ax.set_title(titles[index], parse_math=False)
     return figure
 
 
@@ -125,10 +126,10 @@ def interval_bars(
         ax.plot(*((interval.value, place) if horizontal else (place, interval.value)), "o", color=colour)
     places, beyond = range(len(labels)), (-0.5, len(labels) - 0.5)
     if horizontal:
-        ax.set_yticks(places, labels)
+        ax.set_yticks(places, labels, parse_math=False)
         ax.set_ylim(*reversed(beyond))  # read from the top
     else:
-        ax.set_xticks(places, labels)
+        ax.set_xticks(places, labels, parse_math=False)
         ax.set_xlim(*beyond)
     if chance is not None:
         (ax.axvline if horizontal else ax.axhline)(chance, color=GREY, linestyle="--", linewidth=1, zorder=0)
@@ -155,7 +156,7 @@ def grouped_intervals(
         heights = [list(places).index(where) + shift for where in mine[place]]
         ax.hlines(heights, mine["low"], mine["high"], color=colour, linewidth=2.5)
         ax.plot(mine["value"], heights, "os^D"[index % 4], color=colour, label=name)
-    ax.set_yticks(range(len(places)), places)
+    ax.set_yticks(range(len(places)), places, parse_math=False)
     ax.set_ylim(len(places) - 0.5, -0.5)
     if chance is not None:
         ax.axvline(chance, color=GREY, linestyle="--", linewidth=1, zorder=0)

@@ -11,8 +11,8 @@ from .imagenet9 import read_imagenet9 as read_imagenet9
 from .imagenet9 import read_in9l as read_in9l
 from .imagenet_segmentation import ImageNetSegmentation as ImageNetSegmentation
 from .imagenet_segmentation import read_segmentation as read_segmentation
-from .photographs import Photograph as Photograph
-from .photographs import read_image as read_image
+from .images import Photograph as Photograph
+from .images import read_image as read_image
 from .stanford_cars import read_cars as read_cars
 from .waterbirds import Waterbirds as Waterbirds
 from .waterbirds import read_waterbirds as read_waterbirds

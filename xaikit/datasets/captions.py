@@ -11,19 +11,16 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from glob import glob
-from io import BytesIO
+from glob import escape, glob
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from xaikit.datasets.photographs import read_image
+from xaikit.datasets.images import read_image
 from xaikit.storage.extras import extra
 from xaikit.storage.seeding import generator, rng, seed_for
 
@@ -76,7 +73,7 @@ class CocoCaptions(Sequence):
     def __getitem__(self, index: int) -> CaptionedPhotograph:
         """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         path = self.paths[index]
-        return CaptionedPhotograph(path.name, read_image(path), self.captions[index])
+        return CaptionedPhotograph(path.name, read_image(path, exif=False), self.captions[index])
 
     def select(self, positions: Iterable[int]) -> "CocoCaptions":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
@@ -89,7 +86,7 @@ class CocoCaptions(Sequence):
         order, choice = draw.permutation(len(self)), draw.random(len(self))
         for position in order[share::shares].tolist():
             captions = self.captions[position]
-            image = read_image(self.paths[position])
+            image = read_image(self.paths[position], exif=False)
             counts[READ] += 1
             yield image, captions[int(choice[position] * len(captions))]
 
@@ -219,7 +216,7 @@ def read_shards(*patterns: str | Path, buffer: int = 1_000) -> Shards:
     urls: list[str] = []
     for pattern in patterns:
         for url in expand_urls(str(pattern)):
-            found = [url] if _ADDRESS.match(url) or Path(url).is_file() else sorted(glob(url))
+            found = [url] if _ADDRESS.match(url) or Path(url).is_file() else _matching(Path(url))
             if not found:
                 raise FileNotFoundError(f"No shard matches {url}; download the shards or correct the pattern.")
             urls += found
@@ -345,11 +342,9 @@ def _tidy(caption: object) -> str:
 def _decoded(content: bytes) -> UInt8[Tensor, "3 height width"] | None:
     """The pixels in RGB, or nothing where they cannot be read."""
     try:
-        with Image.open(BytesIO(content)) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return read_image(content)
+    except ValueError:
         return None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _samples(url: str) -> Iterator[dict[str, bytes]]:
@@ -368,6 +363,13 @@ def _samples(url: str) -> Iterator[dict[str, bytes]]:
         said = str(error.args[0] if error.args else type(error).__name__)
         reason = getattr(error, "strerror", None) or said.partition(" @ ")[0].rpartition("}): ")[2]
         raise ValueError(f"The shard {url} is damaged or breaks off ({reason}); download it again.") from error
+
+
+def _matching(pattern: Path) -> list[str]:
+    """The files of a pattern, whose folders may have brackets in their own names: what is there is no pattern."""
+    there = next(parent for parent in pattern.parents if parent.is_dir())
+    rest = pattern.relative_to(there).as_posix()
+    return sorted(glob(f"{escape(str(there))}/{rest}"))
 
 
 def _is_read(name: str) -> bool:

@@ -1,29 +1,32 @@
 """Photographs in one folder a class, as IdenProf and the mirrors of StanfordCars are laid out."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from xaikit.datasets.photographs import Photograph, read_image
-
-ENDINGS = (".jpg", ".jpeg", ".png")
+from xaikit.datasets.images import Photograph, is_picture, passed_over, read_image
 
 
 @dataclass(frozen=True, eq=False)
 class Photographs(Sequence):
     """Photographs read from disk one by one as they are asked for; a label is a position in `names`.
 
-    `root` is the folder to which their ids, paths with slashes, are relative.
+    `root` is the folder to which their ids, paths with slashes, are relative. With `exif` they are turned as their
+    cameras say. `changes` counts what was done to those that were read (`images.TURNED`, …), in this process.
     """
 
     root: Path
     paths: tuple[Path, ...]
     labels: Int64[Tensor, " n"]
     names: tuple[str, ...]
+    exif: bool = True
+    changes: Counter[str] = field(default_factory=Counter, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
@@ -42,19 +45,23 @@ class Photographs(Sequence):
     def __getitem__(self, index: int) -> Photograph:
         """Read one photograph. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         path = self.paths[index]
-        return Photograph(path.relative_to(self.root).as_posix(), read_image(path), int(self.labels[index]))
+        image = read_image(path, exif=self.exif, changes=self.changes)
+        return Photograph(path.relative_to(self.root).as_posix(), image, int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "Photographs":
         """The photographs at `positions`, in that order. Raises ValueError where there is none."""
         chosen = list(positions)
-        return Photographs(self.root, tuple(self.paths[index] for index in chosen), self.labels[chosen], self.names)
+        return replace(self, paths=tuple(self.paths[index] for index in chosen), labels=self.labels[chosen])
 
 
-def read_class_folders(root: Path, names: Sequence[str] | None = None) -> Photographs:
+def read_class_folders(root: Path, names: Sequence[str] | None = None, *, exif: bool = True) -> Photographs:
     """All photographs below `root` by class, classes and photographs in the order of their names.
 
-    With `names`, these are the classes, in this order. Hidden files and folders are left out. Raises FileNotFoundError
-    where there is no folder or a class has no photograph, ValueError where the folders are others than `names`.
+    With `names`, these are the classes, in this order. Pictures are files under any name that Pillow reads; hidden
+    files and folders are left out, and a warning names the first of all others: files of other kinds, pictures beside
+    the folders and folders in them. `exif` is for people's own photographs; published data sets do without. Raises
+    FileNotFoundError where there is no folder or a class has no photograph, ValueError where the folders are others
+    than `names`.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -79,12 +86,20 @@ def read_class_folders(root: Path, names: Sequence[str] | None = None) -> Photog
             f"{root} and the list of classes differ in {odd[0]!r}; take the folders of the official release."
         )
     order = tuple(folders if names is None else names)
+    beside = [path for path in root.iterdir() if path.is_file()]
+    lost = [*filter(is_picture, beside), *passed_over(beside)]
     found = []
     for label, name in enumerate(order):
-        files = sorted(path.name for path in (root / name).iterdir() if path.suffix.lower() in ENDINGS)
+        inside = sorted((root / name).iterdir(), key=lambda path: path.name)
         # Unpacked on a Mac, an archive can leave a hidden "._a.jpg" beside "a.jpg" that holds no picture.
-        visible = [file for file in files if not file.startswith(".")]
-        if not visible:
-            raise FileNotFoundError(f"{root / name} holds no photographs ({', '.join(ENDINGS)}); unpack it again.")
-        found += [(root / name / file, label) for file in visible]
-    return Photographs(root, tuple(path for path, _ in found), torch.tensor([label for _, label in found]), order)
+        files = [path for path in inside if is_picture(path) and not path.is_dir()]
+        if not files:
+            raise FileNotFoundError(f"{root / name} holds no photographs (.jpg, .png, …); unpack it again.")
+        lost += [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+        lost += passed_over(path for path in inside if not path.is_dir())
+        found += [(path, label) for path in files]
+    if lost:
+        first = ", ".join(path.relative_to(root).as_posix() for path in lost[:5])
+        warnings.warn(f"{root} holds {len(lost)} files or folders that are not read ({first}).", stacklevel=2)
+    paths, labels = zip(*found, strict=True)
+    return Photographs(root, paths, torch.tensor(labels), order, exif)

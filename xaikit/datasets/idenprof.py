@@ -19,4 +19,4 @@ def read_professions(folder: Path, split: str) -> Photographs:
     """
     if split not in ("train", "test"):
         raise ValueError(f"IdenProf has no split {split!r}: choose train or test.")
-    return read_class_folders(folder / split, PROFESSIONS)
+    return read_class_folders(folder / split, PROFESSIONS, exif=False)

@@ -14,7 +14,7 @@ from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from xaikit.datasets.photographs import Photograph, read_image
+from xaikit.datasets.images import Photograph, is_picture, read_image
 
 CLASSES, PER_CLASS = 1_000, 50
 CLASS_NAMES = tuple(IMAGENET_CLASSNAMES)  # as OpenAI curated them, in the order of `wordnet_ids`
@@ -51,9 +51,12 @@ class ImageNet(Sequence):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Photograph:
-        """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
+        """Read one image, not turned, as the published protocol has it.
+
+        Raises ValueError or FileNotFoundError, naming the file, where it cannot be read.
+        """
         path = self.paths[index]
-        return Photograph(path.name, read_image(path), int(self.labels[index]))
+        return Photograph(path.name, read_image(path, exif=False), int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "ImageNet":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
@@ -100,10 +103,7 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
 
 def _from_class_folders(folders: Iterable[Path]) -> list[tuple[Path, int]]:
     return [
-        (path, _class_of(folder.name, folder))
-        for folder in folders
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".jpeg", ".jpg")
+        (path, _class_of(folder.name, folder)) for folder in folders for path in folder.iterdir() if is_picture(path)
     ]
 
 
@@ -123,7 +123,7 @@ def _from_devkit(root: Path, devkit: Path) -> list[tuple[Path, int]]:
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         wordnet_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        numbers = [int(line) for line in truth.read_text().split()]
+        numbers = [int(line) for line in truth.read_text(encoding="utf-8").split()]
     except Exception as error:  # a damaged .mat makes scipy raise nearly anything
         raise ValueError(f"{devkit} is damaged ({error}); unpack ILSVRC2012_devkit_t12.tar.gz again.") from error
     labelled = []

@@ -93,4 +93,4 @@ def to_in9(logits: Float[Tensor, "batch 1000"], mapping: Int64[Tensor, "1000"]) 
 
 
 def _read(root: Path) -> Photographs:
-    return replace(read_class_folders(root, CLASS_FOLDERS), names=CLASS_NAMES)
+    return replace(read_class_folders(root, CLASS_FOLDERS, exif=False), names=CLASS_NAMES)

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from scipy.io import loadmat
 
-from xaikit.datasets.class_folders import ENDINGS, Photographs, read_class_folders
+from xaikit.datasets.class_folders import Photographs, read_class_folders
+from xaikit.datasets.images import is_picture
 
 CLASSES = 196
 DEPTH = 4  # of folders within folders, as Kaggle's archives unpack (car_data/car_data/train)
@@ -43,7 +44,7 @@ def read_cars(folder: Path, split: str) -> Photographs:
             f"{folder} holds neither cars_{split} (the official layout) nor {split} with one folder a class (that of "
             f"the mirrors), but {', '.join(there[:5]) or 'nothing'}; {mend}."
         )
-    found = read_class_folders(by_class[0])
+    found = read_class_folders(by_class[0], exif=False)
     if len(found.names) != CLASSES:
         raise ValueError(f"{by_class[0]} has {len(found.names)} classes where StanfordCars has {CLASSES}: complete it.")
     return found
@@ -59,7 +60,7 @@ def _folders(folder: Path, name: str, depth: int = DEPTH) -> Iterator[Path]:
 
 
 def _pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in ENDINGS for path in folder.iterdir())
+    return any(is_picture(path) for path in folder.iterdir())
 
 
 def _kit(folder: Path, name: str) -> Path:
@@ -84,4 +85,4 @@ def _official(folder: Path, root: Path, split: str) -> Photographs:
     paths = tuple(root / file for file, _ in labelled)
     if absent := next((path for path in paths if not path.is_file()), None):
         raise FileNotFoundError(f"{absent} is missing; unpack the photographs again.")
-    return Photographs(root, paths, torch.tensor([label for _, label in labelled]), names)
+    return Photographs(root, paths, torch.tensor([label for _, label in labelled]), names, exif=False)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from xaikit.datasets.photographs import read_image
+from xaikit.datasets.images import read_image
 
 FOLDER = "waterbird_complete95_forest2water2"  # what the archive leaves
 CLASS_NAMES = ("landbird", "waterbird")
@@ -66,7 +66,9 @@ class Waterbirds(Sequence):
     def __getitem__(self, index: int) -> Bird:
         """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         name = self.ids[index]
-        return Bird(name, read_image(self.folder / name), int(self.labels[index]), int(self.backgrounds[index]))
+        return Bird(
+            name, read_image(self.folder / name, exif=False), int(self.labels[index]), int(self.backgrounds[index])
+        )
 
     def select(self, positions: Iterable[int]) -> "Waterbirds":
         """The images at `positions`, in that order. Raises ValueError where there is none."""

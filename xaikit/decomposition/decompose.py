@@ -16,7 +16,7 @@ each r is the mean over the patches, and z0 and the MLP terms with it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from xaikit.models.batches import checked
-from xaikit.models.hooks import evaluating
+from xaikit.models.hooks import evaluating, hooked, in_own_precision
 
 LEVELS = "layer", "head", "token", "head-token"
 # Switches of open_clip's custom blocks after which W_O is not the only map between a head and the residual stream, or
@@ -73,7 +73,7 @@ def image_tower(model: nn.Module) -> VisionTransformer:
 @contextmanager
 def _exactly() -> Iterator[None]:
     """No gradients, and no autocast: the terms would miss their sum by the rounding of half precision."""
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with in_own_precision(), torch.no_grad():
         yield
 
 
@@ -320,53 +320,46 @@ def _run(
         # By attribute and not by shape: a batch may be as large as the number of tokens.
         return rows if getattr(vit.transformer, "batch_first", True) else rows.transpose(0, 1)
 
+    def hear_attention(layer: int, output: Tensor) -> None:
+        block, x = vit.transformer.resblocks[layer], batch_first(output.detach()).to(dtype)
+        weight, bias, output_weight, output_bias = _values_and_output(block, dtype)
+        alpha = _attention(x, block.attn, average)
+        u = torch.einsum("bhd,hrd->bhr", alpha @ x, weight) + bias
+        heads.append(u)
+        stream["sum"] = stream["sum"] + F.linear(u.flatten(1), output_weight, output_bias)
+
+        def weighted(chosen: list[int]) -> Tensor:
+            values = F.linear(x, weight[chosen].flatten(0, 1), bias[chosen].flatten())
+            return values.unflatten(-1, (len(chosen), -1)).transpose(1, 2) * alpha[:, chosen, :, None]
+
+        if receive is not None:
+            receive(layer, weighted)
+
+    def hear(name: str, inputs: tuple, output: Tensor | tuple) -> None:
+        kind, _, layer = name.partition(" ")
+        if kind == "attention":
+            hear_attention(int(layer), output)
+        elif kind == "mlp":
+            mlps.append(pool(batch_first(output)))
+            stream["sum"] = stream["sum"] + mlps[-1]
+        elif kind == "start":
+            mlps.append(pool(output))
+            stream["sum"] = mlps[-1]
+        elif kind == "end":
+            stream["end"] = inputs[0].detach().to(dtype) if inputs[0].ndim == 2 else pool(inputs[0])
+        else:
+            stream["output"] = (output[0] if isinstance(output, tuple) else output).detach().to(dtype)
+
     def check(_module: nn.Module, inputs: tuple[Tensor]) -> None:
         size = tuple(inputs[0].shape[-2:])
         if size != tuple(vit.image_size):
             raise ValueError(f"The image size is {size}; the tower takes {tuple(vit.image_size)}: resize first.")
 
-    def hear_attention(layer: int) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-            block, x = vit.transformer.resblocks[layer], batch_first(output.detach()).to(dtype)
-            weight, bias, output_weight, output_bias = _values_and_output(block, dtype)
-            alpha = _attention(x, block.attn, average)
-            u = torch.einsum("bhd,hrd->bhr", alpha @ x, weight) + bias
-            heads.append(u)
-            stream["sum"] = stream["sum"] + F.linear(u.flatten(1), output_weight, output_bias)
-
-            def weighted(chosen: list[int]) -> Tensor:
-                values = F.linear(x, weight[chosen].flatten(0, 1), bias[chosen].flatten())
-                return values.unflatten(-1, (len(chosen), -1)).transpose(1, 2) * alpha[:, chosen, :, None]
-
-            if receive is not None:
-                receive(layer, weighted)
-
-        return hook
-
-    def hear_mlp(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        mlps.append(pool(batch_first(output)))
-        stream["sum"] = stream["sum"] + mlps[-1]
-
-    def hear_start(_module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        mlps.append(pool(output))
-        stream["sum"] = mlps[-1]
-
-    def hear_end(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-        stream["end"] = inputs[0].detach().to(dtype) if inputs[0].ndim == 2 else pool(inputs[0])
-
-    def hear_output(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
-        stream["output"] = (output[0] if isinstance(output, tuple) else output).detach().to(dtype)
-
+    layers = {"output": vit, "start": vit.ln_pre, "end": vit.ln_post}
+    for layer, block in enumerate(vit.transformer.resblocks):
+        layers |= {f"attention {layer}": block.ln_1, f"mlp {layer}": block.ls_2}
     (images,) = checked([images])
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(tower))
-        stack.enter_context(vit.register_forward_pre_hook(check))
-        stack.enter_context(vit.register_forward_hook(hear_output))
-        stack.enter_context(vit.ln_pre.register_forward_hook(hear_start))
-        stack.enter_context(vit.ln_post.register_forward_pre_hook(hear_end))
-        for layer, block in enumerate(vit.transformer.resblocks):
-            stack.enter_context(block.ln_1.register_forward_hook(hear_attention(layer)))
-            stack.enter_context(block.ls_2.register_forward_hook(hear_mlp))
+    with evaluating(tower), vit.register_forward_pre_hook(check), hooked(tower, layers, hear):
         tower(images)
 
     z, norm = stream["end"], stream["output"].norm(dim=-1)

@@ -18,7 +18,7 @@ from xaikit.metrics.intervals import (
     verdict,
 )
 from xaikit.metrics.pointing import Pointing, box_masks, pointing_game
-from xaikit.metrics.ranking import auc, bootstrap_auc, spearman
+from xaikit.metrics.ranking import auc, bootstrap_auc, defined, spearman
 from xaikit.metrics.segmentation import SegmentationScores, average_precision, foreground, segmentation_scores
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "bootstrap_mean",
     "box_masks",
     "cluster_bootstrap",
+    "defined",
     "fisher",
     "foreground",
     "group_accuracy",

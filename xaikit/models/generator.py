@@ -27,6 +27,7 @@ from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
 from xaikit.models.quietly import without_progress_bars
+from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import WEIGHTS
 from xaikit.storage.seeding import generator, seed_for
 from xaikit.world import SceneSet, nine
@@ -301,12 +302,14 @@ class Generator:
         """A picture in [0, 1] of each prompt, and the latents of the last step that it is decoded from; on the CPU.
 
         The noise depends on the seed and the prompt's position alone, so the batches do not matter. Guidance of 1 is
-        none. Raises ValueError where there is no prompt, no step or no batch.
+        none. Warns of prompts that are cut and of words that the tokenizer does not know. Raises ValueError where there
+        is no prompt, no step or no batch.
         """
         if not prompts or steps < 1 or batch < 1:
             raise ValueError(
                 f"{len(prompts)} prompts cannot be drawn in {steps} steps, {batch} at once; give at least 1 of each."
             )
+        report_losses(prompts, self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length)
         latents, images = [], []
         for start in range(0, len(prompts), batch):
             texts = list(prompts[start : start + batch])

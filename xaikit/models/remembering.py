@@ -88,5 +88,5 @@ class Remembering(nn.Module):
             keep[name] = maps.clone()  # what follows may write over them in place
             layers[name](maps)
 
-        with listening(self._named if self.listened else {}, hear):
+        with listening(self.network, self._named if self.listened else {}, hear):
             return self.network(images)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from xaikit.models.hooks import at_least_float32
+
 # Images and which of all images they are, to one number each, from that image alone. The second argument is there
 # because each image may have a class of its own, and comes many times: perturbed, masked, with pixels removed.
 Score = Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Float[Tensor, " batch"]]
@@ -20,7 +22,8 @@ def class_score(
 
     `outputs` are cosine similarities, or logits. They are taken as they are (Agarwal's zero-shot score), or times
     `softmax` through a softmax over classes: 1 for a classifier's logits (his fine-tuned score), CLIP's exp(logit
-    scale) for cosines. Raises ValueError for a target that is no class, when the score is first taken.
+    scale) for cosines; in float32 at least. Raises ValueError for a target that is no class, when the score is first
+    taken.
     Source: Agarwal, section 2.2, both settings.
 
     >>> import torch
@@ -37,7 +40,7 @@ def class_score(
         if target.min() < 0 or target.max() >= values.shape[1]:
             raise ValueError(f"A target is not among the {values.shape[1]} classes: give positions of classes.")
         if softmax is not None:
-            values = (softmax * values).softmax(1)
+            values = (softmax * at_least_float32(values)).softmax(1)
         return values.gather(1, target[:, None])[:, 0]
 
     return score

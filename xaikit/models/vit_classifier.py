@@ -25,25 +25,25 @@ def build(
 
     `settings` name either the `weights` of the mini CLIP in data/weights/, whose image tower it starts from, or a
     `name` of timm's. `classes` is the size of a new head; without it the model keeps its own. `pretrained=False` leaves
-    all weights random. Raises ValueError for a name that timm does not know, or that is no vision transformer.
+    all weights random. Raises ValueError for a name that timm does not know, that is no vision transformer, or whose
+    preprocessing is not known here.
     """
     torch.manual_seed(seed_for(seed, "vit classifier"))
     if "weights" in settings:
         model = timm.create_model("vit_base_patch16_clip_224", num_classes=classes or 0, **_MINI)
         if pretrained:
             _start_from_clip(model, settings["weights"])
-        size, mean, std = clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD
+        prepared = Preprocessed(model, clip_vit_mini.PIXELS, clip_vit_mini.MEAN, clip_vit_mini.STD)
     else:
         head = {} if classes is None else {"num_classes": classes}
         try:
             model = timm.create_model(settings["name"], pretrained=pretrained, **head)
         except RuntimeError as error:
             raise ValueError(f"timm cannot make {settings['name']!r}: {error}.") from error
-        size, mean, std = (model.default_cfg[key] for key in ("input_size", "mean", "std"))
-        size = size[-1]
+        prepared = Preprocessed.of(model)
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{settings['name']} is no vision transformer; name one of timm's vit_... models.")
-    return Preprocessed(model, size, mean, std).eval()
+    return prepared.eval()
 
 
 def _start_from_clip(model: nn.Module, weights: str) -> None:

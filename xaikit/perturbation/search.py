@@ -8,6 +8,7 @@ smooth, and takes the score away:
 by Adam, with M clamped to [0, 1] after each step. The attribution is 1 − M (Agarwal's Eq. 1 is written in it).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,6 +27,11 @@ Images = Float[Tensor, "images 3 height width"]
 Masks = Float[Tensor, "images side side"]
 
 _DECAY, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
+_LOG = logging.getLogger(__name__)
+_STILL = (
+    "The score of image {} does not change with the image: give one that is computed from the pixels with gradients, "
+    "and images that are not of one colour."
+)
 PAPER_PIXELS = 224  # the side of the images that the presets' lengths are meant for
 
 
@@ -98,8 +104,10 @@ def meaningful_perturbation(
     An image's random start and noise depend on `seed` and its id (by default its position), the offsets of each step
     on `seed` alone: so a mask is the same in whatever batch it is found. With `patience`, an image whose loss has not
     become lower for that many steps stops, with the mask that it has.
+    An image whose score is saturated, so that its gradient is exactly 0 at the first mask, is named in a logged
+    warning, and does not stop the others.
     Raises ValueError for no image, pixels outside [0, 1], images smaller than the mask, ids that do not fit, and a
-    score that is NaN, of the wrong shape, or does not change with the image.
+    score that is NaN, of the wrong shape, or does not change with any image.
     Source: Agarwal, Eq. 1; Fong & Vedaldi (2017), Eq. 4.
 
     >>> import torch
@@ -119,11 +127,21 @@ def meaningful_perturbation(
     if len(ids) != len(images) or len(set(ids)) != len(images):
         raise ValueError(f"There are {len(set(ids))} different ids for {len(images)} images: give each its own.")
     found = torch.empty(len(images), recipe.side, recipe.side, dtype=images.dtype, device=images.device)
+    still: list[str | int] = []
     with tqdm(total=len(images), desc="perturbing", unit="image", leave=False) as progress:
         for rows in torch.arange(len(images)).split(batch):
             search = _Search(score, images, rows, [ids[row] for row in rows.tolist()], recipe, seed, autocast)
             found[rows] = search.run(patience)
+            still += search.still
             progress.update(len(rows))
+    if len(still) == len(images):
+        raise ValueError(_STILL.format(still[0]))
+    if still:
+        named = ", ".join(map(str, still[:5]))
+        _LOG.warning(
+            "The score of %d of %d images (%s) does not change with the image, as if it were saturated: their masks "
+            "follow from their area and smoothness alone.", len(still), len(images), named,
+        )  # fmt: skip
     return found
 
 
@@ -183,6 +201,7 @@ class _Search:
     ) -> None:
         self.score, self.recipe, self.seed, self.autocast = score, recipe, seed, autocast
         self.rows, self.ids = rows, ids
+        self.still: list[str | int] = []  # the images whose score does not change with the first mask
         sharp = images[rows]
         self.pictures = sharp, blurred(sharp, recipe)
         self.masks = self._start().to(sharp)
@@ -246,12 +265,10 @@ class _Search:
         gradient = None
         if score.requires_grad:
             (gradient,) = torch.autograd.grad(score.sum(), masks, retain_graph=True, allow_unused=True)
-        still = torch.ones(len(masks), dtype=torch.bool) if gradient is None else (gradient == 0).all((1, 2))
-        if still.any():
-            raise ValueError(
-                f"The score of image {self.ids[int(still.nonzero()[0])]} does not change with the image: give one that"
-                " is computed from the pixels with gradients, and images that are not of one colour."
-            )
+        if gradient is None:
+            raise ValueError(_STILL.format(self.ids[0]))
+        still = (gradient == 0).all((1, 2))
+        self.still = [id for id, is_still in zip(self.ids, still.tolist(), strict=True) if is_still]
 
     def _start(self) -> Masks:
         size = (self.recipe.side, self.recipe.side)

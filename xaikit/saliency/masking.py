@@ -27,7 +27,8 @@ def rise(
 
     Each mask is a grid of `cells` × `cells`, each kept with probability `keep`, enlarged bilinearly and moved by less
     than a cell; what it hides shows `substitutes`. The masks are the same for all images. `score` as for
-    `meaningful_perturbation`, without gradients. Raises ValueError for no image or mask, or a `keep` outside (0, 1].
+    `meaningful_perturbation`, without gradients. Raises ValueError for no image or mask, a `keep` outside (0, 1], and a
+    score that is NaN, infinite or of the wrong shape.
     Source: Petsiuk et al. (2018), Eq. 6 and section 3.2.
 
     >>> import torch
@@ -48,6 +49,11 @@ def rise(
                 other = substitutes[row if len(substitutes) > 1 else 0]
                 seen = torch.lerp(other, image, drawn[:, None])
                 values = score(seen, torch.full((len(seen),), row))
+                if values.shape != seen.shape[:1] or not values.isfinite().all():
+                    raise ValueError(
+                        f"The score of image {row} behind {len(seen)} masks is {tuple(values.shape)}, or holds NaN or "
+                        "infinity: give one number each."
+                    )
                 total[row] += torch.einsum("m,mhw->hw", values.double(), drawn.double())
     return (total / (masks * keep)).to(images)
 

@@ -21,7 +21,8 @@ def integrated_gradients(
 
     The integral is taken at `steps` points by Gauss and Legendre's rule. The map of an image sums to the difference of
     its score from that of its baseline, but for the error of the integral. `score` as for `meaningful_perturbation`.
-    Raises ValueError for no image or step, and for a score without gradients with respect to the image.
+    Raises ValueError for no image or step, and for a score without gradients with respect to the image,
+    that is NaN or infinite, or of the wrong shape.
     Source: Sundararajan et al. (2017), Eq. 1.
 
     >>> import torch
@@ -47,5 +48,12 @@ def integrated_gradients(
         if not value.requires_grad:
             raise ValueError("The score has no gradient: compute it from the images with torch, and not under no_grad.")
         (gradient,) = torch.autograd.grad(value.sum(), path)
+        right = value.isfinite() & gradient.isfinite().flatten(1).all(1) if value.shape == rows.shape else None
+        if right is None or not right.all():
+            bad = rows[0 if right is None else int((~right).nonzero()[0])]
+            raise ValueError(
+                f"The score of {len(rows)} images is {tuple(value.shape)}, or it or its gradient is NaN or infinite "
+                f"for image {int(bad)}: give one number each."
+            )
         total.index_add_(0, rows.to(total.device), gradient * weights[at][:, None, None, None])
     return ((images - baselines) * total).sum(1)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from xaikit.models.hooks import with_gradients
 from xaikit.saliency.relevance import linear_relevance, product_relevance, stable_ratio, sum_relevance
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -43,12 +44,14 @@ def walk_down(
 ) -> Iterator[Layer]:
     """The blocks from the last to the first, each computed when it is asked for."""
     _check(tower, images, directions)
+    if gradients:
+        images = with_gradients(tower, images)
     # Ratios of sums that nearly cancel make relevance ill-conditioned: in float32, LRP of a random ViT-B-16 is wrong
     # in the first digit.
     entries, final = _entries(tower, images.to(torch.float64 if relevances else precision(tower)))
     gradient = relevance = attention_gradient = attention_relevance = None
     if directions is not None:
-        directions = directions.to(final)
+        directions = directions.to(final).clone()  # one made in inference mode is of no use to autograd
         gradient = _score_gradient(tower, final, directions) if gradients else None
         relevance = _score_relevance(tower, final, directions) if relevances else None
     for weights in reversed(tower.transformer.resblocks):

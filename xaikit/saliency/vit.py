@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from xaikit.models.hooks import in_own_precision
 from xaikit.saliency.cam import cam
 from xaikit.saliency.relevance import hand_out, sum_relevance
 from xaikit.saliency.tower import Directions, Images, Maps, check_tower, constant, embed, precision, walk_down
@@ -49,12 +50,14 @@ def upsample(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch height w
 # directions or weights, and directions that are zero or do not fit.
 
 
+@in_own_precision()
 def raw_attention(tower: nn.Module, images: Images) -> Maps:
     """How much the class token attends to each patch in the last block, mean over heads; knows no direction."""
     layer = next(walk_down(tower, images))
     return _patch_map(tower, layer.attention[:, :, 0].mean(1))
 
 
+@in_own_precision()
 def attention_rollout(tower: nn.Module, images: Images, *, start: int = 1) -> Maps:
     """Attention rollout: the class row of Â_L · … · Â_start, where Â = (E_h A + I) / 2; knows no direction.
 
@@ -75,6 +78,7 @@ def attention_rollout(tower: nn.Module, images: Images, *, start: int = 1) -> Ma
     return _roll_out(tower, (layer.attention.mean(1) for layer in layers), share=0.5)
 
 
+@in_own_precision()
 def grad_cam(tower: nn.Module, images: Images, directions: Directions) -> Maps:
     """Grad-CAM with heads as channels: ReLU of E_h(α_h A_h), A_h the class row of the last block's attention.
 
@@ -87,6 +91,7 @@ def grad_cam(tower: nn.Module, images: Images, directions: Directions) -> Maps:
     return _finished(tower, cam(attention, alpha / attention.shape[1]).relu())
 
 
+@in_own_precision()
 def partial_lrp(tower: nn.Module, images: Images, directions: Directions) -> Maps:
     """The class row of the relevance of the last block's attention, clipped at 0, mean over heads.
 
@@ -96,6 +101,7 @@ def partial_lrp(tower: nn.Module, images: Images, directions: Directions) -> Map
     return _patch_map(tower, layer.attention_relevance[:, :, 0].clamp(min=0).mean(1))
 
 
+@in_own_precision()
 def lrp(tower: nn.Module, images: Images, directions: Directions) -> Float[Tensor, "batch height width"]:
     """Layer-wise relevance propagation down to the pixels, signed, summed over colours: [batch, height, width].
 
@@ -123,6 +129,7 @@ def lrp(tower: nn.Module, images: Images, directions: Directions) -> Float[Tenso
         return _finished(tower, F.fold(pixels.mT, tower.image_size, size, stride=size).sum(1))
 
 
+@in_own_precision()
 def chefer(
     tower: nn.Module,
     images: Images,

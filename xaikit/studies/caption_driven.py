@@ -1,6 +1,7 @@
 """The experiments of paper 1: who is trained on what, matched with CLIP on what, and asked what (Koller et al.)."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -187,7 +188,9 @@ class Matched:
 
 def without_preprocessor(matched: Matched) -> Matched:
     """The same model without its colour-to-grey front, matched as before (on grey digits the two are the same)."""
-    return replace(matched, model=_behind(matched.model, matched.model.model, grey=False))
+    plain = copy.copy(matched.model)
+    plain.grey = False
+    return replace(matched, model=plain)
 
 
 def clip_similarities(clip: Clip, data: ColouredDigits, captions: Captions = CAPTIONS) -> Tensor:
@@ -428,7 +431,9 @@ def recipe(settings: Settings) -> Recipe:
 
 
 def _batch(encoder: Preprocessed) -> int:
-    return max(BATCH_PIXELS // encoder.size**2 // PUBLISHED_BATCH, 1) * PUBLISHED_BATCH  # whole published batches
+    return (
+        max(BATCH_PIXELS // math.prod(encoder.sides) // PUBLISHED_BATCH, 1) * PUBLISHED_BATCH
+    )  # whole published batches
 
 
 def _batches(data: ColouredDigits, clip: Clip) -> Iterator[Tensor]:

@@ -51,6 +51,6 @@ def similarity_matrix(
     ax.set_xlim(-0.5, len(pictures) - 0.5)
     ax.set_ylim(len(captions) - 0.5, -0.65 - height)
     ax.set_xticks([])
-    ax.set_yticks(range(len(captions)), captions)
+    ax.set_yticks(range(len(captions)), captions, parse_math=False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

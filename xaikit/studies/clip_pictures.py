@@ -281,7 +281,11 @@ def pools(cfg: Settings, clip: Clip, seed: int) -> dict[str, Pool]:
         specific = [text for family in world.FAMILIES.values() for text in world.class_descriptions(family, draw, each)]
     else:
         general, words, specific = (
-            [line.strip() for line in (DATASETS / cfg.text_pools / name).read_text().splitlines() if line.strip()]
+            [
+                line.strip()
+                for line in (DATASETS / cfg.text_pools / name).read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            ]
             for name in (
                 "image_descriptions_general.txt",
                 "google_3498_english.txt",

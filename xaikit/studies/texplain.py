@@ -22,6 +22,7 @@ from xaikit.models import vit_classifier
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
 from xaikit.models.generator import Generator
+from xaikit.models.hooks import at_least_float32
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
 from xaikit.storage.side_by_side import fetch_all
@@ -320,12 +321,12 @@ def most_likely(found: Mapping[str, float], names: Mapping[str, Collection[str]]
 def rank_agreement(found: Mapping[str, float], reference: Mapping[str, float]) -> float:
     """Spearman's correlation of the frequencies of the words that are dominant in the reference.
 
-    0, and not undefined, where one of the two does not tell any words apart.
+    NaN where one of the two does not tell any words apart.
     """
     judged = dominant(reference)
     both = [[each.get(word, 0.0) for word in judged] for each in (found, reference)]
     if any(len(set(frequencies)) < 2 for frequencies in both):
-        return 0.0
+        return float("nan")
     return float(stats.spearmanr(*both).statistic)
 
 
@@ -404,7 +405,9 @@ def part(data: Classified, count: int) -> Classified:
 def predictions(model: nn.Module, images: Any, count: int, device: str) -> Float[Tensor, "images classes"]:
     """The probabilities of all classes."""
     with torch.no_grad():
-        return torch.cat([model(part.to(device)).softmax(1).cpu() for part in batches(images, count, 128)])
+        return torch.cat(
+            [at_least_float32(model(part.to(device))).softmax(1).cpu() for part in batches(images, count, 128)]
+        )
 
 
 @dataclass(frozen=True, eq=False)

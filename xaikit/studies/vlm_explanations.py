@@ -231,11 +231,11 @@ def energy_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) 
 
 
 def correlation(first: Maps, second: Maps) -> np.ndarray:
-    """Pearson's correlation of two maps over the pixels of each image; 0 where one of them is constant."""
+    """Pearson's correlation of two maps over the pixels of each image; NaN where one of them is constant."""
     a, b = (each.double().flatten(1) for each in (first, second))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     scale = (a.square().sum(1) * b.square().sum(1)).sqrt()
-    return torch.where(scale > 1e-12, (a * b).sum(1) / scale.clamp_min(1e-12), 0.0).cpu().numpy()
+    return torch.where(scale > 1e-12, (a * b).sum(1) / scale.clamp_min(1e-12), torch.nan).cpu().numpy()
 
 
 # --- other models, other explainers -------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xaikit.models.batches import Batches, checked
-from xaikit.models.hooks import evaluating, listening
+from xaikit.models.hooks import at_least_float32, check_hookable, evaluating, in_own_precision, listening
+from xaikit.models.shortcuts import trunk
 
 # Standard deviations below this count as this: a dead map is not blown up into noise. The published code adds the
 # same number to every standard deviation, which would make even a map swapped for itself change a little.
@@ -36,11 +37,13 @@ class Maps:
             raise ValueError(f"{which} part of the {type(self.model).__name__}; name layers of this model.")
 
 
-def convolutions(model: nn.Module) -> Maps:
+def convolutions(model: nn.Module, images: Float[Tensor, "batch channels height width"] | None = None) -> Maps:
     """Every convolution of a classifier but the projections on its shortcuts (49 layers, 22,720 maps in ResNet-50).
 
-    These are raw outputs, before batch norm and ReLU, as in the published code. Raises ValueError for a model
-    without convolutions.
+    These are raw outputs, before batch norm and ReLU, as in the published code. Which ones are projections is seen from
+    a pass in evaluation mode (`trunk`), and those that it does not run, as heads that only training has, are not among
+    them; a model that takes no grey squares of usual sizes is tried with `images`. Raises ValueError for a model
+    without convolutions, and as `trunk` does.
     Source: Koller et al., section 2.1.
 
     >>> from torchvision.models import resnet18
@@ -49,11 +52,7 @@ def convolutions(model: nn.Module) -> Maps:
     >>> len(maps.layers), sum(layer.out_channels for layer in maps.layers.values())
     (17, 3904)
     """
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and "downsample" not in name and "shortcut" not in name
-    }
+    layers: dict[str, nn.Module] = dict(trunk(model, images))
     if not layers:
         raise ValueError(f"{type(model).__name__} has no convolution, so it has no activation maps to swap.")
     return Maps(model, layers)
@@ -73,12 +72,17 @@ def stages(model: nn.Module) -> Maps:
     ['layer1', 'layer2', 'layer3', 'layer4']
     """
     wanted = ("layer1", "layer2", "layer3", "layer4")
-    found = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
-    if missing := [name for name in wanted if name not in found]:
+    check_hookable(model)
+    found: dict[str, list[nn.Module]] = {name: [] for name in wanted}
+    for name, module in model.named_modules():
+        found.get(name.rsplit(".", 1)[-1], []).append(module)
+    if strange := [name for name, modules in found.items() if len(modules) != 1]:
+        number = "no" if any(not found[name] for name in strange) else "more than one"
         raise ValueError(
-            f"{type(model).__name__} has no {', '.join(missing)}; give an open_clip ResNet image tower, such as RN50."
+            f"{type(model).__name__} has {number} {', '.join(strange)}; give an open_clip ResNet image tower, such as "
+            "RN50."
         )
-    return Maps(model, {name: found[name] for name in wanted})
+    return Maps(model, {name: module for name, (module,) in found.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,16 +106,18 @@ class ActivationStatistics:
     def standardise(
         self, layer: str, activation: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """N = (A − μ) / σ (Eq. 2), with σ at least `SMALLEST_STD`."""
+        """N = (A − μ) / σ (Eq. 2), with σ at least `SMALLEST_STD`; in float32 at least."""
+        activation = at_least_float32(activation)
         mean, std = (values[self.span[layer]].to(activation)[:, None, None] for values in (self.mean, self.std))
         return (activation - mean) / std.clamp_min(SMALLEST_STD)
 
 
+@in_own_precision()
 def map_shapes(maps: Maps, images: Float[Tensor, "batch channels height width"]) -> dict[str, tuple[int, int, int]]:
     """Channels, height and width of each layer's maps for such images; works on the meta device too."""
     shapes: dict[str, tuple[int, int, int]] = {}
     with (
-        listening(maps.layers, lambda name, activation: shapes.update({name: tuple(activation.shape[1:])})),
+        listening(maps.model, maps.layers, lambda name, maps: shapes.update({name: tuple(maps.shape[1:])})),
         evaluating(maps.model),
         torch.no_grad(),
     ):
@@ -162,6 +168,7 @@ def _mean_and_squares(activation: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (values - mean[:, None]).square_().sum(dim=1)
 
 
+@in_own_precision()
 def activation_statistics(
     maps: Maps, batches: Batches, *, as_published: bool = False, published_batch: int | None = None
 ) -> ActivationStatistics:
@@ -172,7 +179,8 @@ def activation_statistics(
     `published_batch` images, however many the network is given at once (by default those are the batches).
     Memory does not grow with the number of images.
 
-    Raises ValueError for no image, images of two sizes, NaN pixels, and maps that become NaN.
+    Raises ValueError for no image, images of two sizes, NaN pixels, maps that become NaN, and as `hooked` does for
+    layers that do not run once a pass.
 
     >>> import torch
     >>> from xaikit import activation_statistics, convolutions
@@ -183,7 +191,7 @@ def activation_statistics(
     """
     moments = {name: _PublishedMoments(published_batch) if as_published else _Moments() for name in maps.layers}
     with (
-        listening(maps.layers, lambda name, activation: moments[name].add(activation)),
+        listening(maps.model, maps.layers, lambda name, activation: moments[name].add(activation)),
         evaluating(maps.model),
         torch.no_grad(),
     ):
@@ -200,6 +208,7 @@ def activation_statistics(
     )
 
 
+@in_own_precision()
 def match_activations(
     source: Maps,
     source_statistics: ActivationStatistics,
@@ -230,10 +239,10 @@ def match_activations(
     targets: dict[str, dict[tuple[int, int], Tensor]] = {}
 
     def keep_target(name: str, activation: Tensor) -> None:
-        targets[name] = _Sizes(target_statistics.standardise(name, activation))
+        targets[name] = _Sizes(target_statistics.standardise(name, activation).float())
 
     def score_source(name: str, activation: Tensor) -> None:
-        sizes = _Sizes(source_statistics.standardise(name, activation))
+        sizes = _Sizes(source_statistics.standardise(name, activation).float())
         for stage, target_sizes in targets.items():
             (height, width), (stage_height, stage_width) = sizes.full, target_sizes.full
             common = min(height, stage_height), min(width, stage_width)
@@ -246,9 +255,9 @@ def match_activations(
         for images in checked(batches):
             scores = scores.to(images.device)
             # One after the other: where both are the same network, each pass is heard only once.
-            with listening(target.layers, keep_target):
+            with listening(target.model, target.layers, keep_target):
                 target.model(images)
-            with listening(source.layers, score_source):
+            with listening(source.model, source.layers, score_source):
                 source.model(images)
             count += len(images)
     scores /= count

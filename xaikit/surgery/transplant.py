@@ -5,7 +5,7 @@ of which `from_stage_on` leaves out what is written over.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from xaikit.models.hooks import evaluating, listening
+from xaikit.models.hooks import at_least_float32, evaluating, hooked, is_map, listening
 from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Maps, stages
 
 
@@ -106,12 +106,15 @@ def network_surgery(
     """Inside, the forward pass of `target.model` runs with the chosen maps of `source.model` swapped in (Eq. 2, 4).
 
     Each swapped map j becomes A = σ_j · (A_i − μ_i) / σ_i + μ_j, resized to its new place ("bilinear" in the paper,
-    "bicubic" in the published code). Both models see the same images. Stages are swapped where they stand, so a
-    later one sees what the earlier ones now give; `only` names the target layers to touch. A map that is swapped
-    for itself does not change, to the last bit. The models are as before afterwards, whatever happens inside.
+    "bicubic" in the published code). It is computed in that order, in float32 at least: with a μ that is large beside
+    σ, one factor and one shift in place of Eq. 2 and 4 would leave noise. Both models see the same images. Stages are
+    swapped where they stand, so a later one sees what the earlier ones now give; `only` names the target layers to
+    touch. A map that is swapped for itself does not change, to the last bit. The models are as before afterwards,
+    whatever happens inside.
 
     Raises ValueError for an unknown layer or interpolation, models that share layers, and a choice, statistics and
-    layers that do not belong together.
+    layers that do not belong together; then, as `hooked` does, for layers that do not run once a pass, and for calls of
+    a part of `target.model`, which would get the maps of other images.
 
     >>> import copy, torch
     >>> from xaikit import activation_statistics, choose_maps, convolutions, network_surgery
@@ -144,46 +147,46 @@ def network_surgery(
         wanted.setdefault(transplant.layer, []).append(transplant)
     current: dict[_Transplant, Tensor] = {}
 
-    def run_source(_module: nn.Module, inputs: tuple) -> None:
-        source.model(*inputs)
+    def run_source(_module: nn.Module, inputs: tuple, named: dict[str, Tensor]) -> None:
+        current.clear()
+        source.model(*inputs, *named.values())
 
     def keep(layer: str, maps: Tensor) -> None:
         # Indexing copies: an in-place ReLU right behind a convolution overwrites what it gave.
         current.update({t: maps[:, t.columns.to(maps.device)] for t in wanted[layer]})
 
-    def swap_in(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-        def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-            output = output.clone()
-            for t in plan[name]:
-                maps = current[t]
-                if maps.shape[-2:] != output.shape[-2:]:
-                    maps = F.interpolate(maps, size=output.shape[-2:], mode=interpolation)
-                scale, shift = (values.to(output)[:, None, None] for values in (t.scale, t.shift))
-                output[:, t.channels.to(output.device)] = maps.to(output) * scale + shift
-            return output
-
-        return hook
+    def swap_in(name: str, _inputs: tuple, output: Tensor) -> Tensor:
+        if not is_map(output):
+            raise ValueError(f"The output of {name} is not made of activation maps; choose convolutional layers.")
+        output = output.clone()
+        for t in plan[name]:
+            maps = at_least_float32(current[t]).to(output.device)
+            before, scale, after = (values.to(maps)[:, None, None] for values in (t.before, t.scale, t.after))
+            maps = maps - before
+            if maps.shape[-2:] != output.shape[-2:]:
+                maps = F.interpolate(maps, size=output.shape[-2:], mode=interpolation)
+            output[:, t.channels.to(output.device)] = (maps * scale + after).to(output)
+        return output
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(source.model))
-        stack.enter_context(listening({layer: source.layers[layer] for layer in wanted}, keep))
-        for handle in (
-            *([target.model.register_forward_pre_hook(run_source)] if wanted else []),
-            *(target.layers[name].register_forward_hook(swap_in(name)) for name in plan),
-        ):
-            stack.callback(handle.remove)
+        stack.enter_context(listening(source.model, {layer: source.layers[layer] for layer in wanted}, keep))
+        if wanted:
+            stack.enter_context(target.model.register_forward_pre_hook(run_source, with_kwargs=True))
+        stack.enter_context(hooked(target.model, {name: target.layers[name] for name in plan}, swap_in))
         yield
 
 
 @dataclass(frozen=True, eq=False)
 class _Transplant:
-    """The maps that one stage takes from one source layer, and the affine map that Eq. 2 and Eq. 4 make together."""
+    """The maps that one stage takes from one source layer, and their μ_i, σ_j / σ_i and μ_j of Eq. 2 and Eq. 4."""
 
     layer: str
     columns: Tensor  # channels in the source layer
     channels: Tensor  # channels in the target stage
+    before: Tensor
     scale: Tensor
-    shift: Tensor
+    after: Tensor
 
 
 def _transplants(
@@ -191,15 +194,18 @@ def _transplants(
 ) -> list[_Transplant]:
     span = target.span[stage]
     chosen, swapped = choice.source[span], choice.swapped[span]
-    # σ_j / σ_i is exactly 1, and the shift exactly 0, where a map is swapped for itself.
     scale = target.std[span].clamp_min(SMALLEST_STD) / source.std[chosen].clamp_min(SMALLEST_STD)
-    shift = target.mean[span] - source.mean[chosen] * scale
+    # Where a map is swapped for itself σ_j / σ_i is exactly 1, and its mean need neither go nor come back.
+    same = (scale == 1) & (target.mean[span] == source.mean[chosen])
+    before, after = (mean.masked_fill(same, 0) for mean in (source.mean[chosen], target.mean[span]))
     transplants = []
     for layer, layer_span in source.span.items():
         channels = ((chosen >= layer_span.start) & (chosen < layer_span.stop) & swapped).nonzero()[:, 0]
         if len(channels):
             columns = chosen[channels] - layer_span.start
-            transplants.append(_Transplant(layer, columns, channels, scale[channels], shift[channels]))
+            transplants.append(
+                _Transplant(layer, columns, channels, before[channels], scale[channels], after[channels])
+            )
     return transplants
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import BertLMHeadModel, BlipTextLMHeadModel
 
-from xaikit.models.hooks import evaluating
+from xaikit.models.hooks import at_least_float32, evaluating
 from xaikit.storage.seeding import generator
 
 _DRAWS = 4  # at most for a token; each but the last succeeds with a probability of top_p or more
@@ -215,7 +215,7 @@ def _continue(
         if step:
             logits = conditioned(tokens[first, place - 1].view(features, rows), cache, place - 1)
         logits = _processed(logits.flatten(0, 1), tokens[first, :place], rules, ending=step >= rules.min_new_tokens)
-        drawn = _draw(logits.softmax(1), row, uniform[going, step], rules.top_p)
+        drawn = _draw(at_least_float32(logits).softmax(1), row, uniform[going, step], rules.top_p)
         tokens[going, place] = drawn
         goes = drawn != rules.end
         going, row, drawn = going[goes], row[goes], drawn[goes]

@@ -4,7 +4,6 @@ The paper (section 4.3, Table 1) names the three scores without variant, pairing
 sentences gets its own score, and `shuffled` pairs say what unrelated sentences get: for raw embeddings that is much.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -23,7 +22,9 @@ from nltk.translate.meteor_score import meteor_score
 from torch import nn
 
 from xaikit.models.hooks import evaluating
+from xaikit.models.tokens import report_losses
 from xaikit.storage.seeding import rng
+from xaikit.texplain.splitting import split_words
 
 Embed = Callable[[list[str]], Float[np.ndarray, "texts width"]]  # embeddings of unit length
 References = Sequence[str] | Sequence[Sequence[str]]
@@ -46,7 +47,7 @@ def rouge(
 
     @cache
     def counted(text: str) -> tuple[list[str], Counter[str], Counter[tuple[str, str]]]:
-        words = _words(text)
+        words = split_words(text)
         if use_stemmer:
             words = [_STEMMER.stem(word) if len(word) > 3 else word for word in words]
         return words, Counter(words), Counter(pairwise(words))
@@ -73,7 +74,7 @@ def meteor(candidates: Sequence[str], references: References, *, synonyms: bool 
         raise ValueError("WordNet is not on the disk: python -m nltk.downloader wordnet, or leave synonyms out.")
     candidates, references = _checked(candidates, references)
     known = wordnet if synonyms else _NO_SYNONYMS
-    words = cache(_words)
+    words = cache(split_words)
     return np.array(
         [
             meteor_score([words(text) for text in several], words(candidate), stemmer=_STEMMER, wordnet=known)
@@ -114,10 +115,12 @@ def mean_pooled(
 ) -> Float[np.ndarray, "texts width"]:
     """Sentence embeddings: the mean of a `transformers` encoder's last hidden states over a text's tokens, unit length.
 
-    The tokens are the tokenizer's, special ones included, padding left out. Raises ValueError for no text.
+    The tokens are the tokenizer's, special ones included, padding left out. Warns of texts that are cut.
+    Raises ValueError for no text.
     """
     if not texts:
         raise ValueError("There is no text to embed: give at least one.")
+    report_losses(texts, tokenizer, tokenizer.model_max_length)
     device = next(model.parameters()).device
     found = []
     with torch.inference_mode(), evaluating(model):
@@ -176,11 +179,7 @@ def shuffled(n: int, seed: int) -> Int64[np.ndarray, " n"]:
 
 def has_words(text: str) -> bool:
     """Whether a text has a letter or digit, without which it cannot be scored."""
-    return bool(_words(text))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall("[a-z0-9]+", text.lower())
+    return bool(split_words(text))
 
 
 def _checked(candidates: Sequence[str], references: References) -> tuple[list[str], list[list[str]]]:
@@ -191,9 +190,9 @@ def _checked(candidates: Sequence[str], references: References) -> tuple[list[st
         )
     lists = [[each] if isinstance(each, str) else list(each) for each in references]
     for place, (candidate, several) in enumerate(zip(candidates, lists, strict=True)):
-        if not _words(candidate):
+        if not split_words(candidate):
             raise ValueError(f"Candidate {place} has no letter or digit: leave its pair out.")
-        if not several or not all(map(_words, several)):
+        if not several or not all(map(split_words, several)):
             raise ValueError(f"Reference {place} has no letter or digit: leave it out.")
     return list(candidates), lists
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from xaikit.models.hooks import evaluating
+from xaikit.models.hooks import at_least_float32, check_hookable, evaluating, hooked
 
 BOTTLENECK = 256  # hidden units of the bottleneck translator, if nothing else is said
 MOST_PARAMETERS = 10**9  # more than that and a translator is refused
@@ -46,6 +46,7 @@ class Features(nn.Module):
 
     def __init__(self, model: nn.Module, layer: str, *, pooled: bool = False) -> None:
         super().__init__()
+        check_hookable(model)
         names = [name for name, _ in model.named_modules() if name]
         if layer not in names:
             close = difflib.get_close_matches(layer, names, 1, cutoff=0.0)
@@ -54,22 +55,21 @@ class Features(nn.Module):
         self.model, self.layer, self.pooled = model, layer, pooled
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens features"]:
-        """Raises ValueError for a layer that is not used exactly once, an output that is not as said, or NaN in it."""
+        """In float32 at least. Raises ValueError as `hooked` does, for an output that is not as said, or NaN in it."""
         outputs: list[object] = []
+        follows = torch.is_grad_enabled()
 
-        def take(_module: nn.Module, _inputs: tuple, output: object) -> None:
+        def take(_name: str, _inputs: tuple, output: object) -> None:
+            if follows and not torch.is_grad_enabled() and images.requires_grad:
+                raise ValueError(
+                    f"The layer {self.layer!r} runs without gradients: leave out no_grad and reentrant checkpoints."
+                )
             first = next((o for o in output if isinstance(o, Tensor)), None) if isinstance(output, tuple) else output
             # A copy: an in-place operation behind the layer would overwrite it.
             outputs.append(first.clone() if isinstance(first, Tensor) else first)
 
-        handle = self.model.get_submodule(self.layer).register_forward_hook(take)
-        try:
-            with _frozen(self.model):
-                self.model(images)
-        finally:
-            handle.remove()
-        if len(outputs) != 1:
-            raise ValueError(f"The layer {self.layer!r} is used {len(outputs)} times a pass: take one used once.")
+        with _frozen(self.model), hooked(self.model, {self.layer: self.model.get_submodule(self.layer)}, take):
+            self.model(images)
         return self._tokens(outputs[0], len(images))
 
     def _tokens(self, output: object, batch: int) -> Float[Tensor, "batch tokens features"]:
@@ -81,6 +81,7 @@ class Features(nn.Module):
             )
         if not output.isfinite().all():
             raise ValueError(f"The features at {self.layer!r} hold NaN or infinity: look at the images and weights.")
+        output = at_least_float32(output)
         if output.ndim == 2:
             return output[:, None]
         if output.ndim == 3:

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from xaikit.models.hooks import evaluating
-from xaikit.saliency.cam import cam
+from xaikit.models.hooks import check_hookable, evaluating, in_own_precision
+from xaikit.saliency.cam import cam, class_gradient
 from xaikit.texplain.translator import log_probabilities
 
 Tokens = Float[Tensor, "batch tokens width"]
@@ -51,6 +51,7 @@ def token_cam(
     return maps
 
 
+@in_own_precision()
 def word_grad_cam(
     decoder: nn.Module,
     translator: nn.Module,
@@ -95,7 +96,7 @@ def word_grad_cam(
         )
     if prompt < 1 or most < 1:
         raise ValueError(f"A prompt of {prompt} tokens and at most {most} sentences: give at least 1 of each.")
-    sentences = sentences.to(features.device)
+    sentences = sentences.to(features.device).clone()  # autograd can make no use of what was made in inference mode
     says = says.to(features.device) & (sentences != pad)
     says[:, :, :prompt] = False  # the prompt is given, not said
     has = says.any(2)
@@ -105,8 +106,8 @@ def word_grad_cam(
         )
     chosen = has & (has.cumsum(1) <= most)
     image, sentence = chosen.nonzero(as_tuple=True)
-    leaf = features.detach().clone().requires_grad_()
-    with evaluating(translator), torch.enable_grad():
+    with torch.enable_grad(), evaluating(translator):
+        leaf = features.detach().clone().requires_grad_()
         logs = log_probabilities(decoder, translator(leaf)[image], sentences[image, sentence], pad=pad)
         said = logs.where(says[image, sentence][:, 1:], 0.0).sum(1)  # position 0 is given, so its token has no entry
         (gradient,) = torch.autograd.grad((said / chosen.sum(1)[image]).sum(), leaf)
@@ -147,6 +148,7 @@ def first_said(
     return found
 
 
+@in_own_precision()
 def classifier_grad_cam(
     model: nn.Module,
     layer: str,
@@ -163,34 +165,21 @@ def classifier_grad_cam(
     layer of use: behind the last attention nothing goes from the patches to the class token. `target` holds the class
     to explain of each image, by default (MaskTune) the predicted one. The model runs in evaluation mode and is left as
     it was.
-    Raises ValueError for no image, NaN in images, a layer that is not there, is not used once, has another output or
-    whose patches do not reach the logits, a target that is no class, and as `token_cam` does.
+    Raises ValueError for no image, NaN in images, a layer that is not there, has another output or whose patches do not
+    reach the logits, a target that is no class, and as `hooked` and `token_cam` do.
     Source: Selvaraju et al. (2017), Eq. 1 and 2; Asgari et al. (2022), MaskTune.
     """
     if not len(images) or not images.isfinite().all():
         raise ValueError("The images are none, or hold NaN or infinity: leave such images out.")
-    module, seen = _submodule(model, layer), []
-
-    def start_graph_here(_module: nn.Module, _inputs: tuple, output: object) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim != 3:
-            raise ValueError(f"The output of {layer} is not [batch, tokens, width]: pick a layer between blocks.")
-        seen.append(output.detach().requires_grad_())
-        return seen[-1].clone()  # the clone may be changed in place further on
-
-    with evaluating(model), module.register_forward_hook(start_graph_here), torch.enable_grad():
-        logits = model(images)
-        if len(seen) != 1:
-            raise ValueError(f"The layer {layer} is used {len(seen)} times an image: pick one that is used once.")
-        target = logits.argmax(1) if target is None else target.to(logits.device).long()
-        if len(target) != len(images) or target.min() < 0 or target.max() >= logits.shape[1]:
-            raise ValueError(f"The targets are not one class of 0 to {logits.shape[1] - 1} for each image.")
-        y = logits.gather(1, target[:, None]).sum()  # no image's logit depends on another image
-        gradient = torch.autograd.grad(y, seen, allow_unused=True)[0] if y.requires_grad else None
+    check_hookable(model)
+    module = _submodule(model, layer)
+    kind = "is not [batch, tokens, width]: pick a layer between blocks"
+    features, gradient = class_gradient(model, layer, module, images, target, lambda found: found.ndim == 3, kind)
     if gradient is None or not gradient[:, -grid[0] * grid[1] :].any():
         raise ValueError(
             f"No patch of {layer} reaches the logits: pick an earlier layer, such as the last block's first norm."
         )
-    return token_cam(seen[0].detach(), gradient, grid, weights=weights)
+    return token_cam(features, gradient, grid, weights=weights)
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:

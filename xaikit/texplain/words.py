@@ -5,10 +5,11 @@ the words that captions use about themselves, plurals as singulars, each word on
 sentences of all its images, joined: each image then weighs as many sentences as it has.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+
+from xaikit.texplain.splitting import is_unspaced, split_words
 
 
 def _split(words: str) -> tuple[str, ...]:
@@ -138,13 +139,14 @@ def singular(word: str) -> str:
 def _content(token: str) -> str | None:
     """The word that a token counts as; none for a single letter, a stop word and a filler, in either number."""
     word = singular(token)
-    return None if len(token) < 2 or token in _DROPPED or word in _DROPPED else word
+    single = len(token) < 2 and not is_unspaced(token)
+    return None if single or token in _DROPPED or word in _DROPPED else word
 
 
 @lru_cache(maxsize=2**16)
 def words_of(sentence: str) -> frozenset[str]:
-    """The content words of a sentence, in lower case and as singulars."""
-    return frozenset(map(_content, re.findall("[a-z]+", sentence.lower()))) - {None}
+    """The content words of a sentence, in lower case and as singulars; of a script without spaces its characters."""
+    return frozenset(map(_content, split_words(sentence, digits=False))) - {None}
 
 
 def document_frequency(

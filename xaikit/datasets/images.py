@@ -1,0 +1,129 @@
+"""The one gate through which pictures come in: whatever a file holds becomes 8 bits of red, green and blue, or a word.
+
+What was changed on the way is counted by name, so that a data set can say it.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+TURNED = "turned as its EXIF data say"
+ALPHA = "transparent, laid over white"
+FRAMES = "of several frames, the first one taken"
+DEEP = "of more than 8 bits a channel, rounded to 8"
+COLOURS = "of other colours, made RGB"
+# Formats that Pillow knows by name, but which are films, documents or tables, or need other programs.
+_NO_PICTURES = {"MPEG", "EPS", "HDF5", "GRIB", "BUFR", "WMF", "PDF"}
+_JUNK = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # that systems leave in folders
+
+
+@dataclass(frozen=True, eq=False)
+class Photograph:
+    """One image: its name among others, its pixels as they are in the file, 0 to 255, and its class, from 0 on."""
+
+    id: str
+    image: UInt8[Tensor, "3 height width"]
+    label: int
+
+
+def read_image(
+    source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None
+) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of an image file, or of its content, in RGB, whatever it holds.
+
+    Greys, palettes and CMYK become RGB; 16 bits, and floats in [0, 1], become 8 bits; what is transparent lies over
+    white; of several frames the first counts. With `exif` a photograph is turned as its camera says; published
+    protocols such as ImageNet's do without. `changes` grows by what was done (`TURNED`, `ALPHA`, …).
+    Raises FileNotFoundError where the file is missing, and ValueError where it is damaged, no picture, or of more
+    pixels than Pillow takes for safe.
+    """
+    where = source if isinstance(source, Path) else "The content"
+    done: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source if isinstance(source, Path) else BytesIO(source)) as picture:
+                pixels = np.array(_in_rgb(picture, exif, done))
+    except FileNotFoundError as error:
+        if isinstance(source, Path) and source.is_symlink():
+            raise FileNotFoundError(f"{where} is a link to what is not there; restore the file.") from error
+        raise FileNotFoundError(f"{where} is missing; restore it from its archive.") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where} is no image that can be read ({error}); make it smaller.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        said = _what_else(source) or str(error)
+        raise ValueError(f"{where} is no image that can be read ({said}); restore it from its archive.") from error
+    if changes is not None:
+        changes.update(done)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file has a name that Pillow reads pictures under, and is not one that systems hide."""
+    return path.suffix.lower() in _endings() and not path.name.startswith(".")
+
+
+def passed_over(files: Iterable[Path]) -> list[Path]:
+    """Those of `files` that may be meant as data but are not read; hidden files and what systems leave are not."""
+    return [path for path in files if not is_picture(path) and path.name[0] != "." and path.name.lower() not in _JUNK]
+
+
+@cache
+def _endings() -> frozenset[str]:
+    Image.init()
+    return frozenset(
+        ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - _NO_PICTURES
+    )
+
+
+def _in_rgb(picture: Image.Image, exif: bool, done: list[str]) -> Image.Image:
+    if getattr(picture, "n_frames", 1) > 1:
+        done.append(FRAMES)
+        picture.seek(0)
+    picture.load()
+    if exif and picture.getexif().get(0x0112, 1) not in (0, 1):
+        done.append(TURNED)
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        done.append(DEEP)
+        return Image.fromarray(_eight_bits(np.asarray(picture), picture.mode)).convert("RGB")
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        if clear.getchannel("A").getextrema()[0] < 255:
+            done.append(ALPHA)
+        white = Image.new("RGBA", clear.size, "white")
+        return Image.alpha_composite(white, clear).convert("RGB")
+    if picture.mode not in ("RGB", "L", "1", "P"):
+        done.append(COLOURS)
+    return picture.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Levels 0 to 255: of floats in [0, 1], or of whole numbers of 16 bits, which Pillow would cut off at 255."""
+    most = 1.0 if mode == "F" else 65_535
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > most:
+        raise ValueError(f"values from {values.min():g} to {values.max():g} are not in 0 to {most:g}")
+    return np.round(values.astype(np.float64) * (255 / most)).astype(np.uint8)
+
+
+def _what_else(source: Path | bytes) -> str:
+    """What a file is that has a picture's name, where that is easy to see."""
+    if isinstance(source, Path) and not source.is_file():
+        return "it is a folder" if source.is_dir() else ""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            source = file.read(200)
+    if not source:
+        return "it is empty"
+    start = source[:200].lstrip().lower()
+    return "it is a web page" if start.startswith((b"<!doctype", b"<html", b"<?xml")) else ""
