@@ -16,7 +16,7 @@ from xaikit.models.generator import load_generator
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import WEIGHTS
-from xaikit.studies.train_translator import _encoded
+from xaikit.studies.texplain import encoded
 from xaikit.texplain.text_overlap import mean_pooled
 
 
@@ -73,9 +73,7 @@ ENTRIES = {
     "clip": lambda texts: load_clip(f"local-dir:{WEIGHTS / 'clip-vit-mini'}").encode_texts(texts),
     "captioner": lambda texts: captioner_mini().encode(texts, 100),
     "generator": lambda texts: load_generator(WEIGHTS / "generator-mini").generate(texts, seed=0, steps=1),
-    "translator's captions": lambda texts: _encoded(
-        load_captioner(str(WEIGHTS / "captioner-mini")).language, texts, 35
-    ),
+    "translator's captions": lambda texts: encoded(load_captioner(str(WEIGHTS / "captioner-mini")).language, texts, 35),
     "sentence embeddings": lambda texts: mean_pooled(bert(), tokenizer(), texts),
     "any tokenizer": lambda texts: report_losses(texts, tokenizer()),
 }

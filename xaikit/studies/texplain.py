@@ -1,7 +1,6 @@
 """The experiments of paper 2: a classifier's features told in words, and what the words are worth."""
 
 import copy
-import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
 from xaikit.models.generator import Generator
 from xaikit.models.hooks import at_least_float32
+from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
 from xaikit.storage.side_by_side import fetch_all
@@ -166,24 +166,20 @@ def encoded(
 ) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each caption, padded behind; what is longer than `longest` tokens is cut off.
 
-    How many were cut, and how many hold no word that the tokenizer knows, a warning says, or `counts` grows by it.
+    A warning names what is cut and what the tokenizer does not know (`report_losses`), or `counts` grows by their number.
     Raises ValueError where the prompt leaves no room for a word.
     """
     room = longest - len(language.prompt) - 1
     if room < 1:
         raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")
-    unknown = language.tokenizer.unk_token_id
-    rows = language.tokenizer(list(texts), add_special_tokens=False).input_ids
-    cut, empty = (
-        sum(odd(row) for row in rows) for odd in (lambda row: len(row) > room, lambda row: set(row) <= {unknown})
-    )
-    if counts is not None:
-        counts.update({"cut off": cut, "without a known word": empty})
-    elif cut or empty:
-        warnings.warn(
-            f"of {len(rows):,} captions {cut:,} have more than {longest} tokens, and are cut off, and {empty:,} have "
-            "no word that the language model knows", stacklevel=2,
-        )  # fmt: skip
+    tokenizer = language.tokenizer
+    rows = tokenizer(list(texts), add_special_tokens=False).input_ids
+    unknown = tokenizer.unk_token_id
+    if counts is None:
+        report_losses(texts, tokenizer, longest, prompt=len(language.prompt) + 1)
+    else:
+        counts["cut off"] += sum(len(row) > room for row in rows)
+        counts["with an unknown word"] += sum(unknown in row for row in rows)
     sentences = [torch.tensor([*language.prompt, *(row[:room] or [unknown]), language.end]) for row in rows]
     return nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=language.pad)
 
