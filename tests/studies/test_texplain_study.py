@@ -1,5 +1,7 @@
 """The experiments of paper 2 on inputs whose outcome is known."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -209,10 +211,11 @@ def test_a_trained_translator_tells_pictures_apart(cfg, language) -> None:
 @needs_captioner
 def test_long_captions_are_cut_and_counted(language) -> None:
     texts = ["a bird", "a red bird on the water and a red bird on the water", "xyzzy"]
-    with pytest.warns(
-        UserWarning, match="of 3 captions 1 have more than 6 tokens, and are cut off, and 1 have no word"
-    ):
+    with pytest.warns(UserWarning, match="1 of 3 texts have more than 6 tokens and are cut.*1 words are not known"):
         rows = study.encoded(language, texts, 6)
+    counts = Counter()
+    assert torch.equal(study.encoded(language, texts, 6, counts), rows)
+    assert counts == {"cut off": 1, "with an unknown word": 1}
     assert rows.shape == (3, 6) and rows[1, -1] == language.end and (rows[1] != language.pad).all()
     assert torch.equal(study.encoded(language, texts[:1], 6), language.encode(texts[:1], 6))
     with pytest.raises(ValueError, match="No word has room"):

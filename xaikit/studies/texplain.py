@@ -166,7 +166,7 @@ def encoded(
 ) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each caption, padded behind; what is longer than `longest` tokens is cut off.
 
-    A warning names what is cut and what the tokenizer does not know (`report_losses`), or `counts` grows by their number.
+    A warning names what is cut and what the tokenizer does not know (`report_losses`), or `counts` grows by how many.
     Raises ValueError where the prompt leaves no room for a word.
     """
     room = longest - len(language.prompt) - 1
