@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from xaikit.models.captioner import LanguageModel, load_captioner
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.models.tokens import report_losses
+from xaikit.models.tokens import losses
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import seed_for
 from xaikit.texplain.training import PAPER, Batch, train, write_translator
@@ -80,12 +81,15 @@ def _run(options: argparse.Namespace) -> None:
     torch.manual_seed(seed_for(options.seed, "translator", "weights"))
     translator = Translator(tokens, width, language.width, variant=options.variant)
 
+    lost: Counter[str] = Counter()
+    encode = partial(_encoded, language, longest=options.longest, lost=lost)
+
     def batches(stage: str, epoch: int) -> Iterator[Batch]:
         """Full batches; a process whose pairs are at an end starts them again."""
         for turn in count():
             given = 0
             for images, sentences in captions.batches(
-                stages[stage][0], partial(_fitted, size=size), partial(_encoded, language, longest=options.longest),
+                stages[stage][0], partial(_fitted, size=size), encode,
                 share, seed=seed_for(options.seed, "translator", stage, turn), epoch=epoch,
                 process=accelerator.process_index, processes=processes, workers=options.workers,
             ):  # fmt: skip
@@ -106,8 +110,13 @@ def _run(options: argparse.Namespace) -> None:
             )  # fmt: skip
     if accelerator.is_main_process:
         write_translator(options.output / "translator.safetensors", translator)
-        about = {"options": {key: str(value) for key, value in vars(options).items()}, "losses": curves}
+        about = {
+            "options": {key: str(value) for key, value in vars(options).items()},
+            "losses": curves,
+            "lost": dict(lost),
+        }
         write_text(options.output / "training.json", json.dumps(about, indent=1) + "\n")
+        print(", ".join(f"{number:,} {what}" for what, number in lost.items()))
         for stage, curve in curves.items():
             print(f"{stage}: a loss of {curve[-1]:.4f} nats a token in the last of {len(curve):,} steps")
 
@@ -117,14 +126,17 @@ def _fitted(image: UInt8[Tensor, "3 height width"], size: int) -> Float[Tensor, 
     return Preprocessed(nn.Identity(), size, (0.0,) * 3, (1.0,) * 3).prepare(image[None].float() / 255)[0]
 
 
-def _encoded(language: LanguageModel, texts: list[str], longest: int) -> Int64[Tensor, "texts length"]:
+def _encoded(
+    language: LanguageModel, texts: list[str], longest: int, lost: Counter[str]
+) -> Int64[Tensor, "texts length"]:
     """Prompt, words and end of each text. Of the web's captions some are too long, and are cut off, and some have no
-    word that the tokenizer knows; a warning says so, once for each place in the code that Python warns of."""
+    word that the tokenizer knows; `lost` counts the captions that are cut and the words that are not known."""
     room = longest - len(language.prompt) - 1
     if room < 1:
         raise ValueError(f"No word has room in {longest} tokens with the prompt: give more.")
     tokenizer = language.tokenizer
-    report_losses(texts, tokenizer, longest, prompt=len(language.prompt) + 1)
+    cut, unknown, _ = losses(texts, tokenizer, longest, prompt=len(language.prompt) + 1)
+    lost.update({"captions cut": len(cut), "unknown words": len(unknown)})
     rows = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=room).input_ids
     sentences = [torch.tensor([*language.prompt, *(row or [tokenizer.unk_token_id]), language.end]) for row in rows]
     return nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=language.pad)
