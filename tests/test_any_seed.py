@@ -25,6 +25,7 @@ from xaikit.companion.profiles import Settings
 from xaikit.companion.record import Record, rounded
 from xaikit.datasets import digits
 from xaikit.decomposition.textspan import textspan
+from xaikit.metrics import intervals, ranking, segmentation
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
 from xaikit.metrics.pointing import pointing_game
@@ -187,8 +188,8 @@ def check(result: Any) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, no pictures of drawn scenes, and no checks of types, which take most of the time here."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    few = {name: partial(getattr(stats, name), resamples=20) for name in ("bootstrap", "cluster_bootstrap")}
-    for module in (stats, caption_driven, clip_decomposition, texplain, rating):
+    few = {name: partial(getattr(intervals, name), resamples=20) for name in ("bootstrap", "cluster_bootstrap")}
+    for module in (intervals, ranking, segmentation, caption_driven, clip_decomposition, texplain, rating):
         for name in few.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, few[name])
     blank = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections import Counter
 
 import open_clip
 import pytest
@@ -36,8 +37,9 @@ def test_texts_beyond_a_clips_context_are_named(bytes_clip) -> None:
         bytes_clip.encode_texts([long + "red bird", "a dog", long + "blue car"])
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         bytes_clip.encode_texts([fits + "a"])
-    with pytest.raises(ValueError, match="1 of 1 texts have more than 77 tokens"):
-        bytes_clip.encode_texts([long], strict=True)
+    for strict in (True, False):  # warnings are errors in tests
+        with pytest.raises(ValueError, match="1 of 1 texts have more than 77 tokens"):
+            bytes_clip.encode_texts([long], strict=strict)
 
 
 def test_words_that_a_clip_does_not_know_are_named_once_a_call() -> None:
@@ -89,6 +91,13 @@ def test_unknown_words_are_named_wherever_texts_go_in(entry) -> None:
 def test_texts_that_are_cut_are_named_wherever_texts_go_in(entry) -> None:
     with pytest.warns(UserWarning, match="1 of 2 texts have more than .* tokens and are cut"):
         ENTRIES[entry](["a photo " * 60, "a photo"])
+
+
+def test_the_training_of_a_translator_counts_what_it_loses() -> None:
+    lost = Counter()
+    for texts in (["a photo of a zyzzyva", "a bird"], ["a photo of a bird " * 20]):
+        _encoded(captioner_mini(), texts, 35, lost)
+    assert lost == {"captions cut": 1, "unknown words": 1}
 
 
 def test_one_string_is_no_list() -> None:
