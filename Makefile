@@ -23,8 +23,8 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu accept check \
-  format bench lock clean FORCE
+.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
+  check format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
 # The list is made of this file: the headings below, and the targets with what is said of them.
@@ -72,6 +72,9 @@ gpu: $(READY) ## on a machine with a GPU: device tests and all notebooks there, 
 
 pretend-gpu: $(READY) ## all notebooks in small on a pretended GPU, and what of the package they reach
 	@$(PY) tests/device/everything.py
+
+rehearse: $(READY) ## the paper profile on stand-ins for its data and weights, on a pretended GPU
+	@XAIKIT_PRETEND_GPU=1 PYTHONPATH=tests/device/startup:tests/device $(PY) -m xaikit run --profile rehearsal
 
 check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)
