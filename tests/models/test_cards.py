@@ -19,12 +19,13 @@ from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini
 from xaikit.models import generator as generator_module
 from xaikit.models.clip import load_clip
 from xaikit.models.clip_resnet_mini import CONTEXT, TEMPLATES, _all_tokens, _is_true, caption, tokenizer
-from xaikit.models.clip_training import END, SPECIAL, contrastive_loss
+from xaikit.models.clip_training import END, SPECIAL, contrastive_loss, word_tokenizer
 from xaikit.storage import canonical
 from xaikit.storage.paths import WEIGHTS
-from xaikit.storage.seeding import generator
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.storage.sources import weights_hash
 from xaikit.studies.train_models import UNBIASED, scene_accuracy
+from xaikit.world import Birds, birds
 
 # The module that trains each folder of data/weights.
 TRAINED_BY = {module.NAME: module for module in (clip_resnet_mini, clip_vit_mini, captioner, generator_module)}

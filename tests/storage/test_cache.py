@@ -177,9 +177,9 @@ def test_neither_the_place_of_the_code_nor_what_is_beside_it_counts(
 
 def test_the_code_of_an_inputs_class_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = {
-        "module": nn.Sequential(Preprocessed(nn.Identity(), 8, [0.5], [0.5])),
+        "module": nn.Sequential(Preprocessed(nn.Identity(), 8, [0.5] * 3, [0.5] * 3)),
         "dataclass": Interval(0.5, 0.4, 0.6, 3),
-        "derived": type("Own", (Preprocessed,), {"__module__": "elsewhere"})(nn.Identity(), 8, [0.5], [0.5]),
+        "derived": type("Own", (Preprocessed,), {"__module__": "elsewhere"})(nn.Identity(), 8, [0.5] * 3, [0.5] * 3),
     }
     code = cache._code
     for name, value in inputs.items():

@@ -167,10 +167,20 @@ def test_the_settings_differ_in_their_scores_and_share_an_encoder(settings, cars
 def test_only_what_all_get_right_is_explained() -> None:
     labels = torch.tensor([0, 1, 2, 3])
     first, second = torch.tensor([0, 1, 0, 3]), torch.tensor([0, 0, 2, 3])
-    assert study.right_in_all([first, second], labels, 5).tolist() == [0, 3]
-    assert study.right_in_all([first, second], labels, 1).tolist() == [0]
+    assert study.right_in_all([first, second], labels, 5, 0).tolist() == [0, 3]
+    assert {study.right_in_all([first, second], labels, 1, seed).item() for seed in range(20)} == {0, 3}
+    nobody = [labels, (labels + 1) % 4]
     with pytest.raises(ValueError, match="nothing to explain"):
-        study.right_in_all([labels, (labels + 1) % 4], labels, 5)
+        study.right_in_all(nobody, labels, 5, 0)
+    assert study.right_in_all(nobody, labels, 5, 0, rehearsing=True).tolist() == [0, 1, 2, 3]
+
+
+def test_of_many_right_ones_every_class_is_explained() -> None:
+    """Folders come class by class: the first hundred would be of two classes."""
+    labels = torch.arange(10).repeat_interleave(50)
+    chosen = study.right_in_all([labels, labels], labels, 100, 0)
+    assert labels[chosen].bincount().tolist() == [10] * 10 and torch.equal(chosen, chosen.sort().values)
+    assert not torch.equal(chosen, study.right_in_all([labels, labels], labels, 100, 1))
 
 
 def test_maps_come_from_the_cache_and_depend_on_the_score(settings, cars) -> None:

@@ -1,5 +1,7 @@
 """Grad-CAM on tokens agrees with loops, finite differences and the grad-cam package, and finds what it should."""
 
+import inspect
+
 import numpy as np
 import pytest
 import timm
@@ -250,7 +252,7 @@ def test_bad_input_of_word_grad_cam(decoder, translator) -> None:
     with pytest.raises(ValueError, match="No sentence of image 0 has its word"):
         attempt(words=[{PAD, START}, {6}, {8}])
     with pytest.raises(ValueError, match="marks of a word"):
-        word_grad_cam.__wrapped__(decoder, translator, FEATURES, SENTENCES, says()[:, :, 1:], grid=GRID, pad=PAD)
+        inspect.unwrap(word_grad_cam)(decoder, translator, FEATURES, SENTENCES, says()[:, :, 1:], grid=GRID, pad=PAD)
     with pytest.raises(ValueError, match="at least one image"):
         attempt(FEATURES[:0], SENTENCES[:0], [])
     with pytest.raises(ValueError, match="at most 0 sentences"):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from xaikit.storage.files import write_text
+
 MODEL_CONFIGS = "open_clip_configs"  # that open_clip reads in place of its own
 VERSION = 1  # of what is written: another one is written anew
 
@@ -30,7 +32,7 @@ def environment(build: Path) -> dict[str, str]:
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
     configs = folder / MODEL_CONFIGS
-    (startup / "00-stand-ins.py").write_text(f"import open_clip\nopen_clip.add_model_config({str(configs)!r})\n")
+    write_text(startup / "00-stand-ins.py", f"import open_clip\nopen_clip.add_model_config({str(configs)!r})\n")
     return {
         "XAIKIT_DATA": str(folder / "data"),
         "IPYTHONDIR": str(folder / "ipython"),

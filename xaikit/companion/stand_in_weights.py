@@ -62,7 +62,7 @@ def _slot(folder: Path, repository: str) -> Path:
     """Where the hub's client keeps the files of a repository."""
     base = folder / "hub" / "hub" / f"models--{repository.strip('/').replace('/', '--')}"
     (base / "refs").mkdir(parents=True, exist_ok=True)
-    (base / "refs" / "main").write_text(REVISION)
+    (base / "refs" / "main").write_text(REVISION, encoding="utf-8")
     files = base / "snapshots" / REVISION
     files.mkdir(parents=True, exist_ok=True)
     return files
@@ -83,7 +83,7 @@ def write_clips(folder: Path, configs: Path) -> None:
         config = open_clip.get_model_config(name)
         config["vision_cfg"] |= cut["vision_cfg"]
         config["text_cfg"] |= TEXT
-        (configs / f"{name}.json").write_text(json.dumps(config))
+        (configs / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
         open_clip.add_model_config(configs / f"{name}.json")
         model = open_clip.create_model(name)
         repository = open_clip.get_pretrained_cfg(name, tag)["hf_hub"]
@@ -98,7 +98,7 @@ def write_timm(folder: Path, name: str) -> None:
     keys = ("input_size", "num_classes", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     about = {key: model.pretrained_cfg[key] for key in keys if key in model.pretrained_cfg}
     config = {"architecture": name.split(".")[0], "num_classes": 1000, "pretrained_cfg": about}
-    (files / "config.json").write_text(json.dumps(config))
+    (files / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def write_resnet(folder: Path) -> None:
@@ -149,7 +149,8 @@ def write_stable_diffusion(folder: Path) -> None:
     names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     words = folder / "clip_tokenizer"
     words.mkdir(exist_ok=True)
-    (words / "vocab.json").write_text(json.dumps({names.get(text, text): id for text, id in simple.encoder.items()}))
+    vocabulary = {names.get(text, text): id for text, id in simple.encoder.items()}
+    (words / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     listed = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes()).decode().split("\n")
     merges = listed[1 : 49152 - 256 - 2 + 1]
     (words / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")

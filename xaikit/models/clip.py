@@ -69,7 +69,7 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
     >>> from xaikit import load_clip
     >>> from xaikit.storage.paths import WEIGHTS
     >>> clip = load_clip(f"local-dir:{WEIGHTS / 'clip-vit-mini'}")
-    >>> images, texts = clip.image_encoder(torch.rand(2, 3, 64, 64)), clip.encode_texts(["a red bird", "three dogs"])
+    >>> images, texts = clip.image_encoder(torch.rand(2, 3, 64, 64)), clip.encode_texts(["a red bird", "a dog"])
     >>> images.shape, texts.shape  # two embeddings each, those of texts of unit length
     (torch.Size([2, 128]), torch.Size([2, 128]))
     """

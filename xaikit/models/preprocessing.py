@@ -20,13 +20,6 @@ class ShortestSide(nn.Module):
     With `grey`, each pixel first gets its largest channel in all three: a red or green stroke (v, 0, 0) becomes
     (v, v, v), so that no trace of the colour is left, as brightness of one luminance or another.
     Images are [batch, 3, height, width]; calling it raises ValueError for pixels outside [0, 1], NaN among them.
-
-    >>> import torch
-    >>> from xaikit import Preprocessed
-    >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
-    >>> model = Preprocessed(classifier, 8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    >>> model(torch.rand(2, 3, 30, 40)).shape, model.prepare(torch.ones(1, 3, 8, 8)).unique()  # white is 2
-    (torch.Size([2, 5]), tensor([2.]))
     """
 
     def __init__(
@@ -78,7 +71,15 @@ class Preprocessed(ShortestSide):
     With `grey`, each pixel first gets its largest channel in all three: a red or green stroke (v, 0, 0) becomes
     (v, v, v), so that no trace of the colour is left, as brightness of one luminance or another.
     `floor` is for libraries that round down where the crop begins; others round to the nearest even number.
-    Raises ValueError for an unknown way to resize or interpolate, and sizes, means or deviations that cannot be.
+    Images are [batch, 3, height, width]. Raises ValueError for an unknown way to resize or interpolate, and sizes, means
+    or deviations that cannot be; calling it, for pixels outside [0, 1], NaN among them.
+
+    >>> import torch
+    >>> from xaikit import Preprocessed
+    >>> classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> model = Preprocessed(classifier, 8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    >>> model(torch.rand(2, 3, 30, 40)).shape, model.prepare(torch.ones(1, 3, 8, 8)).unique()  # white is 2
+    (torch.Size([2, 5]), tensor([2.]))
     """
 
     def __init__(

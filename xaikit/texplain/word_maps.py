@@ -86,7 +86,7 @@ def word_grad_cam(
     >>> decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True, add_cross_attention=True))
     >>> features, sentences = torch.rand(1, 9, 8), torch.tensor([[[1, 5, 6, 2], [1, 7, 5, 2]]])
     >>> translator = Translator(tokens=9, width=8, to_width=16)
-    >>> word_grad_cam(decoder, translator, features, sentences, [{5}], grid=(3, 3), pad=0).shape
+    >>> word_grad_cam(decoder, translator, features, sentences, sentences == 5, grid=(3, 3), pad=0).shape
     torch.Size([1, 3, 3])
     """
     if not len(features) or not len(features) == len(sentences) or sentences.shape != says.shape:
