@@ -71,8 +71,8 @@ class Preprocessed(ShortestSide):
     With `grey`, each pixel first gets its largest channel in all three: a red or green stroke (v, 0, 0) becomes
     (v, v, v), so that no trace of the colour is left, as brightness of one luminance or another.
     `floor` is for libraries that round down where the crop begins; others round to the nearest even number.
-    Images are [batch, 3, height, width]. Raises ValueError for an unknown way to resize or interpolate, and sizes, means
-    or deviations that cannot be; calling it, for pixels outside [0, 1], NaN among them.
+    Images are [batch, 3, height, width]. Raises ValueError for an unknown way to resize or interpolate, and sizes,
+    means or deviations that cannot be; calling it, for pixels outside [0, 1], NaN among them.
 
     >>> import torch
     >>> from xaikit import Preprocessed
