@@ -88,7 +88,7 @@ def surgery(device: str) -> None:
     chance = torch.Generator().manual_seed(0)
     chosen = [transplant.choose_maps(scores, rule, generator=chance) for rule in ("best", "one-to-one", "random")]
     chosen += [transplant.shuffled(chosen[0], of[target], chance), transplant.strongest(chosen[0], of[target], 0.5)]
-    text = clip.encode_texts(["a digit", "another digit"])
+    text = clip.encode_texts(["a photo of a red digit", "a photo of a green digit"])
     for choice in chosen:
         assert choice.distinct() > 0
         with transplant.network_surgery(target, of[target], source, of[source], choice):
@@ -136,7 +136,7 @@ def words_of_features(device: str) -> None:
         between = training.read_translator(file, device)
     grid = (8, 8)
     word_maps.word_grad_cam(
-        language.decoder, between, seen, sentences[:, None], [{3}, {3}], grid=grid, pad=language.pad
+        language.decoder, between, seen, sentences[:, None], sentences[:, None] == 3, grid=grid, pad=language.pad
     )
     word_maps.classifier_grad_cam(network, "model.blocks.-1.norm1", images, labels(device, 2), grid=grid)
     word_maps.token_cam(seen, seen, grid)

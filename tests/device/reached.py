@@ -18,15 +18,15 @@ FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "
 TRAINS = "makes the weights that ship, on a CPU"
 EXCEPTIONS = {
     "models.clip_vit_mini.": TRAINS,
-    "models.train.": TRAINS,
+    "studies.train_models.": TRAINS,
     "models.generator.train_": TRAINS,
     "models.muon.": TRAINS,
     "models.captioner.blip_weights": TRAINS,
     "models.captioner.save": TRAINS,
     "models.cards.": "writes the cards of the weights that ship",
-    "texplain.rating.": "shows people pictures, which lie on the CPU",
+    "texplain.rating": "shows people pictures, which lie on the CPU",
     "studies.extract.": "has processes of its own, which its own tests start",
-    "models.preprocessing.Preprocessed.extra_repr": "is a text",
+    "models.preprocessing.ShortestSide.extra_repr": "is a text",
 }
 # What is called with tensors of the CPU, whatever the device.
 ON_THE_CPU = {

@@ -91,7 +91,7 @@ FOLLOWED = {
     },
     "saliency": {
         "constant", "stable_ratio", "sum_relevance", "linear_relevance", "hand_out", "product_relevance", "upsample",
-        "cam",
+        "cam", "at_least_float32",
     },
     "measures": {"normalise"},
 }  # fmt: skip
