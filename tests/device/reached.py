@@ -33,6 +33,7 @@ ON_THE_CPU = {
     "models.classifiers.train": "moves each batch itself",
     "perturbation.removal.RemovalCurves.areas": "curves are results",
     "surgery.transplant.Choice.distinct": "a choice is a result",
+    "texplain.word_maps.first_said": "sentences are results",
     "texplain.training.InMemory.__call__": "features of a whole data set, of which batches are moved",
 }
 
