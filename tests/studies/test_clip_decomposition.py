@@ -1,12 +1,16 @@
 """What notebook 04 puts together: ablated answers, roles by rule, worst groups, the pictures of both profiles."""
 
+import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from real_files import BESIDE
 from rounding import clear_winners
 
 from xaikit.companion import profiles
@@ -276,3 +280,24 @@ def test_the_worst_group_and_its_gains() -> None:
     assert over_draws.value == pytest.approx(0.2) and over_draws.high - over_draws.low > gain.high - gain.low
     mean = study.mean_worst_group([base, better], groups, 0)
     assert mean.value == pytest.approx(0.7) and isinstance(mean, Interval)
+
+
+def test_texts_that_are_one_to_the_model_are_one_in_a_pool() -> None:
+    """CLIP lowercases and joins spaces: the authors' 3,498 lines are 3,493 texts and 3,483 rows of tokens."""
+    clip = SimpleNamespace(tokenizer=open_clip.get_tokenizer("ViT-B-16"))
+    lines = ["A photo of Cardiff", "", "a photo of cardiff", "a dog ", "A photo of Cardiff", "a  dog", "a cat"]
+    with pytest.warns(UserWarning, match="list.txt: 3 of 6 texts are to the model what an earlier one is.*cardiff"):
+        found = inspect.unwrap(pictures.distinct_texts)(clip, lines, "list.txt")
+    assert found == ["A photo of Cardiff", "a dog", "a cat"]
+    assert inspect.unwrap(pictures.distinct_texts)(clip, lines[:1], "list.txt") == lines[:1]
+
+
+@pytest.mark.skipif(
+    not (BESIDE / "text-pools").is_dir(),
+    reason="the checkout has no text-pools beside it; written lines are tried above",
+)
+def test_the_authors_list_has_as_many_texts_as_the_model_tells_apart() -> None:
+    clip = SimpleNamespace(tokenizer=open_clip.get_tokenizer("ViT-B-16"))
+    lines = (BESIDE / "text-pools" / "general_descriptions_3498.txt").read_text(encoding="utf-8").splitlines()
+    with pytest.warns(UserWarning, match="15 of 3498 texts are to the model"):
+        assert len(inspect.unwrap(pictures.distinct_texts)(clip, lines, "general")) == 3_483

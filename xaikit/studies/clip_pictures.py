@@ -1,5 +1,6 @@
 """The pictures and texts of paper 4: drawn scenes under the mini profile, the paper's data sets under its own."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -281,11 +282,7 @@ def pools(cfg: Settings, clip: Clip, seed: int) -> dict[str, Pool]:
         specific = [text for family in world.FAMILIES.values() for text in world.class_descriptions(family, draw, each)]
     else:
         general, words, specific = (
-            [
-                line.strip()
-                for line in (DATASETS / cfg.text_pools / name).read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
+            distinct_texts(clip, (DATASETS / cfg.text_pools / name).read_text(encoding="utf-8").splitlines(), name)
             for name in (
                 "image_descriptions_general.txt",
                 "google_3498_english.txt",
@@ -296,6 +293,30 @@ def pools(cfg: Settings, clip: Clip, seed: int) -> dict[str, Pool]:
     found = {name: Pool.of(clip, texts) for name, texts in made.items()}
     size, features = found["general"].embeddings.shape
     return found | {"random": Pool.random(size, features, generator(seed, "pools", "random"))}
+
+
+def distinct_texts(clip: Clip, lines: Sequence[str], name: str) -> list[str]:
+    """The lines of a list that say something, the first of those that are the same to the model.
+
+    CLIP lowercases, so "A photo of Cardiff" and "a photo of cardiff" are one text; a warning counts what was merged.
+    """
+    texts = [line.strip() for line in lines if line.strip()]
+    first: dict[bytes, str] = {}
+    merged = []
+    for start in range(0, len(texts), 1_000):
+        part = texts[start : start + 1_000]
+        for text, row in zip(part, clip.tokenizer(part).numpy(), strict=True):
+            if row.tobytes() in first:
+                merged.append(text)
+            else:
+                first[row.tobytes()] = text
+    if merged:
+        named = ", ".join(map(repr, merged[:5])) + (", …" if len(merged) > 5 else "")
+        warnings.warn(
+            f"{name}: {len(merged)} of {len(texts)} texts are to the model what an earlier one is, and are left out: "
+            f"{named}", stacklevel=2,
+        )  # fmt: skip
+    return list(first.values())
 
 
 # --- what the paper says --------------------------------------------------------------------------------------------
