@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import NOTEBOOK
+from small_notebook import NOTEBOOK
 
 from xaikit.storage import paths, sources
 

@@ -1,0 +1,39 @@
+"""A notebook that runs in seconds, for tests of what runs notebooks."""
+
+NOTEBOOK = """# %% [markdown]
+# # A notebook in small
+
+# %% tags=["parameters"]
+profile = "mini"
+seed = 0
+extra = 1
+
+# %% [markdown]
+# ## Figure 1: a line
+# Some words about it.
+
+# %%
+import matplotlib.pyplot as plt
+
+from xaikit.companion.record import Record
+
+with open("build/runs.txt", "a") as runs:
+    runs.write(f"{seed} {extra}\\n")
+record = Record("01_small", profile, seed)
+figure, axes = plt.subplots(figsize=(2, 2))
+axes.plot([0, 1])
+record.figure("fig1", figure)
+print("drew it")
+
+# %% [markdown]
+# ## The record
+
+# %%
+record.number("small.value", 0.5 + seed / 100, low=0.4, high=0.6, unit="fraction", item="t", protocol="exact")
+record.number("small.count", 3, unit="count", item="t", protocol="exact")
+record.claim(
+    "small.claim", item="t", text="c", rule="r", protocol="exact", verdict="holds", evidence=["small.value"]
+)
+record.save()
+record.claims()
+"""
