@@ -30,6 +30,7 @@ from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.studies import clip_decomposition as study
+from xaikit.studies import clip_pictures
 from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
 
@@ -249,7 +250,7 @@ def study_of_clip(device: str) -> None:
     study.accuracy(given["heads"], answers, 0)
     study.cumulative_predictions(parts, classes, means)
     texts = [f"a {colour} {thing}" for colour in ("red", "blue", "white") for thing in ("bird", "dog", "car", "fish")]
-    pools = {"texts": study.Pool.of(clip, texts)}
+    pools = {"texts": study.Pool.of(clip, clip_pictures.distinct_texts(clip, texts, "texts"))}
     pools["random"] = study.Pool.random(20, pools["texts"].embeddings.shape[1], torch.Generator().manual_seed(0))
     spans = {name: pool.span(parts.moments(heads), 3) for name, pool in pools.items()}
     study.reconstructed_predictions(parts, classes, means, heads, spans, [1, 3])
