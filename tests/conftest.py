@@ -12,6 +12,7 @@ install_import_hook("xaikit", "beartype.beartype")
 
 from small_notebook import NOTEBOOK  # noqa: E402
 
+from xaikit.companion import report, run  # noqa: E402
 from xaikit.storage import arithmetic, paths  # noqa: E402
 
 
@@ -31,10 +32,24 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "training_precision", arithmetic.training_precision)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Say first what is run before the tests of the notebooks can be, as that may take a while."""
+    asked = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
+    if any(Path(__file__).with_name("companion").joinpath("test_notebooks.py").is_relative_to(path) for path in asked):
+        print(report.to_run(run.jobs([], "mini")) + " The tests themselves take about 15 minutes on two cores.")
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, small_checkout: Path) -> Path:
     """A checkout in small: this package, one notebook that runs in a second, and a profile for it."""
-    root = tmp_path / "checkout"
+    shutil.copytree(small_checkout, tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+@pytest.fixture(scope="session")
+def small_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `checkout` is a copy of; nobody changes it."""
+    root = tmp_path_factory.mktemp("small") / "checkout"
     shutil.copytree(paths.ROOT / "xaikit", root / "xaikit", ignore=shutil.ignore_patterns("__pycache__"))
     for folder in ("notebooks", "data", "build", "xaikit/companion/profiles"):
         (root / folder).mkdir(exist_ok=True)

@@ -76,11 +76,12 @@ def run(
     if native and arithmetic not in (None, NATIVE):
         raise typer.BadParameter(f"--native and --arithmetic {arithmetic} exclude each other: leave one out")
     chosen = jobs(names or (), profile, seed, arithmetic=NATIVE if native else arithmetic)
-    failed = run_notebooks(chosen, force=force, timeout=timeout, parameters=dict(map(_assignment, parameter or ())))
+    parameters = dict(map(_assignment, parameter or ()))
+    failed = run_notebooks(chosen, force=force, timeout=timeout, parameters=parameters)
     if not names:
         from xaikit.companion.report import report
 
-        report(chosen)
+        report(chosen, parameters=parameters)
     if failed:
         raise RuntimeError(f"failed: {', '.join(failed)}")
 
@@ -91,11 +92,15 @@ def report(
     profile: Profile = "mini",
     seeds: Annotated[bool, Option("--seeds", help="Runs of other seeds and arithmetics in build/, too.")] = False,
 ) -> None:
-    """Show what the last runs left: claims by verdict, numbers within and outside their bands."""
+    """Show what the last runs left: fresh or not; claims by verdict, numbers within and outside their bands.
+
+    It ends with exit status 1 where the last run of a notebook failed.
+    """
     from xaikit.companion.report import report
     from xaikit.companion.run import jobs
 
-    report(jobs(names or (), profile), seeds=seeds)
+    if failed := report(jobs(names or (), profile), seeds=seeds):
+        raise RuntimeError(f"failed: {', '.join(failed)}")
 
 
 @app.command(rich_help_panel=RUN)

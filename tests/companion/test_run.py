@@ -92,12 +92,12 @@ def test_a_run_leaves_its_results_and_a_second_one_does_nothing(
 
     edit(checkout, "Some words about it.", "Other words about it.")
     run.run_notebook(NAME, root=checkout)
-    assert len(times_run(checkout)) == 2
+    assert len(times_run(checkout)) == 1
     (folder / "fig1.pdf").unlink()
     run.run_notebook(NAME, root=checkout)
-    assert len(times_run(checkout)) == 3
+    assert len(times_run(checkout)) == 2
     run.run_notebook(NAME, root=checkout)
-    assert len(times_run(checkout)) == 3
+    assert len(times_run(checkout)) == 2
 
 
 def test_pages_and_results_repeat(checkout: Path) -> None:
@@ -115,15 +115,32 @@ def test_pages_and_results_repeat(checkout: Path) -> None:
     assert len(times_run(checkout)) == 2
 
 
-def test_a_page_shows_comments_and_imports_that_need_no_run(checkout: Path) -> None:
-    run.run_notebook(NAME, root=checkout)
+def test_a_page_shows_prose_comments_and_imports_that_need_no_run(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job,) = run.jobs([], "mini", root=checkout)
+    run.write_pages([job])
+    assert not run.page_is_older(job)
     edit(checkout, "import matplotlib.pyplot as plt", "from matplotlib import pyplot as plt  # to draw with")
-    run.write_pages(run.jobs([], "mini", root=checkout))
+    edit(
+        checkout,
+        "# # A notebook in small",
+        "# # Another title\n\n# %% [markdown]\n# A cell more.\n\n# %%\n# A comment alone",
+    )
+    edit(checkout, "Some words about it.", "Other words about it.")
+    assert run.page_is_older(job)
+    for said in ("wrote", "notebooks/01_small.ipynb is as it was"):
+        capsys.readouterr()
+        run.write_pages([job])
+        assert said in capsys.readouterr().out
+        assert not run.page_is_older(job)
     assert len(times_run(checkout)) == 1
     page = nbformat.read(checkout / "notebooks" / f"{NAME}.ipynb", as_version=4)
     script = jupytext.read(checkout / "notebooks" / f"{NAME}.py")
     assert [cell.source for cell in page.cells] == [cell.source for cell in script.cells]
-    assert "image/png" in page.cells[3].outputs[1].data
+    assert "image/png" in page.cells[5].outputs[1].data
+    code = [cell for cell in page.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4] and not code[0].outputs
 
 
 def test_a_failing_cell_is_reported_and_the_old_results_stay(checkout: Path) -> None:
@@ -287,7 +304,7 @@ def test_the_command_reports_failures(checkout: Path) -> None:
     assert "ZeroDivisionError" in said and "Traceback (most recent call last):\n  File" not in said
     assert [line for line in said.splitlines() if "failed" in line][-1] == f"failed: {NAME}"
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
-    assert [row[:3] for row in rows] == [[NAME, "no", "run"], ["02_later", rows[1][1], "1"]]
+    assert [row[:2] for row in rows] == [[NAME, "failed"], ["02_later", "fresh"]]
     assert times_run(checkout) == ["0 more"] * 2
     refused = start(checkout, "run", "--profile", "huge")
     assert refused.communicate(timeout=60)[0] == "unknown profile 'huge': choose one of mini, paper, rehearsal\n"
@@ -323,7 +340,7 @@ def test_the_command_hands_on_what_it_is_given(monkeypatch: pytest.MonkeyPatch) 
         return []
 
     monkeypatch.setattr(run, "run_notebooks", run_none)
-    monkeypatch.setattr(report, "report", lambda chosen: reported.append([job.name for job in chosen]))
+    monkeypatch.setattr(report, "report", lambda chosen, parameters: reported.append([job.name for job in chosen]))
     options = ["--seed", "3", "--native", "--force", "--timeout", "9", "--parameter", "a=[1]", "--parameter", "b=c=d"]
     assert CliRunner().invoke(app, ["run", "02_texplain", *options]).exit_code == 0
     given = {"force": True, "timeout": 9, "parameters": {"a": [1], "b": "c=d"}}
@@ -409,7 +426,9 @@ def test_who_trains_models_names_those_that_are_there(monkeypatch: pytest.Monkey
         assert trained == (given or names)
 
 
-def test_the_report_counts_what_the_records_say(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_counts_what_the_records_say(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (checkout / "notebooks" / "02_later.py").write_text("")
     values = {"n.in": 0.5, "n.out": 0.9, "n.new": 1.0, "n.wide": 0.1}
     numbers = [{"id": id, "value": value} for id, value in values.items()]
@@ -419,6 +438,7 @@ def test_the_report_counts_what_the_records_say(checkout: Path, capsys: pytest.C
     record = {
         "notebook": NAME, "seed": 0, "source": "s" * 64, "device": "cpu", "seconds": 41.7, "artefacts": artefacts,
         "versions": {"torch": "2.15.0"}, "numbers": numbers, "claims": claims, "digest": "d",
+        "skipped": {"fig9": "there are no texts"},
         "machine": {"cpu": "a CPU", "flags": "avx2 fma", "cores": 4, "threads": 2, "arithmetic": "portable"},
     }  # fmt: skip
     accepted = {id: {"low": 0.4, "high": 0.6} for id in ("n.in", "n.out", "n.gone")}
@@ -431,23 +451,26 @@ def test_the_report_counts_what_the_records_say(checkout: Path, capsys: pytest.C
     }.items():
         (checkout / file).parent.mkdir(parents=True, exist_ok=True)
         (checkout / file).write_text(json.dumps(content))
-    report.report(run.jobs([], "mini", root=checkout))
+    monkeypatch.setattr(run, "is_fresh", lambda *asked: True)
+    assert report.report(run.jobs([], "mini", root=checkout)) == []
     said = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
-    counted = [NAME, "42", "2", "3", "2", "1", "0", "1", "1", "1", "as", "accepted"]
+    counted = [NAME, "fresh", "42", "2", "3", "2", "1", "0", "1", "1", "1", "as", "accepted"]
     assert rows == [counted, ["02_later", "no", "run"]]
     finding = "A number outside is a finding: please report it with this line. "
-    assert said.splitlines()[-4:] == [
-        "outside: n.out = 0.9, accepted 0.4 to 0.6",
-        "not recorded, though accepted: n.gone",
+    assert said.splitlines()[-6:] == [
+        f"{NAME}: skipped fig9: there are no texts",
+        f"outside: {NAME}: n.out = 0.9, accepted 0.4 to 0.6",
+        f"not recorded, though accepted: {NAME}: n.gone",
         f"{finding}{NAME}, seed 0, source ssssssssssss; torch 2.15.0; cpu, a CPU, portable arithmetic, 2 threads on 4 "
         "cores, avx2 fma",
         f"{NAME}: numbers not accepted yet: 1 (make accept)",
+        "2 runs: 1 fresh, 1 no run",
     ]
     report.report(run.jobs([NAME], "mini", root=checkout), seeds=True)
     said = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
     assert rows[0] == counted
-    assert rows[1] == ["seed-12-native", "42", "2", "2", "3", "1", "0", "1", "1", "1", "other"]
-    assert "outside: seed-12-native: n.out = 0.9, accepted 0.4 to 0.6" in said
-    assert said.splitlines()[-1] == "claim-0: holds 1, fails 1 of 2 runs"
+    assert rows[1] == ["seed-12-native", "fresh", "42", "2", "2", "3", "1", "0", "1", "1", "1", "other"]
+    assert f"outside: {NAME} (seed-12-native): n.out = 0.9, accepted 0.4 to 0.6" in said
+    assert said.splitlines()[-2:] == ["claim-0: holds 1, fails 1 of 2 runs", "2 runs: 2 fresh"]

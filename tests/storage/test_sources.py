@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from xaikit.storage import sources
+from xaikit.storage.sources import Cell
 
 
 @pytest.fixture
@@ -59,12 +60,14 @@ def edit(file: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("notebooks/01_x.py", "# # A title", "# # Another title"),
         ("notebooks/01_x.py", "a.run()", "a.other()"),
         ("notebooks/01_x.py", "seed = 0", "seed = 1"),
         ("notebooks/01_x.py", 'tags=["parameters"]', ""),
         ("notebooks/01_x.py", "a.run()\n", "a.run()\n# %%\n"),  # shows what this call gives
         ("notebooks/01_x.py", "%matplotlib inline", "%matplotlib agg"),
+        ("notebooks/01_x.py", "%matplotlib inline", "%%capture\n%matplotlib inline"),
+        ("notebooks/01_x.py", "!ls", "files = !ls"),
+        ("notebooks/01_x.py", "a.run(seed)", "a.run(seed )#\n0"),
         ("xaikit/a.py", "return f()", "return f() + 1"),
         ("xaikit/deep/lazy.py", "return 1", "return 2"),
         ("xaikit/c.py", "def g", "print()\ndef g"),
@@ -94,6 +97,112 @@ def test_notebook_source_ignores_what_the_notebook_does_not_use(root: Path) -> N
     edit(root / "notebooks" / "01_x.py", "# A comment.", "# Another comment.")
     edit(root / "notebooks" / "01_x.py", "jupyter: of Jupytext", "jupyter: of another Jupytext")
     assert sources.notebook_source("01_x", "mini", root) == before
+
+
+OTHER_HEADERS = {
+    "of another jupytext": """# -*- coding: utf-8 -*-
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '9.9'
+#       jupytext_version: 99.1
+#   kernelspec:
+#     name: python3
+# ---
+""",
+    "of another format": "# ---\n# jupyter:\n#   jupytext:\n#     text_representation: {format_name: light}\n# ---\n",
+    "none": "",
+    "not to be parsed": "# ---\n# jupyter: [\n# ---\n",
+}
+HEADER, BODY = SCRIPT[: SCRIPT.index("\n# %%")], SCRIPT[SCRIPT.index("\n# %%") :]
+PROSE = "# %% [markdown]\n# # A title\n"
+SAME = {
+    **{f"header {what}": header + BODY for what, header in OTHER_HEADERS.items()},
+    "a byte order mark": "\ufeff" + SCRIPT,
+    "CRLF": SCRIPT.replace("\n", "\r\n"),
+    "CR": SCRIPT.replace("\n", "\r"),
+    "no last line end": SCRIPT.rstrip("\n"),
+    "blank lines at the end": SCRIPT + "\n\n  \n",
+    "blank lines before cells": SCRIPT.replace("\n# %%", "\n\n\n# %%"),
+    "an empty cell at the end": SCRIPT + "\n# %%\n",
+    "a cell of comments": SCRIPT + "\n# %%\n# what is left to do\n",
+    "prose": SCRIPT.replace("A title", "Another title"),
+    "more prose": SCRIPT.replace(PROSE, f"{PROSE}\n{PROSE}"),
+    "no prose": SCRIPT.replace(PROSE, ""),
+    "prose in quotes": SCRIPT.replace(PROSE, '# %% [markdown]\n"""\n# A title\n"""\n'),
+    "prose in other quotes": SCRIPT.replace(PROSE, "# %% [md]\nr'''\n# A title\n'''\n"),
+    "a raw cell": SCRIPT.replace(PROSE, "# %% [raw]\n# A title\n"),
+    "ids and metadata": SCRIPT.replace("%% tags", '%% id="4f" collapsed=true jupyter={"x": 1} tags'),
+    "tags as JSON": SCRIPT.replace('tags=["parameters"]', '{"tags": ["parameters"], "id": "4f"}'),
+    "a title of a cell": SCRIPT.replace('# %% tags', '# %% The parameters tags'),
+    "magics as comments": SCRIPT.replace("%matplotlib", "# %matplotlib").replace("!ls", "# !ls"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_a_notebook_is_its_cells(root: Path, what: str) -> None:
+    """However Jupyter, jupytext or an editor writes them down."""
+    before = sources.notebook_source("01_x", "mini", root)
+    assert SAME[what] != SCRIPT
+    (root / "notebooks" / "01_x.py").write_bytes(SAME[what].encode())
+    assert sources.notebook_source("01_x", "mini", root) == before
+
+
+def test_the_order_of_tags_does_not_count(root: Path) -> None:
+    script, found = root / "notebooks" / "01_x.py", []
+    for tags in ('["parameters", "hide"]', '["hide", "parameters"]', '["hide"]'):
+        script.write_text(SCRIPT.replace('["parameters"]', tags))
+        found.append(sources.notebook_source("01_x", "mini", root))
+    assert found[0] == found[1] != found[2]
+
+
+def test_cells_are_those_of_jupytext_and_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = root / "notebooks" / "01_x.py"
+    expected = [
+        Cell("markdown", "# A title", ()),
+        Cell("code", "seed = 0", ("parameters",)),
+        Cell("code", "%matplotlib inline\n!ls\nimport xaikit.a as a", ()),
+        Cell("code", "# A comment.\na.run()\na.run(seed)", ()),
+    ]
+    assert sources.cells(script, root) == expected
+    assert not (root / "build").exists()  # where nothing was run nothing is written
+    (root / "build").mkdir()
+    sources.cells(script, root)
+    monkeypatch.setattr(sources, "_parsed", lambda *given: pytest.fail("it was read again"))
+    assert sources.cells(script, root) == expected
+    monkeypatch.undo()
+    edit(script, "A title", "Another title")
+    assert sources.cells(script, root)[0].source == "# Another title"
+    (root / "build" / "cells" / "01_x.json").write_text("{")
+    assert sources.cells(script, root)[0].source == "# Another title"
+
+
+def test_code_below_a_cell_magic_counts_with_what_it_reaches(root: Path) -> None:
+    edit(root / "notebooks" / "01_x.py", "# A comment.", "%%time")
+    before = sources.notebook_source("01_x", "mini", root)
+    edit(root / "xaikit" / "c.py", "return 1", "return 2")
+    assert sources.notebook_source("01_x", "mini", root) != before
+
+
+def test_a_cell_of_another_language_is_its_text(root: Path) -> None:
+    script, found = root / "notebooks" / "01_x.py", []
+    for line in ("ls -l | wc", "ls -a | wc"):
+        script.write_text(SCRIPT + f"\n# %%\n%%bash\n{line}\n")
+        found.append(sources.notebook_source("01_x", "mini", root))
+    assert found[0] != found[1]
+
+
+def test_a_cell_that_is_no_python_is_named(root: Path) -> None:
+    edit(root / "notebooks" / "01_x.py", "a.run(seed)", "a.run(seed")
+    with pytest.raises(SyntaxError, match=r"01_x\.py, in the cell that begins '# A comment\.': .*never closed"):
+        sources.notebook_source("01_x", "mini", root)
+    (root / "notebooks" / "01_x.py").write_text(SCRIPT.replace('["parameters"]', '["twice", "twice"]'))
+    with pytest.raises(SyntaxError, match=r"01_x\.py is no notebook: .*'twice'.* has non-unique elements"):
+        sources.notebook_source("01_x", "mini", root)
 
 
 def test_notebook_source_stays_when_code_moves(root: Path) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from xaikit.storage import sources
 from xaikit.storage.extras import extra
 
 with extra("notebooks"):
-    import jupytext
     import nbformat
     import papermill
     from ipykernel.kernelspec import get_kernel_dict
@@ -22,7 +22,13 @@ with extra("notebooks"):
 
 _INJECTED = "injected-parameters"
 _METADATA = {
-    "jupytext": {"formats": "ipynb,py:percent"},
+    # As JupyterLab leaves it in page and script: else opening a page changes its script, or is refused. No version of
+    # jupytext is written, and of a cell's metadata only its tags.
+    "jupytext": {
+        "cell_metadata_filter": "tags,-all",
+        "formats": "ipynb,py:percent",
+        "notebook_metadata_filter": "kernelspec,jupytext,-jupytext.text_representation.jupytext_version",
+    },
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
@@ -30,7 +36,7 @@ _METADATA = {
 
 def read(file: Path) -> NotebookNode:
     """The notebook that the percent script `file` stands for."""
-    return jupytext.read(file)
+    return sources.read_notebook(file)
 
 
 def write(notebook: NotebookNode, file: Path) -> None:
@@ -39,11 +45,28 @@ def write(notebook: NotebookNode, file: Path) -> None:
 
 
 def page_of(executed: Path, script: Path) -> NotebookNode:
-    """An executed notebook with the text of its script, whose comments and imports may be newer than what it showed."""
-    page = nbformat.read(executed, as_version=4)
-    for shown, cell in zip(page.cells, read(script).cells, strict=True):
-        shown.source = cell.source
-    return page
+    """The cells of a script with the outputs of its run, whose prose, comments and imports may have been older."""
+    page = read(script)
+    ran, code = (
+        [cell for cell in notebook.cells if sources.does_something(sources.counted(cell))]
+        for notebook in (nbformat.read(executed, as_version=4), page)
+    )
+    for shown, cell in zip(ran, code, strict=True):
+        cell.outputs = shown.outputs
+    for cell in page.cells:
+        if cell.cell_type == "code" and cell.source.strip():
+            cell.execution_count = 1  # counted anew below
+    return _cleaned(page)
+
+
+def headings(notebook: NotebookNode) -> list[str]:
+    """The titles of its sections."""
+    return [title for cell in notebook.cells if (title := _heading(cell))]
+
+
+def _heading(cell: NotebookNode) -> str:
+    found = re.search(r"^#+\s+(.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+    return found[1].strip() if found else ""
 
 
 def check_parameters(notebook: NotebookNode, name: str, given: Iterable[str]) -> None:
@@ -74,13 +97,13 @@ def execute(
     environment: Mapping[str, str],
     folder: Path,
     timeout: int,
-    say: Callable[[str], None],
+    reached: Callable[[str, float], None],
 ) -> NotebookNode:
     """Run a notebook in a kernel of this interpreter, in `folder`, and return it with its outputs, cleaned.
 
     `environment` holds all of the kernel's environment variables.
-    `output` follows the run cell by cell, `log` gets all that the cells print, and `say` each heading as it
-    is reached. No cell may take longer than `timeout` seconds.
+    `output` follows the run cell by cell, `log` gets all that the cells print, and `reached` each heading with the
+    seconds since the start, at the end an empty one. No cell may take longer than `timeout` seconds.
     Raises RuntimeError with a few lines that name the section, the cell and the error.
     """
     start = time.monotonic()
@@ -91,10 +114,9 @@ def execute(
         def begin(cell: NotebookNode, **_: Any) -> None:
             nonlocal section, source
             source = cell.source
-            heading = re.search(r"^#+\s+(.+)$", source, re.MULTILINE)
-            if heading and cell.cell_type == "markdown":
-                section = heading[1].strip()
-                say(f"{time.monotonic() - start:6.0f} s  {section}")
+            if heading := _heading(cell):
+                section = heading
+                reached(section, time.monotonic() - start)
                 log_file.write(f"\n== {section} ({time.monotonic() - start:.0f} s)\n")
 
         def end(cell: NotebookNode, **_: Any) -> None:
@@ -133,6 +155,7 @@ def execute(
             raise failure(f"the cell took longer than {timeout} s: give a longer --timeout") from None
         except DeadKernelError:
             raise failure("the kernel died: it was killed, perhaps for want of memory") from None
+        reached("", time.monotonic() - start)
     return _cleaned(executed)
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xaikit.companion import profiles
+from xaikit.companion.progress import NUMBERS, SO_FAR
 from xaikit.companion.units import RANGES
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import replacing, write_text
@@ -67,7 +68,8 @@ class Record:
 
     Files go to the folder that `xaikit run` names in XAIKIT_OUT; in a live session (JupyterLab, or papermill's own
     command), where a cell may be run again and then replaces what it wrote, to
-    `build/interactive/<profile>/<notebook>/`, as is then said.
+    `build/interactive/<profile>/<notebook>/`, as is then said. Until it is saved, what `xaikit run` has it record is
+    kept in unfinished.json, so that a run that fails at its end leaves all it had by then.
     """
 
     def __init__(self, notebook: str, profile: str, seed: int) -> None:
@@ -96,12 +98,14 @@ class Record:
         if any(Path(name).stem == artefact for name in self._files) and not self._live:
             raise ValueError(f"{artefact!r} was recorded, so it is not skipped")
         self._skipped[artefact] = reason
+        self._keep()
         print(f"skipped {artefact}: {reason}")
 
     def remark(self, text: str) -> None:
         """Keep a sentence about what this run did that the numbers do not show, and print it."""
         if text not in self._remarks:
             self._remarks.append(text)
+            self._keep()
         print(text)
 
     def figure(self, name: str, figure: Figure) -> None:
@@ -117,6 +121,7 @@ class Record:
         with replacing(pdf) as part:
             figure.savefig(part, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         self._files |= {png.name: png, pdf.name: pdf}
+        self._keep()
 
     def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Write `name`.csv with 6 significant digits and return the table for display, with 4 and dashes for NaN.
@@ -130,6 +135,7 @@ class Record:
         counted = isinstance(table.index, pd.RangeIndex)
         write_text(csv, table.to_csv(index=not counted, float_format="%.6g", lineterminator="\n"))
         self._files[csv.name] = csv
+        self._keep()
         return table.map(lambda value: f"{value:.4g}".replace("nan", "–") if isinstance(value, float) else value)
 
     def number(
@@ -177,6 +183,7 @@ class Record:
             "protocol": protocol,
             "published": None if published is None else _published(published, unit),
         }
+        self._keep()
 
     def claim(
         self,
@@ -219,6 +226,7 @@ class Record:
             "evidence": list(evidence),
             **({} if reason is None else {"reason": reason}),
         }
+        self._keep()
 
     def numbers(self) -> pd.DataFrame:
         """The recorded numbers, one a row, beside the published ones."""
@@ -255,27 +263,40 @@ class Record:
     def save(self) -> Path:
         """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`."""
         numbers, claims = ([kept[id] for id in sorted(kept)] for kept in (self._numbers, self._claims))
-        content = {
-            "notebook": self.notebook,
-            "profile": self.profile,
-            "seed": self.seed,
+        ran = {
             "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),
             "device": _device(),
             "machine": arithmetic.machine(),
             "precision": profiles.precisions(self.profile, self.notebook),
             "seconds": round(time.monotonic() - self._start, 1),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
+        }
+        file = self.folder / NUMBERS
+        content = self._content(ran, {"digest": digest(numbers, claims), "numbers": numbers, "claims": claims})
+        write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        (self.folder / SO_FAR).unlink(missing_ok=True)
+        for artefact, reason in self._skipped.items():
+            print(f"Not in this run: {artefact}, as {reason}")
+        return file
+
+    def _keep(self) -> None:
+        """Leave what there is so far to whom finds a run that did not come to its end."""
+        if not self._live:
+            so_far = {"numbers": list(self._numbers.values()), "claims": list(self._claims.values())}
+            write_text(self.folder / SO_FAR, json.dumps(self._content({}, so_far), ensure_ascii=False))
+
+    def _content(self, ran: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "notebook": self.notebook,
+            "profile": self.profile,
+            "seed": self.seed,
+            **ran,
             "artefacts": sorted(self._files),
             **({} if self.subset is None else {"subset": self.subset}),
             **({} if not self._skipped else {"skipped": self._skipped}),
             **({} if not self._remarks else {"remarks": self._remarks}),
-            "digest": digest(numbers, claims),
-            "numbers": numbers,
-            "claims": claims,
+            **results,
         }
-        file = self.folder / "numbers.json"
-        write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        return file
 
     def _file(self, name: str) -> Path:
         self._new(name, self._files, "artefact", r"[a-z][a-z0-9_]*\.(png|pdf|csv)")

@@ -1,7 +1,7 @@
 """What the last runs left, in one table."""
 
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,68 +10,112 @@ from rich.console import Console
 from rich.table import Table
 
 from xaikit.companion import accept
-from xaikit.companion.run import Job, variants_run
+from xaikit.companion.progress import duration
+from xaikit.companion.run import Job, page_is_older, variants_run
+from xaikit.companion.state import State, status
 
 VERDICTS = ("holds", "fails", "inconclusive", "not-run")
 
 
-def report(chosen: Sequence[Job], *, seeds: bool = False) -> None:
-    """Print a row a notebook: seconds, artefacts, claims by verdict, numbers within and outside their bands.
+def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[str, Any] | None = None) -> list[str]:
+    """Print a row a notebook: its state and, of fresh results, seconds, artefacts, claims by verdict, numbers by band.
 
     "not checked" are numbers whose bands are too wide to say anything, and "digits" tells whether all numbers are the
-    accepted ones to the last digit. Below it each number outside of its band, with the band, and what to report of the
-    machine. With `seeds` there is a row for every run that lies in build/, of other seeds and arithmetics too, and
-    below it the claims whose verdicts differ. Nothing but the records is read.
+    accepted ones to the last digit. Below it why results are not fresh, each number outside of its band, with the band,
+    what to report of the machine, and what was skipped. With `seeds` there is a row for every run that lies in build/,
+    of other seeds and arithmetics too, and below it the claims whose verdicts differ. `parameters` are those that the
+    runs were asked for with. Returns the names of those that failed. Raises ValueError, after the table, where the file
+    of the accepted numbers is damaged.
     """
     table = Table(title=f"profile {chosen[0].profile}")
     table.add_column("notebook", no_wrap=True)
+    table.add_column("state")
     for heading in ("seconds", "artefacts", *VERDICTS, "within", "outside", "not checked"):
         table.add_column(heading, justify="right")
     table.add_column("digits")
     notes: list[str] = []
+    counted: Counter[State] = Counter()
+    failed: list[str] = []
+    damage: ValueError | None = None
     for job in chosen:
-        records = {each: record for each in _runs(job, seeds) if (record := _record(each))}
-        if not records:
-            table.add_row(job.name, "no run")
-        for each, record in records.items():
-            drift = accept.drift(record, each.profile, each.root)
-            reached = [claim["verdict"] for claim in record["claims"]]
-            artefacts = {Path(name).stem for name in record["artefacts"]}
-            counts = (
-                len(artefacts), *map(reached.count, VERDICTS), len(drift.within), len(drift.outside),
-                len(drift.unchecked),
-            )  # fmt: skip
-            label = f"  {each.variant}" if each.variant else each.name
-            table.add_row(
-                label, f"{record['seconds']:.0f}", *map(str, counts), "as accepted" if drift.same else "other"
-            )
-            run = f"{each.variant}: " if each.variant else ""
-            notes += [
-                f"outside: {run}{id} = {value:.6g}, accepted {low:.6g} to {high:.6g}"
-                for id, value, low, high in drift.outside
-            ]
-            notes += [f"not recorded, though accepted: {run}{id}" for id in drift.missing]
-            if drift.outside:
-                notes.append(f"A number outside is a finding: please report it with this line. {_setting(record)}")
-            if drift.unknown:
-                notes.append(f"{run}{each.name}: numbers not accepted yet: {len(drift.unknown)} (make accept)")
+        records: dict[Job, Mapping[str, Any]] = {}
+        for each in _runs(job, seeds):
+            found = status(each, parameters)
+            counted[found.state] += 1
+            label, name = (f"  {each.variant}", f"{each.name} ({each.variant})") if each.variant else (each.name,) * 2
+            if found.state == State.FAILED:
+                failed.append(name)
+            if found.why:
+                notes.append(f"{name}: {found.why}")
+            if found.state != State.FRESH or found.record is None:
+                table.add_row(label, found.state)
+                continue
+            records[each] = found.record
+            try:
+                drift = accept.drift(found.record, each.profile, each.root)
+            except (ValueError, AttributeError, KeyError, TypeError) as error:
+                drift, damage = None, _damaged(each, error)
+            table.add_row(label, found.state, *_counts(found.record, drift))
+            notes += [f"{name}: skipped {what}: {why}" for what, why in found.record.get("skipped", {}).items()]
+            notes += _drifted(name, found.record, drift) if drift else []
+        if page_is_older(job):
+            notes.append(f"{job.name}: its page shows other cells than its script (make notebooks writes it anew)")
         if seeds:
             notes += _differing(records)
+    notes.append(
+        f"{counted.total()} runs: " + ", ".join(f"{counted[state]} {state}" for state in State if counted[state])
+    )
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
+    if damage:
+        raise damage
+    return failed
+
+
+def to_run(chosen: Sequence[Job]) -> str:
+    """What has to be run before the results of these notebooks are fresh, and about how long that takes."""
+    found = {job.name: status(job) for job in chosen}
+    missing = {name: each for name, each in found.items() if each.state != State.FRESH}
+    if not missing:
+        return "Every notebook is up to date: none is run first."
+    known = [float(each.record["seconds"]) for each in missing.values() if each.record]
+    time = f"about {duration(sum(known))} by their records" if len(known) == len(missing) else "how long is not known"
+    return f"Runs first ({time}): " + ", ".join(f"{name} ({each.state})" for name, each in missing.items()) + "."
+
+
+def _damaged(job: Job, error: Exception) -> ValueError:
+    file = f"data/accepted/{job.profile}.json"
+    said = str(error) if file in str(error) else f"{file} is damaged ({error}): restore it from the repository"
+    return ValueError(f"no number was compared: {said}")
+
+
+def _counts(record: Mapping[str, Any], drift: accept.Drift | None) -> list[str]:
+    reached = [claim["verdict"] for claim in record["claims"]]
+    artefacts = {Path(name).stem for name in record["artefacts"]}
+    counts = [f"{record['seconds']:.0f}", len(artefacts), *map(reached.count, VERDICTS)]
+    if drift:
+        counts += [len(drift.within), len(drift.outside), len(drift.unchecked)]
+        counts.append("as accepted" if drift.same else "other")
+    return [str(count) for count in counts]
+
+
+def _drifted(name: str, record: Mapping[str, Any], drift: accept.Drift) -> Iterator[str]:
+    for id, value, low, high in drift.outside:
+        yield f"outside: {name}: {id} = {value:.6g}, accepted {low:.6g} to {high:.6g}"
+    for id in drift.missing:
+        yield f"not recorded, though accepted: {name}: {id}"
+    if drift.outside:
+        yield f"A number outside is a finding: please report it with this line. {_setting(record)}"
+    if drift.unknown:
+        yield f"{name}: numbers not accepted yet: {len(drift.unknown)} (make accept)"
 
 
 def _runs(job: Job, seeds: bool) -> Iterator[Job]:
     yield job
     if seeds:
         yield from variants_run(job)
-
-
-def _record(job: Job) -> dict[str, Any] | None:
-    file = job.results / "numbers.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def _differing(records: Mapping[Job, Mapping[str, Any]]) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""Run notebooks headless: all that a run leaves appears at its end, or not at all.
+"""Run notebooks headless: the results of a run appear at its end, all together, or not at all.
 
     xaikit run 01_caption_driven --profile mini
 
 A run is skipped when what it would be made from (see `xaikit.storage.sources`) is what its results were made from.
+What a run has finished when it fails stays beside them, in build/, as of an unfinished run (`companion.progress`).
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from xaikit.companion import profiles, rehearsal
+from xaikit.companion.progress import Progress
+from xaikit.companion.progress import read as read_progress
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
 from xaikit.storage.files import replacing, write_text
@@ -59,7 +62,7 @@ class Job:
         return workplace(self.root) / "build" / self.profile / self.variant
 
     def file(self, suffix: str) -> Path:
-        """What else a run leaves in the build folder: .ipynb, .log, .stamp, and .part while it goes on."""
+        """What else a run leaves in the build folder: .ipynb, .log, .stamp, and .unfinished until it has ended well."""
         return self.work / f"{self.name}{suffix}"
 
 
@@ -88,10 +91,12 @@ def jobs(
 
 
 def variants_run(job: Job) -> list[Job]:
-    """The runs of a notebook with other seeds and arithmetics whose results lie in the build folder."""
+    """The runs of a notebook with other seeds and arithmetics that were begun in the build folder."""
     found = []
-    for folder in sorted((workplace(job.root) / "build" / job.profile).glob(f"seed-*/{job.name}")):
-        _, seed, *arithmetic = folder.parent.name.split("-", 2)
+    files = (workplace(job.root) / "build" / job.profile).glob(f"seed-*/{job.name}*")
+    started = (job.name, f"{job.name}.run.json", f"{job.name}.lock")
+    for folder in sorted({file.parent for file in files if file.name in started}):
+        _, seed, *arithmetic = folder.name.split("-", 2)
         found.append(replace(job, seed=int(seed), arithmetic=arithmetic[0] if arithmetic else None))
     return found
 
@@ -116,10 +121,16 @@ def run_notebook(
     where the log is, when the notebook fails; an earlier run's results then stay, but count as stale.
     """
     (job,) = jobs([name], profile, seed, root, arithmetic)
+    try:
+        json.dumps(dict(parameters or {}))
+    except TypeError:
+        raise ValueError(
+            f"parameters must be numbers, texts, lists or dictionaries of them, not {parameters}"
+        ) from None
     timeout = timeout or profiles.cell_timeout(profile, root / "xaikit" / "companion" / "profiles")
     made_from = {"source": sources.notebook_source(name, profile, root), "parameters": dict(parameters or {})}
     with _exclusive(job):
-        if not force and _is_fresh(job, made_from):
+        if not force and is_fresh(job, made_from):
             os.utime(job.file(".stamp"))  # make compares times
             print(f"{name}: up to date")
             return job.results
@@ -136,7 +147,8 @@ def run_notebooks(
 ) -> list[str]:
     """Run notebooks one after the other and return the names of those that failed, after saying why on stderr.
 
-    The arguments are those of `run_notebook`, and so is what is raised, but for a failure, which stops no other one.
+    The arguments are those of `run_notebook`, and so is what is raised, but for a failure (of the notebook, of its code
+    or of the disk), which stops no other one.
     """
     failed = []
     for job in chosen:
@@ -145,8 +157,8 @@ def run_notebooks(
                 job.name, job.profile, seed=job.seed, force=force, timeout=timeout, parameters=parameters,
                 root=job.root, arithmetic=job.arithmetic,
             )  # fmt: skip
-        except RuntimeError as error:
-            print(error, file=sys.stderr)
+        except (RuntimeError, OSError, SyntaxError) as error:
+            print(error, file=sys.stderr, flush=True)
             failed.append(job.name)
     return failed
 
@@ -166,15 +178,36 @@ def _exclusive(job: Job) -> Iterator[None]:
         lock.release()
 
 
-def _is_fresh(job: Job, made_from: Mapping[str, Any]) -> bool:
+def is_fresh(job: Job, made_from: Mapping[str, Any]) -> bool:
+    """Whether the results are those of a whole run here, from `made_from` (the hash of the source, the parameters)."""
+    expected = json.loads(json.dumps({**made_from, "files": checksums(job)}))  # as it was written: tuples are lists
+    return stamp(job) == expected and job.file(".ipynb").exists()
+
+
+def stamp(job: Job) -> dict[str, Any] | None:
+    """What the last whole run here was made from, and the checksums of what it left; None where there is none."""
     try:
-        stamp = json.loads(job.file(".stamp").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(job.file(".stamp").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_running(job: Job) -> bool:
+    """Whether a process runs it at this moment."""
+    if not job.file(".lock").exists():
         return False
-    return stamp == {**made_from, "files": _checksums(job)} and job.file(".ipynb").exists()
+    try:
+        with FileLock(job.file(".lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # another user's, say
+        return False
 
 
-def _checksums(job: Job) -> dict[str, str]:
+def checksums(job: Job) -> dict[str, str]:
+    """sha256 of each file of the results."""
     files = sorted(file for file in job.results.glob("*") if file.is_file())
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
@@ -186,18 +219,28 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
     parameters = {"profile": job.profile, "seed": job.seed, **made_from["parameters"]}
     execute.check_parameters(notebook, job.name, parameters)
 
-    job.file(".stamp").unlink(missing_ok=True)
-    part, log = job.file(".part"), job.file(".log")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     label = f"{job.name} ({job.variant})" if job.variant else job.name
+    if stopped := read_progress(job.file(".run.json")):
+        print(f"{label}: the last run {stopped.forecast(_cache(job))}", flush=True)
+    progress = Progress(job.file(".run.json"), execute.headings(notebook))
+    job.file(".stamp").unlink(missing_ok=True)
+    shutil.rmtree(progress.folder, ignore_errors=True)
+    progress.folder.mkdir()
+    progress.reach("", 0.0)
+
+    def reached(section: str, seconds: float) -> None:
+        progress.reach(section, seconds)
+        if section:
+            print(f"{label} {seconds:6.0f} s  {section}", flush=True)
+
     own = profiles.arithmetic(job.profile, job.root / sources.PACKAGE / "companion" / "profiles")
     environment = arithmetics.environment(job.arithmetic or own)
-    if profiles.rehearses(job.profile, job.root / sources.PACKAGE / "companion" / "profiles"):
-        environment |= rehearsal.environment(job.root / "build" / job.profile)
-    # Fixed hashes, as the order of a set of strings must not differ from run to run.
-    environment |= {"XAIKIT_OUT": str(part), "TQDM_MININTERVAL": "5", "PYTHONHASHSEED": "0"}
+    log = job.file(".log")
     try:
+        if profiles.rehearses(job.profile, job.root / sources.PACKAGE / "companion" / "profiles"):
+            environment |= rehearsal.environment(job.root / "build" / job.profile)
+        # Fixed hashes, as the order of a set of strings must not differ from run to run.
+        environment |= {"XAIKIT_OUT": str(progress.folder), "TQDM_MININTERVAL": "5", "PYTHONHASHSEED": "0"}
         executed = execute.execute(
             notebook,
             job.file(".part.ipynb"),
@@ -206,17 +249,26 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
             environment=environment,
             folder=workplace(job.root),
             timeout=timeout,
-            say=lambda line: print(f"{label} {line}", flush=True),
+            reached=reached,
         )
-        _check_record(job, part / "numbers.json", made_from["source"])
-    except RuntimeError as error:
-        raise RuntimeError(f"{job.name}: {error}\nlog: {log}") from None
+        _check_record(job, progress.folder / "numbers.json", made_from["source"])
+        with replacing(job.file(".ipynb")) as page:
+            execute.write(executed, page)
+        _publish(progress.folder, job.results)
+        job.file(".part.ipynb").unlink()
+        write_text(job.file(".stamp"), json.dumps({**made_from, "files": checksums(job)}, indent=1) + "\n")
+    except BaseException as error:
+        progress.stop("" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
+        if kept := progress.artefacts:
+            print(f"{label}: what it finished, {len(kept)} files, is kept in {progress.folder}", flush=True)
+        if isinstance(error, RuntimeError):
+            raise RuntimeError(f"{job.name}: {error}\nlog: {log}") from None
+        raise
+    progress.end()
 
-    with replacing(job.file(".ipynb")) as page:
-        execute.write(executed, page)
-    _publish(part, job.results, job.file(".old"))
-    job.file(".part.ipynb").unlink()
-    write_text(job.file(".stamp"), json.dumps({**made_from, "files": _checksums(job)}, indent=1) + "\n")
+
+def _cache(job: Job) -> Path:
+    return Path(os.environ.get("XAIKIT_CACHE", workplace(job.root) / "build" / "cache"))
 
 
 def _check_record(job: Job, file: Path, source: str) -> None:
@@ -230,13 +282,16 @@ def _check_record(job: Job, file: Path, source: str) -> None:
         raise RuntimeError("the notebook or the code behind it changed while it ran: run it again")
 
 
-def _publish(part: Path, results: Path, old: Path) -> None:
+def _publish(part: Path, results: Path) -> None:
     """Replace the folder `results` as a whole."""
-    shutil.rmtree(old, ignore_errors=True)
+    new, old = (results.with_name(f".{results.name}.{word}") for word in ("new", "old"))
+    for left_over in (new, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     results.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(part, new)  # a copy, where figures/ lies on another file system than build/
     if results.exists():
         results.rename(old)
-    part.rename(results)
+    new.rename(results)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -248,8 +303,22 @@ def write_pages(chosen: Sequence[Job]) -> None:
         run_notebook(job.name, job.profile, seed=job.seed, root=job.root, arithmetic=job.arithmetic)
         page = workplace(job.root) / "notebooks" / f"{job.name}.ipynb"
         page.parent.mkdir(exist_ok=True)
+        before = page.read_bytes() if page.exists() else b""
         with replacing(page) as part:
             execute.write(execute.page_of(job.file(".ipynb"), job.script), part)
         written = job.script.stat().st_mtime
         os.utime(page, (written, written))  # Jupytext refuses a page that is newer than its script
-        print(f"{job.name}: wrote {page.relative_to(workplace(job.root))}")
+        name = page.relative_to(workplace(job.root))
+        print(f"{job.name}: " + (f"{name} is as it was" if page.read_bytes() == before else f"wrote {name}"))
+
+
+def page_is_older(job: Job) -> bool:
+    """Whether a notebook's page does not show the cells that its script has now."""
+    page = workplace(job.root) / "notebooks" / f"{job.name}.ipynb"
+    try:
+        shown = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        return sources.holding_something(shown) != sources.cells(job.script, job.root)
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        return True

@@ -1,9 +1,11 @@
 """Files appear whole or not at all."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 @contextmanager
@@ -16,6 +18,18 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds. Raises ValueError, naming the file, where it is damaged: no JSON, or not finite."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"a number is {constant}")
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): make it anew, or restore it from the repository") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,16 +1,35 @@
 """What a result was made from, as hashes: the code that it reaches, its profile, weights and lock."""
 
+import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaikit.storage import canonical
-from xaikit.storage.paths import ROOT, shipped
+from xaikit.storage.extras import extra
+from xaikit.storage.files import write_text
+from xaikit.storage.paths import ROOT, shipped, workplace
 from xaikit.storage.settings import read as read_settings
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 PACKAGE = canonical.PACKAGE
+# What jupytext writes above the first cell: formats, kernel, its own version. It differs from one Jupyter to the next.
+_HEADER = re.compile(r"\s*(#!.*\n|# -\*-.*\n)*\s*# ---\n(#.*\n)*?# ---[ \t]*(\n|$)")
+
+
+class Cell(NamedTuple):
+    """What counts of a notebook's cell: not its id, outputs and metadata, and of its tags not the order."""
+
+    kind: str  # code, markdown or raw
+    source: str
+    tags: tuple[str, ...]
 
 
 def text_hash(paths: Iterable[Path], root: Path = ROOT) -> str:
@@ -32,9 +51,11 @@ def weights_hash(folder: Path) -> str:
 def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     """sha256 of everything that the result of a notebook comes from, save its seed.
 
-    That is what the notebook's code does (`storage.canonical`), cell by cell, its prose, its own and the common
-    settings of the profile, the shipped weights that these name (their keys `weights`), and `requirements.lock`.
-    Raises FileNotFoundError when one of them is missing.
+    That is what the code of its cells does (`storage.canonical`) with their tags, its own and the common settings of
+    the profile, the shipped weights that these name (their keys `weights`), and `requirements.lock`. Its prose is on
+    pages alone.
+    Raises FileNotFoundError when one of them is missing, and SyntaxError for a cell that is no Python or has tags that
+    are none.
     """
     tables = read_settings(root / PACKAGE / "companion" / "profiles", profile)
     settings = {section: tables.get(section, {}) for section in ("common", name)}
@@ -44,9 +65,51 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
         "settings": json.dumps(settings, sort_keys=True, default=str),
         "lock": text_hash([given / "requirements.lock"], given),
         "weights": {weights: _whole(given / "data" / "weights" / weights) for weights in _weights_named(settings)},
-        "cells": _cells((given / "notebooks" / f"{name}.py").read_text(encoding="utf-8"), root),
+        "cells": _code(given / "notebooks" / f"{name}.py", root),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def read_notebook(script: Path) -> "NotebookNode":
+    """The notebook that a percent script stands for, by jupytext's own reader; what its header says does not count."""
+    return _parsed(script, script.read_text(encoding="utf-8-sig"))
+
+
+def cells(script: Path, root: Path = ROOT) -> list[Cell]:
+    """The cells of a percent script that hold something.
+
+    Jupytext takes two seconds to load, so what it read is kept in build/, where there is one, for the next question.
+    """
+    text = script.read_text(encoding="utf-8-sig")
+    file = workplace(root) / "build" / "cells" / f"{script.stem}.json"
+    key = hashlib.sha256(f"{version('jupytext')} {text}".encode()).hexdigest()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return [Cell(kind, source, tuple(tags)) for kind, source, tags in kept["cells"]]
+    found = holding_something(_parsed(script, text).cells)
+    if file.parent.parent.is_dir():
+        with suppress(OSError):
+            write_text(file, json.dumps({"key": key, "cells": found}))
+    return found
+
+
+def holding_something(notebook_cells: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    """What counts of the cells of a notebook: none that is empty, as Jupyter adds one where the last one is run."""
+    return [cell for each in notebook_cells if (cell := counted(each)).source]
+
+
+def does_something(cell: Cell) -> bool:
+    """Whether a cell holds code, and not comments alone."""
+    return cell.kind == "code" and re.search(r"^\s*[^\s#]", cell.source, re.MULTILINE) is not None
+
+
+def counted(cell: Mapping[str, Any]) -> Cell:
+    """What counts of a notebook's cell."""
+    source, tags = cell["source"], cell["metadata"].get("tags") or ()
+    source = source if isinstance(source, str) else "".join(source)  # a file has its lines
+    tags = [tags] if isinstance(tags, str) else tags
+    return Cell(cell["cell_type"], source.replace("\r\n", "\n").strip(), tuple(sorted({*tags})))
 
 
 def _whole(folder: Path) -> str:
@@ -55,25 +118,45 @@ def _whole(folder: Path) -> str:
     return weights_hash(folder)
 
 
-def _cells(script: str, root: Path) -> list[list[str]]:
-    """What counts of each cell of a percent script: its heading with tags, and its prose or what its code does."""
-    first, *others = re.split(r"^(# %%.*)$", script, flags=re.MULTILINE)  # Jupytext's own lines come first: comments
-    headings, bodies = ["", *others[::2]], [first, *others[1::2]]
-    is_prose = [re.match(r"# %%.*\[(markdown|md|raw)\]", heading) is not None for heading in headings]
-    code = ["" if prose else _python(body) for body, prose in zip(bodies, is_prose, strict=True)]
-    digests = canonical.read(root).script(code)
-    return [
-        [heading.strip(), body.strip() if prose else digest, *([] if prose else _magics(body))]
-        for heading, body, prose, digest in zip(headings, bodies, is_prose, digests, strict=True)
-    ]
+def _parsed(script: Path, text: str) -> "NotebookNode":
+    with extra("notebooks"):
+        import jupytext
+        from nbformat import ValidationError
+
+    header = _HEADER.match(text)
+    try:
+        return jupytext.reads(text[header.end() if header else 0 :].strip() + "\n", fmt="py:percent")
+    except ValidationError as error:
+        raise SyntaxError(f"{script} is no notebook: {error.message}") from None
 
 
-def _magics(cell: str) -> list[str]:
-    return [line for line in cell.splitlines() if line.startswith(("%", "!"))]
+def _code(script: Path, root: Path) -> list[list[object]]:
+    """The tags of each cell of code, and what it does."""
+    code = [cell for cell in cells(script, root) if does_something(cell)]
+    digests = canonical.read(root).script([_python(cell.source, script) for cell in code])
+    return [[cell.tags, digest] for cell, digest in zip(code, digests, strict=True)]
 
 
-def _python(cell: str) -> str:
-    return "\n".join("" if line.startswith(("%", "!")) else line for line in cell.split("\n"))
+def _python(source: str, script: Path) -> str:
+    """A cell's code with its magics as the calls that IPython makes of them; the body of a cell magic as code too."""
+    with suppress(SyntaxError):
+        ast.parse(source)
+        return source
+    with extra("notebooks"):
+        from IPython.core.inputtransformer2 import TransformerManager
+
+    python = TransformerManager().transform_cell(source)
+    if source.startswith("%%"):
+        with suppress(SyntaxError):
+            body = source.partition("\n")[2]
+            ast.parse(body)
+            python += body
+    try:
+        ast.parse(python)
+    except SyntaxError as error:
+        first = source.partition("\n")[0]
+        raise SyntaxError(f"{script}, in the cell that begins {first!r}: {error.msg} (line {error.lineno})") from None
+    return python
 
 
 def _weights_named(table: dict[str, object]) -> set[str]:
