@@ -30,6 +30,7 @@ ONLY_KEEP = {
     "xaikit.companion.profiles.FOLDER",
     "xaikit.models.cards",
     "xaikit.models.clip._check_folder",
+    "xaikit.models.hub",
     "xaikit.storage.cache",
     "xaikit.storage.canonical",
     "xaikit.storage.files",
