@@ -119,6 +119,12 @@ def test_a_model_with_code_of_its_own_is_refused(here: Hub, tmp_path: Path, want
             hub.find(name)
 
 
+def test_parts_of_the_librarys_own_pipelines_are_no_foreign_code(here: Hub) -> None:
+    parts = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "feature_extractor": [None, None]}
+    here.add(FIRST, config_json=json.dumps({"_diffusers_version": "0.36", "unet": ["diffusers", "Net"], **parts}))
+    assert hub.find(NAME).revision == FIRST
+
+
 def loads(folder: Path) -> dict[str, Callable[[], Any]]:
     return {
         "captioner-mini": lambda: captioner.load_captioner(str(folder)),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -106,7 +107,9 @@ def _custom_code(content: object) -> str:
     if "_diffusers_version" in content:  # a pipeline names the library and the class of each part
         for key, value in content.items():
             named = value[0] if isinstance(value, list) and len(value) == 2 else "diffusers"
-            if named not in ("diffusers", "transformers", None) and isinstance(value[1], str):
+            if named in ("diffusers", "transformers", None) or not isinstance(value[1], str):
+                continue
+            if not (str(named).isidentifier() and find_spec(f"diffusers.pipelines.{named}")):
                 return f"{key} of {named}"
     return next(filter(None, map(_custom_code, content.values())), "")
 
