@@ -34,6 +34,7 @@ ONLY_KEEP = {
     "xaikit.storage.cache",
     "xaikit.storage.canonical",
     "xaikit.storage.files",
+    "xaikit.storage.keys",
     "xaikit.storage.paths",
     "xaikit.storage.sources",
 }
