@@ -108,7 +108,7 @@ def test_a_plain_bert_becomes_a_decoder_whose_cross_attention_is_new(tmp_path) -
 
 
 def test_a_folder_without_a_captioner_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="holds no captioner; run"):
+    with pytest.raises(ValueError, match=r"holds no config\.json, so no whole model; restore it"):
         captioner.load_captioner(str(tmp_path))
     with pytest.raises(ValueError, match="cannot be loaded"):
         captioner.load_captioner("no-such/captioner")

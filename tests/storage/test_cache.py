@@ -1,8 +1,14 @@
 import copy
 import dataclasses
+import errno
 import logging
 import multiprocessing
+import os
+import re
+import shutil
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -11,15 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from rounding import assert_equal_up_to_rounding
 from torch import nn
 
 from xaikit.companion.profiles import Settings
 from xaikit.decomposition.decompose import coefficients
 from xaikit.metrics import Interval
+from xaikit.models.captioner import load_captioner
 from xaikit.models.clip import load_from
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.storage import cache, paths
+from xaikit.storage import cache, keys, paths
 from xaikit.world import nine
 
 calls: list[dict[str, Any]] = []
@@ -150,7 +158,7 @@ def test_the_code_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     values = []
     for value in ("1", "2", "1)  # (a comment"):
         file.write_text(f"def made():\n    return dict(value={value})\n")
-        monkeypatch.setattr(cache, "_text_loaded", {})  # as in a new process
+        monkeypatch.setattr(keys, "_text_loaded", {})  # as in a new process
         values.append(cache.fetch(_load(file))["value"])
     assert values == [1, 2, 1]
     assert len(files()) == 2
@@ -181,14 +189,14 @@ def test_the_code_of_an_inputs_class_is_part_of_the_key(monkeypatch: pytest.Monk
         "dataclass": Interval(0.5, 0.4, 0.6, 3),
         "derived": type("Own", (Preprocessed,), {"__module__": "elsewhere"})(nn.Identity(), 8, [0.5] * 3, [0.5] * 3),
     }
-    code = cache._code
+    code = keys.code_of
     for name, value in inputs.items():
         before = cache._key(produce, {"x": value})
-        cache._class.cache_clear()
+        keys._code_of_class.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(cache, "_code", lambda thing: code(thing) + ("edited" if isinstance(thing, type) else ""))
+            patch.setattr(keys, "code_of", lambda thing: code(thing) + ("edited" if isinstance(thing, type) else ""))
             assert cache._key(produce, {"x": value}) != before, name
-        cache._class.cache_clear()
+        keys._code_of_class.cache_clear()
         assert cache._key(produce, {"x": value}) == before
 
 
@@ -266,3 +274,298 @@ def test_a_forward_pass_is_the_same_within_rounding_in_any_batch_and_on_any_numb
         torch.set_num_threads(threads)
     for each in found.values():
         assert_equal_up_to_rounding(each, found[1, 1])
+
+
+# --- what counts --------------------------------------------------------------------------------------------------
+
+NOTEBOOK = """
+import torch
+from torch import nn
+
+POWER = {power}
+
+def raised(x, by=2):
+    return x ** by + POWER
+
+class Net(nn.Module):
+    SCALE = {scale}
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.times = {times}
+        self.register_buffer("mask", torch.full((2,), {mask}), persistent=False)
+
+    def forward(self, x):
+        return raised(self.layer(x)) {operator} self.times * self.SCALE
+"""
+SETTINGS = {"power": 1, "scale": 3, "times": 2, "mask": 0.0, "operator": "*"}
+
+
+def net_of_a_notebook(**changes: Any) -> nn.Module:
+    """A module of a class without a file, as a cell of a notebook makes it."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(NOTEBOOK.format(**SETTINGS | changes), "<cell>", "exec"), names)
+    torch.manual_seed(0)
+    return names["Net"]()
+
+
+CHANGES = [{"power": 5}, {"scale": 4}, {"times": 7}, {"mask": 1.0}, {"operator": "+"}]
+
+
+def test_all_that_a_notebooks_class_reaches_is_part_of_the_key() -> None:
+    keys_ = [cache._key(produce, {"x": net_of_a_notebook(**changes)}) for changes in [{}, *CHANGES]]
+    assert len(set(keys_)) == len(keys_)
+    assert keys_[0] == cache._key(produce, {"x": net_of_a_notebook()})
+    lines_above = NOTEBOOK.replace("POWER =", "\n\n# a comment\nPOWER =").format(**SETTINGS)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(lines_above, "<another cell>", "exec"), names)
+    torch.manual_seed(0)
+    assert keys_[0] == cache._key(produce, {"x": names["Net"]()})
+
+
+def changed(change: str) -> nn.Module:
+    made = net_of_a_notebook()
+    match change:
+        case "parameter":
+            made.layer.bias.data[0] += 1
+        case "buffer":
+            made.mask[0] = 9.0
+        case "attribute":
+            made.times = 2.0
+        case "attribute of a part":
+            made.layer.note = ("a", {"b": 1})
+        case "frozen":
+            made.layer.bias.requires_grad = False
+        case "mode of a part":
+            made.layer.eval()
+        case "dtype":
+            made.double()
+        case "hook":
+            made.layer.register_forward_hook(doubling)
+        case "class as attribute":
+            made.act = nn.ReLU
+        case "function as attribute":
+            made.act = doubling
+        case "closure":
+            made.act = scaled_by(2)
+        case "other closure":
+            made.act = scaled_by(3)
+        case "method replaced":
+            made.forward = made.layer.forward
+        case "settings":
+            made.config = Plain(1)
+        case "other settings":
+            made.config = Plain(2)
+        case "order of layers":
+            made.layers = nn.Sequential(nn.ReLU(), nn.Tanh())
+        case "other order of layers":
+            made.layers = nn.Sequential(nn.Tanh(), nn.ReLU())
+    return made
+
+
+def doubling(*given: Any) -> Any:
+    return given[-1] * 2
+
+
+def scaled_by(factor: int) -> Any:
+    return lambda x: x * factor
+
+
+class Plain:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+CASES = (
+    "nothing", "parameter", "buffer", "attribute", "attribute of a part", "frozen", "mode of a part", "dtype", "hook",
+    "class as attribute", "function as attribute", "closure", "other closure", "method replaced", "settings",
+    "other settings", "order of layers", "other order of layers",
+)  # fmt: skip
+
+
+def test_the_whole_state_of_a_module_is_part_of_the_key() -> None:
+    found = {case: cache._key(produce, {"x": changed(case)}) for case in CASES}
+    assert len(set(found.values())) == len(CASES)
+    assert found == {case: cache._key(produce, {"x": changed(case)}) for case in CASES}
+
+
+def test_the_kind_of_device_counts_and_not_its_number() -> None:
+    first, second, other = (cache._key(produce, {"x": torch.device(name)}) for name in ("cuda:0", "cuda:1", "cpu"))
+    assert first == second != other
+
+
+def test_a_librarys_classes_count_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cache._key(produce, {"x": nn.ReLU})
+    monkeypatch.setattr(torch, "__version__", "99")
+    assert keys.digest(nn.ReLU) != before and cache._key(produce, {"x": nn.ReLU}) != before
+
+
+def test_another_process_has_the_same_key(tmp_path: Path) -> None:
+    """Hashes of strings, addresses and the place of a model differ there."""
+    script = (
+        "from xaikit.storage import keys\nfrom xaikit.models import captioner\n"
+        "import sys\nprint(keys.digest(captioner.load_captioner(sys.argv[1]).language.decoder))"
+    )
+    folder = shutil.copytree(paths.WEIGHTS / "captioner-mini", tmp_path / "elsewhere")
+    done = subprocess.run(
+        [sys.executable, "-c", script, folder], cwd=paths.ROOT, env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    here = load_captioner(str(paths.WEIGHTS / "captioner-mini")).language.decoder
+    assert done.stdout.strip() == keys.digest(here)
+
+
+class Holder(nn.Module):
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held = held
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (threading.Lock(), "an object of type lock"),
+        (torch.Generator(), "an object of type Generator"),
+        (iter([1]), "an object of type list_iterator"),
+        (torch.zeros(2, device="meta"), "tensor on the device meta"),
+        (np.array([object()]), "an object of type ndarray"),
+    ],
+    ids=["lock", "generator", "iterator", "meta", "objects"],
+)
+def test_what_a_module_holds_and_has_no_hash_is_named(held: Any, named: str) -> None:
+    for value, where in ((held, ""), (nn.Sequential(Holder(held)), ", as 'held' of a Holder")):
+        with pytest.raises(TypeError, match=f"its argument 'x' holds .*{re.escape(named)}{where}"):
+            cache.fetch(produce, x=value)
+    with pytest.raises(TypeError, match="a compiled or scripted"):
+        cache.fetch(produce, x=torch.compile(nn.Identity()))
+    itself: list[Any] = []
+    itself.append(itself)
+    with pytest.raises(TypeError, match="something that holds itself"):
+        cache.fetch(produce, x=itself)
+    assert not calls
+
+
+# --- where results lie ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_results_are_readable_as_the_umask_says(mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        cache.fetch(produce, n=1)
+    finally:
+        os.umask(before)
+    assert [file.stat().st_mode & 0o777 for file in files()] == [0o666 & ~mask]
+
+
+def test_a_shared_cache_below_is_read_and_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cache.fetch(produce, n=1)
+    shared = paths.CACHE.rename(tmp_path / "shared")
+    before = {path: path.stat().st_size for path in shared.iterdir()}
+    monkeypatch.setattr(paths, "SHARED_CACHE", shared)
+    shared.chmod(0o555)
+    assert_same(cache.fetch(produce, n=1), first)
+    assert len(calls) == 1 and not files()
+    cache.fetch(produce, n=2)
+    assert len(calls) == 2 and len(files()) == 1
+    assert {path: path.stat().st_size for path in shared.iterdir()} == before
+    shared.chmod(0o755)
+    (damaged,) = shared.glob("*.safetensors")
+    damaged.write_bytes(b"no such thing")
+    with pytest.warns(UserWarning, match="shared.* is damaged and is computed anew"):
+        assert_same(cache.fetch(produce, n=1), first)
+
+
+@pytest.mark.parametrize(
+    ("number", "named"), [(errno.EROFS, "Read-only"), (errno.ENOSPC, "No space left"), (errno.EDQUOT, "quota")]
+)
+def test_what_cannot_be_kept_is_said_and_returned(number: int, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(cache, "save_file", refuse)
+    with pytest.warns(UserWarning, match=f"produce cannot be kept and will be computed again: .*{named}"):
+        result = cache.fetch(produce, n=1)
+    assert [path for path in paths.CACHE.iterdir() if path.suffix != ".lock"] == []
+    monkeypatch.undo()
+    monkeypatch.setattr(paths, "CACHE", paths.CACHE)
+    assert result["text"] == "words"
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    """The kernel's own limit of a file's size stands for the disk; safetensors calls it an error of its own."""
+    script = (
+        "import resource, signal, sys, torch\nfrom pathlib import Path\nfrom xaikit.storage import cache\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+        "try:\n    cache.write(Path(sys.argv[1]), 'a translator', {'a': torch.zeros(9999)})\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "a.safetensors"], cwd=paths.ROOT, capture_output=True, text=True
+    )
+    assert "a.safetensors cannot be written: " in done.stdout and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EROFS, errno.EACCES])
+def test_a_file_system_without_locks_will_do(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    first = cache.fetch(produce, n=1)
+    assert_same(cache.fetch(produce, n=1), first)
+    assert len(calls) == 1
+    with pytest.raises(OSError), monkeypatch.context() as patch:
+        patch.setattr(FileLock, "acquire", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        cache.fetch(produce, n=2)
+
+
+def test_two_machines_that_share_a_folder_never_write_to_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of two machines may have one number."""
+    parts: list[Path] = []
+    save = cache.save_file
+    monkeypatch.setattr(
+        cache, "save_file", lambda tensors, part, about: parts.append(part) or save(tensors, part, about)
+    )
+    for n in (1, 1):
+        cache.fetch(produce, n=n)
+        for file in files():
+            file.unlink()
+    assert len(set(parts)) == 2
+
+
+def test_the_cache_stays_below_its_bound(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(5):
+        cache.fetch(produce, n=n)
+    by_call = {n: cache.path_of(produce, {"n": n}) for n in range(6)}
+    for n in range(5):
+        os.utime(by_call[n], (n, n))
+    cache.fetch(produce, n=0)  # asked for again
+    size = by_call[0].stat().st_size
+    monkeypatch.setenv("XAIKIT_CACHE_GB", str(3.5 * size / 1e9))
+    left = paths.CACHE / ".old.part"
+    left.touch()
+    os.utime(left, (0, 0))
+    cache.fetch(produce, n=5)
+    assert {n for n, path in by_call.items() if path.exists()} == {0, 4, 5} and not left.exists()
+    assert "removed the 3 results that were not asked for longest" in caplog.text
+    monkeypatch.setenv("XAIKIT_CACHE_GB", "0")
+    cache.fetch(produce, n=6)
+    assert files() == [cache.path_of(produce, {"n": 6})]  # what was just made always stays
+    for wrong in ("many", "-1", "nan"):
+        monkeypatch.setenv("XAIKIT_CACHE_GB", wrong)
+        with pytest.raises(ValueError, match=f"XAIKIT_CACHE_GB is '{wrong}': give the gigabytes"):
+            cache.fetch(produce, n=7)
+
+
+def test_what_another_process_removes_meanwhile_is_computed_and_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = cache.fetch(produce, n=1)
+    (file,) = files()
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path, **_: path == file or exists(path))
+    file.unlink()
+    assert_same(cache.fetch(produce, n=1), first)
+    assert len(calls) == 2

@@ -5,7 +5,7 @@ starts from a ViT that knows ImageNet, it starts from the image tower of the min
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float16, Int64, UInt8
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import trange
 from transformers import (
@@ -28,10 +27,11 @@ from transformers import (
 )
 
 from xaikit.models import clip_vit_mini
-from xaikit.models.cards import check_folder
+from xaikit.models.cards import shipped
 from xaikit.models.clip import load_bare
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.hooks import evaluating
+from xaikit.models.hub import find, load_whole, named, remember, said
 from xaikit.models.precision import training_precision
 from xaikit.models.preprocessing import Preprocessed, ShortestSide
 from xaikit.models.quietly import without_progress_bars
@@ -108,9 +108,10 @@ class Captioner:
 def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captioner:
     """Load a BLIP from a folder or by its name at the hub, in float32, in evaluation mode, frozen.
 
-    `prompt` is put before every caption, as BLIP's training did with "a picture of". Raises ValueError for a folder
-    without a complete model or with files that are not its card's, and for a hub's model that was neither downloaded
-    nor can be reached.
+    `prompt` is put before every caption, as BLIP's training did with "a picture of". A name may pin a commit
+    ("owner/name@COMMIT", see `models.hub`). Raises ValueError for a folder without a complete model or with files that
+    are not its card's, for weights that do not fit the configuration, for a model that asks for code of its own, and
+    for a hub's model that was neither downloaded nor can be reached.
 
     >>> import torch
     >>> from xaikit import load_captioner
@@ -119,18 +120,13 @@ def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captione
     >>> captioner.image_encoder(torch.rand(2, 3, 64, 64)).shape  # the class token and 8 × 8 patches
     torch.Size([2, 65, 128])
     """
-    folder = Path(name)
-    if folder.is_absolute() and not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{folder} holds no captioner; run `make models` or restore the folder from the repository.")
-    check_folder(folder)
-    try:
-        with without_progress_bars() if folder.is_dir() else nullcontext():
-            model = BlipForConditionalGeneration.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-        words = AutoTokenizer.from_pretrained(name)
-        shipped = folder.is_dir() and not any((folder / file).is_file() for file in _PROCESSORS)
-        processor = None if shipped else BlipImageProcessor.from_pretrained(name)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"The captioner {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    source = find(name)
+    with said(f"The captioner {name}"), without_progress_bars() if source.revision is None else nullcontext():
+        model = load_whole(BlipForConditionalGeneration, source, dtype=torch.float32, trust_remote_code=False)
+        words = AutoTokenizer.from_pretrained(source.name, trust_remote_code=False, **source.options)
+        told = source.revision is not None or any((source.folder / file).is_file() for file in _PROCESSORS)
+        processor = BlipImageProcessor.from_pretrained(source.name, **source.options) if told else None
+    remember(source)
     return frozen(model.to(device), words, prompt, processor)
 
 
@@ -141,19 +137,21 @@ def load_plain_bert(name: str, device: str = "cpu") -> LanguageModel:
     do with that. Raises ValueError where it cannot be loaded.
     """
     torch.manual_seed(seed_for(0, "plain bert", "cross-attention"))
-    try:
-        with without_progress_bars():
-            decoder = BertLMHeadModel.from_pretrained(name, is_decoder=True, add_cross_attention=True)
-        words = AutoTokenizer.from_pretrained(name)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"The BERT {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    source = find(name)
+    with said(f"The BERT {name}"), without_progress_bars():
+        decoder = load_whole(
+            BertLMHeadModel, source, may_lack="crossattention", is_decoder=True, add_cross_attention=True,
+            trust_remote_code=False,
+        )  # fmt: skip
+        words = AutoTokenizer.from_pretrained(source.name, trust_remote_code=False, **source.options)
+    remember(source)
     decoder.to(device).eval().requires_grad_(False)
     return LanguageModel(decoder, words, [words.cls_token_id], words.sep_token_id, words.pad_token_id)
 
 
-def load_from(settings: dict[str, str], device: str = "cpu") -> Captioner:
-    """The captioner that a profile names: `weights` that ship in data/weights/, or the `name` at the hub."""
-    name = str(WEIGHTS / settings["weights"]) if "weights" in settings else settings["name"]
+def load_from(settings: Mapping[str, str], device: str = "cpu") -> Captioner:
+    """The captioner that a profile names: `weights` that ship, or the `name`, and maybe `revision`, at the hub."""
+    name = str(shipped(settings["weights"])) if "weights" in settings else named(settings)
     return load_captioner(name, settings.get("prompt", ""), device)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from torchvision.models import resnet50
+from torchvision.models import ResNet50_Weights, resnet50
 
 from xaikit.models.hooks import evaluating
 from xaikit.models.preprocessing import Preprocessed
@@ -56,10 +56,14 @@ def build(recipe: Recipe, classes: int = 2, *, pretrained: bool = True) -> Prepr
     starts as the identity (torchvision's `zero_init_residual`), so that few steps will do. Raises ValueError for an
     unknown name of weights.
     """
-    try:
-        model = resnet50(weights=recipe.pretrained if pretrained else None, zero_init_residual=True)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"torchvision's resnet50 has no weights {recipe.pretrained!r}: {error}.") from error
+    model = resnet50(zero_init_residual=True)
+    if recipe.pretrained and pretrained:
+        try:
+            weights = ResNet50_Weights.verify(recipe.pretrained)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"torchvision's resnet50 has no weights {recipe.pretrained!r}: {error}.") from error
+        # As torchvision does it, but for `weights_only`: the file is a pickle, of which nothing but tensors is read.
+        model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     model.fc = nn.Linear(model.fc.in_features, classes)
     return Preprocessed(model, recipe.pixels, MEAN, STD, grey=recipe.grey)
 

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from xaikit.models.cards import CLIP_WEIGHTS, check_folder
+from xaikit.models.cards import CLIP_WEIGHTS, RESTORE, check_folder, shipped
+from xaikit.models.hub import clip_weights, said
 from xaikit.models.preprocessing import Preprocessed, ShortestSide
-from xaikit.models.tokens import report_losses
-from xaikit.storage.paths import WEIGHTS
+from xaikit.models.tokens import known_words, report_losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,11 @@ class Clip(BareClip):
 
     image_encoder: Preprocessed
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words that a mini CLIP knows, sorted; none where the tokenizer is of pieces and knows every word."""
+        return known_words(self.tokenizer)
+
     def encode_texts(self, texts: list[str], *, strict: bool = False) -> Float[Tensor, "texts features"]:
         """Unit text embeddings, in the order of `texts`.
 
@@ -57,13 +62,14 @@ class Clip(BareClip):
         return super().encode_texts(texts)
 
 
-def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> Clip:
+def load_clip(name: str, pretrained: str | None = None, device: str = "cpu", *, revision: str | None = None) -> Clip:
     """Load a CLIP by its open_clip name and weights ("RN50-quickgelu", "openai"), or from "local-dir:FOLDER".
 
-    Weights that open_clip does not have yet it downloads, checked. In float32, in evaluation mode, frozen, behind the
-    preprocessing of its own configuration. Raises ValueError for a folder without a complete model or with damaged
-    weights, for weights whose activation function is not the one in the configuration, of which open_clip only warns,
-    and for a preprocessing that is not known here.
+    Weights that are not here yet are downloaded, of the hub's repositories the commit `revision`, by default the one
+    first seen here (`models.hub`). In float32, in evaluation mode, frozen, behind the preprocessing of its own
+    configuration. Raises ValueError for a folder without a complete model or with damaged weights, for weights that
+    cannot be had or do not fit the configuration, or have another activation function, of which open_clip only warns,
+    for a model that asks for code of its own, and for a preprocessing that is not known here.
 
     >>> import torch
     >>> from xaikit import load_clip
@@ -73,7 +79,8 @@ def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> 
     >>> images.shape, texts.shape  # two embeddings each, those of texts of unit length
     (torch.Size([2, 128]), torch.Size([2, 128]))
     """
-    bare = load_bare(name, pretrained, device)
+    with said(f"The CLIP {name}"), clip_weights(name, pretrained, revision):
+        bare = load_bare(name, pretrained, device)
     return Clip(Preprocessed.of(bare.model.visual), bare.model, bare.tokenizer)
 
 
@@ -97,10 +104,10 @@ def load_bare(name: str, pretrained: str | None = None, device: str = "cpu") -> 
 
 
 def load_from(settings: Mapping[str, str], device: str = "cpu") -> Clip:
-    """The CLIP that a profile names: `weights` that ship in data/weights/, or open_clip's `name` and `pretrained`."""
+    """The CLIP that a profile names: `weights` that ship, or `name`, `pretrained` and maybe a `revision`."""
     if "weights" in settings:
-        return load_clip(f"local-dir:{WEIGHTS / settings['weights']}", device=device)
-    return load_clip(settings["name"], settings["pretrained"], device)
+        return load_clip(f"local-dir:{shipped(settings['weights'])}", device=device)
+    return load_clip(settings["name"], settings["pretrained"], device, revision=settings.get("revision"))
 
 
 def _check_folder(folder: Path) -> None:
@@ -108,12 +115,11 @@ def _check_folder(folder: Path) -> None:
     config, weights = folder / "open_clip_config.json", folder / CLIP_WEIGHTS
     for path in (config, weights):
         if not path.is_file():
-            raise ValueError(f"{path} is missing; run `make models` or restore the folder from the repository.")
+            raise ValueError(f"{path} is missing; {RESTORE}.")
+    check_folder(folder)
     try:
         json.loads(config.read_text(encoding="utf-8"))
         with safe_open(weights, "pt"):
             pass
     except (ValueError, SafetensorError) as error:
-        message = f"{folder} is damaged ({error}); restore it from the repository or run `make models`."
-        raise ValueError(message) from error
-    check_folder(folder)
+        raise ValueError(f"{folder} is damaged ({error}); {RESTORE}.") from error

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from xaikit.models.cards import check_folder
+from xaikit.models.cards import shipped
 from xaikit.models.clip_training import word_tokenizer
+from xaikit.models.hub import find, load_whole, named, remember, said
 from xaikit.models.muon import Muon
 from xaikit.models.precision import training_precision
 from xaikit.models.quietly import without_progress_bars
 from xaikit.models.tokens import report_losses
-from xaikit.storage.paths import WEIGHTS
 from xaikit.storage.seeding import generator, seed_for
 from xaikit.world import SceneSet, nine
 
@@ -349,16 +349,20 @@ class Generator:
 def load_generator(name: str | Path, device: str = "cpu") -> Generator:
     """Load a Stable Diffusion from a folder, or by its name on the Hugging Face hub, from where it is downloaded.
 
-    In float32, in evaluation mode, frozen, without a safety checker, as that would blacken pictures. Raises ValueError
-    for a folder without a pipeline, or with files that are not its card's.
+    In float32, in evaluation mode, frozen, without a safety checker, as that would blacken pictures. A name may pin a
+    commit ("owner/name@COMMIT", see `models.hub`). Raises ValueError for a folder without a pipeline or with files that
+    are not its card's, for weights that do not fit their configuration, for a pipeline that asks for code of its own,
+    and for one that cannot be reached.
     """
-    if isinstance(name, Path) and not (name / "model_index.json").is_file():
-        raise ValueError(f"{name} holds no generator; run `make models` or restore the folder from the repository.")
-    check_folder(Path(name))
-    with without_progress_bars() if Path(name).is_dir() else nullcontext():
+    source = find(name, "model_index.json")
+    kinds = dict(zip(LEARNED, (AutoencoderKL, CLIPTextModel, UNet2DConditionModel), strict=True))
+    with said(f"The generator {name}"), without_progress_bars() if source.revision is None else nullcontext():
+        parts = {part: load_whole(kind, source, subfolder=part).float() for part, kind in kinds.items()}
         pipeline = StableDiffusionPipeline.from_pretrained(
-            name, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-        ).to(device)
+            source.name, **source.options, **parts, safety_checker=None, requires_safety_checker=False,
+            use_safetensors=True, trust_remote_code=False,
+        ).to(device)  # fmt: skip
+    remember(source)
     pipeline.set_progress_bar_config(disable=True)
     for part in LEARNED:
         getattr(pipeline, part).to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -366,5 +370,5 @@ def load_generator(name: str | Path, device: str = "cpu") -> Generator:
 
 
 def load_from(settings: Mapping[str, str], device: str = "cpu") -> Generator:
-    """The generator that a profile names: `weights` that ship in data/weights/, or the `name` at the hub."""
-    return load_generator(WEIGHTS / settings["weights"] if "weights" in settings else settings["name"], device)
+    """The generator that a profile names: `weights` that ship, or the `name`, and maybe `revision`, at the hub."""
+    return load_generator(shipped(settings["weights"]) if "weights" in settings else named(settings), device)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import open_clip
+from tokenizers.models import WordLevel
 
 _FIRST = 5  # of the texts or words are named
 
@@ -50,6 +51,14 @@ def losses(
             cut.append(repr(text if len(text) <= 60 else f"{text[:59]}…"))
         unknown |= dict.fromkeys(strange)
     return cut, list(unknown), longest
+
+
+def known_words(tokenizer: Any) -> tuple[str, ...]:
+    """All words and marks that a tokenizer of whole words knows, sorted; none for one of pieces."""
+    own = getattr(tokenizer, "tokenizer", tokenizer)
+    if not getattr(own, "is_fast", False) or not isinstance(own.backend_tokenizer.model, WordLevel):
+        return ()
+    return tuple(sorted(own.get_vocab().keys() - set(own.all_special_tokens)))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,8 +1,13 @@
 """Heavy results, kept by what they were made from.
 
-A result's key is the content of all that it depends on: the code that produces it, its inputs, torch's
+A result's key is the content of all that it depends on (`storage.keys`): the code that produces it, its inputs, torch's
 version, the kind of device and the name of the arithmetic (`storage.arithmetic`). Nothing ever has to be deleted by
-hand: what is stale is no longer asked for.
+hand: what is stale is no longer asked for, and what was not asked for longest goes when all results together take more
+than XAIKIT_CACHE_GB.
+
+Results lie in one folder, which processes and machines may share: a lock lets one compute and the others wait, and
+where the file system has none, both compute the same. What cannot be kept, as the folder is read-only or the disk is
+full, is said and returned all the same. XAIKIT_CACHE_SHARED names a folder below it that is only ever read.
 
 Under the portable arithmetic a result is the same to the last bit whatever Intel CPU made it. The name "native" says
 nothing of CPU and threads, and no key says in which batches a result was made where the batch is no input; so a run may
@@ -12,13 +17,9 @@ with AVX-512, with AVX2 and with neither, no tensor was further apart than 3e-6 
 2e-5). What was *trained* is another network altogether: rounding grows with every step.
 """
 
-import dataclasses
-import functools
-import hashlib
 import json
 import logging
 import os
-import re
 import sys
 import time
 import warnings
@@ -28,54 +29,123 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from xaikit.storage import canonical, paths, sources
-from xaikit.storage.files import replacing
+from xaikit.storage import keys, paths
+from xaikit.storage.files import locked, replacing
 
 log = logging.getLogger(__name__)
-# The text that this process runs, or ran when it was first asked; what is on disk may have been edited since.
-_text_loaded = dict(canonical.read().texts)
+LARGEST = 100.0  # gigabytes (10⁹ bytes) of all results together, where XAIKIT_CACHE_GB says nothing
+_LEFT_OVER = 86_400  # seconds after which a part of a file is one of a process that was killed
 
 
 def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str, Any]:
     """Return `producer(**inputs)`, read from disk where it is there already.
 
     The result is a dictionary of tensors (they come back on the CPU), numpy arrays and values that json can
-    hold. Inputs may be those, and dataclasses, paths (the content of a file or folder counts), devices,
-    dtypes and modules. The same dictionary comes back whether it was read or computed; a damaged file is
-    computed anew, with a warning.
+    hold. Inputs may be those, and dataclasses, paths (the content of a file or folder counts), devices, dtypes,
+    functions, classes, plain objects and modules. The same dictionary comes back whether it was read or computed; a
+    damaged file is computed anew, and what cannot be kept is returned, each with a warning.
     Raises TypeError for a producer that is not a function at the top of a module and for inputs or results of
-    other types; RuntimeError when code was edited after it was loaded; and what the producer raises.
+    other types; RuntimeError when code was edited after it was loaded; ValueError where XAIKIT_CACHE_GB is no number;
+    and what the producer raises.
     """
-    name = _name(producer)
-    path = path_of(producer, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # of two processes one computes, and the other reads
+    name, path = _name(producer), path_of(producer, inputs)
+    with locked(path):  # of two processes one computes, and the other reads
         if (result := kept(path)) is not None:
             log.info("read %s", name)
             return result
         start = time.monotonic()
-        result = write(path, name, producer(**inputs))
+        result = keep(path, name, producer(**inputs))
         log.info("computed %s in %.1f s", name, time.monotonic() - start)
         return result
 
 
 def path_of(producer: Callable[..., dict[str, Any]], inputs: Mapping[str, Any]) -> Path:
     """The file in which `fetch` keeps `producer(**inputs)`; raises what `fetch` raises before it computes."""
+    _largest()
     return paths.CACHE / f"{_name(producer)}-{_key(producer, inputs)}.safetensors"
 
 
 def kept(path: Path) -> dict[str, Any] | None:
-    """What the cache holds, or None; a damaged file counts as none, with a warning."""
+    """What the cache, or the shared one below it, holds, or None; a damaged file counts as none, with a warning."""
+    shared = [] if paths.SHARED_CACHE is None else [paths.SHARED_CACHE / path.name]
+    for each in (path, *shared):
+        try:
+            result = read(each) if each.exists() else None
+        except FileNotFoundError:  # another process has just made room
+            continue
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{each} is damaged and is computed anew: {error}", stacklevel=3)
+            continue
+        if result is not None:
+            _touch(each)
+            return result
+    return None
+
+
+def keep(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """`write` what was computed, where that can be, and make room for it; returns what reading it would give."""
+    header, tensors = _packed(name, result)
     try:
-        return read(path) if path.exists() else None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{path} is damaged and is computed anew: {error}", stacklevel=3)
-        return None
+        _save(path, header, tensors)
+        make_room(path)
+    except OSError as error:
+        warnings.warn(f"{name} cannot be kept and will be computed again: {error}", stacklevel=3)
+    return _assemble(header, tensors)
+
+
+def make_room(newest: Path, largest: float | None = None) -> None:
+    """Remove the results that were not asked for longest, but `newest`, until all take at most `largest` gigabytes.
+
+    That is XAIKIT_CACHE_GB by default, else `LARGEST`; what was removed is said in the log. Raises ValueError where the
+    variable is no number.
+    """
+    bound = _largest() if largest is None else largest
+    found, now = [], time.time()
+    for path in newest.parent.iterdir():
+        try:
+            about = path.stat()
+            if path.suffix == ".safetensors":
+                found.append((about.st_mtime, about.st_size, path))
+            elif path.suffix == ".part" and now - about.st_mtime > _LEFT_OVER:
+                path.unlink()
+        except OSError:  # of another process, which has just ended or made room
+            continue
+    total, removed = sum(size for _, size, _ in found), []
+    for _, size, path in sorted(found):
+        if total <= bound * 1e9:
+            break
+        if path != newest:
+            path.unlink(missing_ok=True)
+            removed.append(size)
+            total -= size
+    if removed:
+        log.warning(
+            "the cache had more than %g GB: removed the %d results that were not asked for longest, %.2f GB",
+            bound, len(removed), sum(removed) / 1e9,
+        )  # fmt: skip
+
+
+def _largest() -> float:
+    said = os.environ.get("XAIKIT_CACHE_GB", "")
+    try:
+        bound = float(said or LARGEST)
+    except ValueError:
+        bound = -1
+    if not bound >= 0:
+        raise ValueError(f"XAIKIT_CACHE_GB is {said!r}: give the gigabytes that the cache may take, as a number.")
+    return bound
+
+
+def _touch(path: Path) -> None:
+    """Say that a result was asked for, where that can be said."""
+    try:
+        os.utime(path)
+    except OSError:
+        log.debug("%s is only read", path)
 
 
 def _name(producer: Callable[..., Any]) -> str:
@@ -87,79 +157,31 @@ def _name(producer: Callable[..., Any]) -> str:
 
 
 def _key(producer: Callable[..., Any], inputs: Mapping[str, Any]) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    made_by = (_code(producer), torch.__version__, os.environ.get("XAIKIT_ARITHMETIC", "native"))
-    digest.update(" ".join(made_by).encode())
+    made_by = (keys.code_of(producer), torch.__version__, os.environ.get("XAIKIT_ARITHMETIC", "native"))
+    parts = []
     for argument, value in sorted(inputs.items()):
         try:
-            _feed(digest, argument)
-            _feed(digest, value)
+            parts.append((argument, keys.digest(value)))
         except TypeError as error:
             raise TypeError(
                 f"{producer.__name__} cannot be cached: its argument {argument!r} holds {error}; pass "
                 "numbers, text, paths, arrays, tensors or modules"
             ) from None
-    return digest.hexdigest()[:32]
-
-
-def _code(thing: Callable[..., Any] | type) -> str:
-    """What a function or class does, with all that it reaches (`storage.canonical`)."""
-    file, name = canonical.place_of(thing)
-    code = canonical.read_with(file)
-    for path in sorted(code.files(file, [name])):
-        if _text_loaded.setdefault(path, code.texts[path]) != code.texts[path]:
-            raise RuntimeError(f"{path} was edited after it was loaded: restart Python to run the new code")
-    return code.digest(file, [name])
-
-
-@functools.cache  # what a loaded class does stays as it is
-def _class(kind: type) -> str:
-    """What objects of a class do: it and its bases, by their code where they are of this package, else by name."""
-    ours = [each.__module__.partition(".")[0] == canonical.PACKAGE for each in kind.__mro__]
-    return " ".join(_code(each) if own else each.__qualname__ for each, own in zip(kind.__mro__, ours, strict=True))
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """Add a value to the digest, so that no two different values add the same bytes."""
-    match value:
-        case None | bool() | int() | float() | str() | bytes() | torch.dtype() | torch.device():
-            digest.update(f"{type(value).__name__} {value!r};".encode())
-        case list() | tuple():
-            digest.update(f"sequence {len(value)};".encode())
-            for item in value:
-                _feed(digest, item)
-        case Mapping():
-            _feed(digest, [(key, value[key]) for key in sorted(value, key=repr)])
-        case Path():
-            files = [file for file in (value, *value.rglob("*")) if file.is_file()]
-            if not value.exists():
-                raise FileNotFoundError(f"{value} does not exist: it was to be an input of a cached result")
-            digest.update(f"path {sources.text_hash(files, value.parent)};".encode())
-        case Tensor():
-            digest.update(f"tensor {value.dtype} {tuple(value.shape)} {value.device.type};".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        case np.ndarray() if not value.dtype.hasobject:
-            digest.update(f"array {value.dtype.str} {value.shape};".encode())
-            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-        case nn.Module():
-            described = re.sub(r"0x[0-9a-f]+", "", repr(value))  # addresses differ in every process
-            _feed(
-                digest,
-                ([_class(type(part)) for part in value.modules()], described, value.training, value.state_dict()),
-            )
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            _feed(digest, (_class(type(value)), fields))
-        case _:
-            raise TypeError(f"an object of type {type(value).__name__}")
+    return keys.digest((made_by, parts))[:32]
 
 
 def write(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """Write one safetensors file: arrays as tensors, all else and a checksum of the whole in its header.
 
     Returns what reading it will give. Raises TypeError, with the `name` of what was to be kept, for a value that is no
-    tensor, array or json.
+    tensor, array or json, and OSError where it cannot be written.
     """
+    header, tensors = _packed(name, result)
+    _save(path, header, tensors)
+    return _assemble(header, tensors)
+
+
+def _packed(name: str, result: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     arrays = [key for key, value in result.items() if isinstance(value, np.ndarray)]
     tensors = {key: value for key, value in result.items() if isinstance(value, Tensor)}
     values = {key: value for key, value in result.items() if key not in {*arrays, *tensors}}
@@ -172,11 +194,16 @@ def write(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} cannot be cached: its result {key!r} is no tensor, array or json: {error}") from None
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    header = json.dumps({"order": list(result), "arrays": arrays, "values": values})
+    return json.dumps({"order": list(result), "arrays": arrays, "values": values}), tensors
+
+
+def _save(path: Path, header: str, tensors: dict[str, Tensor]) -> None:
     metadata = {"header": header, "blake2b": _checksum(header, tensors)}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata)
-    return _assemble(header, tensors)
+    try:
+        with replacing(path) as part:
+            save_file(tensors, part, metadata)
+    except SafetensorError as error:  # as it calls a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -197,6 +224,4 @@ def _assemble(description: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    _feed(digest, (header, tensors))
-    return digest.hexdigest()
+    return keys.digest((header, tensors))

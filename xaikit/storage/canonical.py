@@ -30,9 +30,11 @@ ONLY_KEEP = {
     "xaikit.companion.profiles.FOLDER",
     "xaikit.models.cards",
     "xaikit.models.clip._check_folder",
+    "xaikit.models.hub",
     "xaikit.storage.cache",
     "xaikit.storage.canonical",
     "xaikit.storage.files",
+    "xaikit.storage.keys",
     "xaikit.storage.paths",
     "xaikit.storage.sources",
 }

@@ -31,4 +31,5 @@ DATA = shipped(ROOT) / "data"
 WEIGHTS = DATA / "weights"
 NOTEBOOKS = shipped(ROOT) / "notebooks"
 CACHE = Path(os.environ.get("XAIKIT_CACHE", BUILD / "cache"))
+SHARED_CACHE = Path(os.environ["XAIKIT_CACHE_SHARED"]) if os.environ.get("XAIKIT_CACHE_SHARED") else None
 DATASETS = Path(os.environ.get("XAIKIT_DATA", workplace(ROOT) / "data" / "downloads"))

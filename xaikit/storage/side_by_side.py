@@ -16,11 +16,11 @@ from functools import partialmethod
 from typing import Any
 
 import psutil
-from filelock import FileLock
 from tqdm import tqdm
 
 from xaikit.storage import cache
 from xaikit.storage.arithmetic import cores
+from xaikit.storage.files import locked
 
 MEMORY = 1.5 * 2**30  # of a job: a ResNet-50 in training at 28 pixels takes 1.2 GB, 0.4 of it torch itself
 
@@ -70,13 +70,12 @@ def fetch_all(
     found = {name: cache.path_of(producer, job) for name, job in jobs.items()}
     with ExitStack() as locks:
         for path in sorted(set(found.values())):  # in one order, so that two processes never wait for each other
-            path.parent.mkdir(parents=True, exist_ok=True)
-            locks.enter_context(FileLock(path.with_suffix(".lock")))
+            locks.enter_context(locked(path))
         results = {name: result for name, path in found.items() if (result := cache.kept(path)) is not None}
         missing = {name: job for name, job in jobs.items() if name not in results}
         with tqdm(total=len(jobs), initial=len(results), desc=label, mininterval=0) as progress:
             for name, result in side_by_side(producer, missing, device=device):
-                results[name] = cache.write(found[name], name, result)
+                results[name] = cache.keep(found[name], name, result)
                 progress.set_postfix_str(f"{name} done")
                 progress.update()
     return {name: results[name] for name in jobs}

@@ -22,6 +22,7 @@ from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
 from xaikit.models.generator import Generator
 from xaikit.models.hooks import at_least_float32
+from xaikit.models.hub import find, load_whole, remember, said
 from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
@@ -514,5 +515,10 @@ def sentence_embeddings(cfg: Settings) -> Embed:
     if cfg.data == WORLD:
         clip = load_from(cfg.classifier)
         return lambda texts: clip.encode_texts(list(texts)).numpy()
-    model, tokenizer = (kind.from_pretrained(cfg.sentence_encoder) for kind in (AutoModel, AutoTokenizer))
+    source = find(cfg.sentence_encoder)
+    with said(f"The sentence encoder {cfg.sentence_encoder}"):
+        # The pooler is not used, and not every BERT has one.
+        model = load_whole(AutoModel, source, may_lack="pooler", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.name, trust_remote_code=False, **source.options)
+    remember(source)
     return lambda texts: mean_pooled(model.to(cfg.device), tokenizer, texts)

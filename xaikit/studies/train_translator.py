@@ -17,6 +17,7 @@ from torchvision.transforms import Normalize
 
 from xaikit.datasets import captions
 from xaikit.models.captioner import load_captioner
+from xaikit.models.hub import timm_model
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import seed_for
@@ -67,7 +68,7 @@ def train_translator(
         raise ValueError("There is nothing to train on: give --shards with --pairs, --coco, or both.")
     if batch % processes:
         raise ValueError(f"A batch of {batch} cannot be shared by {processes} processes: choose another.")
-    network = timm.create_model(classifier, pretrained=True).requires_grad_(False)
+    network = timm_model(classifier).requires_grad_(False)
     data = timm.data.resolve_model_data_config(network)
     size, share = data["input_size"][-1], batch // processes
     encoder = nn.Sequential(Normalize(data["mean"], data["std"]), Features(network, layer)).to(device)
