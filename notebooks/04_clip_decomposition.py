@@ -58,12 +58,11 @@ from xaikit.metrics.groups import group_accuracy
 from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
 from xaikit.metrics.segmentation import SegmentationScores, segmentation_scores
-from xaikit.models.clip import load_from
 from xaikit.saliency.vit import BASELINES, text_directions, upsample
 from xaikit.storage.seeding import rng
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures as pictures
-from xaikit.studies.clip_decomposition import Ablation, Decomposed, name_of
+from xaikit.studies.clip_decomposition import Ablation, name_of
 
 cfg = profiles.load(profile, "04_clip_decomposition", seed)
 profiles.prepare(seed)
@@ -71,13 +70,23 @@ plots.use_style()
 record = Record("04_clip_decomposition", profile, seed)
 
 
-def note(id, interval, item, protocol="corrected", unit="fraction", published=None):
-    """Record an interval under its id, and hand it on."""
+def note(id, interval, item, protocol="corrected", unit="fraction", published=None, model=None):
+    """Record an interval under its id, that of the first model if it is of none, and hand it on."""
     record.number(
-        f"gandelsman.{id}", interval.value, low=interval.low, high=interval.high, n=interval.n,
-        unit=unit, item=item, protocol=protocol, published=published,
+        (model or models[0]).id(f"gandelsman.{id}"), interval.value, low=interval.low, high=interval.high,
+        n=interval.n, unit=unit, item=item, protocol=protocol, published=published,
     )  # fmt: skip
     return interval
+
+
+def row_of(model, **columns):
+    """A row of a table, which names the model where there are several."""
+    return ({"model": model.name} if len(models) > 1 else {}) | columns
+
+
+def printed(source):
+    """The published number of that id, or a gap."""
+    return published(source, "fraction") if source else np.nan
 
 
 # %% [markdown]
@@ -86,14 +95,14 @@ def note(id, interval, item, protocol="corrected", unit="fraction", published=No
 # The model is a CLIP with a vision transformer. The one of the mini profile has 6 layers of 8 heads and learned from
 # captions of drawn scenes: birds, things, people and cars, whose every cause is known. It learned to tell a bird's
 # caption from other birds' captions, never from those of cars; so a picture's class is chosen among those of its own
-# family: species, categories, professions or makes and models. The paper profile takes the ViTs of OpenCLIP, and
-# ImageNet, which is one family.
+# family: species, categories, professions or makes and models. The paper profile takes three ViTs of OpenCLIP, and
+# ImageNet, which is one family. Tables then have a row for each model; what is looked into closely is the first one.
 
 # %%
-clip = load_from(cfg.clip, cfg.device)
-tower = clip.image_encoder
+models = study.backbones(cfg)
+model = models[0]
+clip, tower = model.clip, model.clip.image_encoder
 data = pictures.classification(cfg, seed)
-classes = study.Classes(study.class_embeddings(clip, data.prompts), data.choices)
 shown = rng(seed, "shown").choice(len(data), min(24, len(data)), replace=False)
 figure = plots.image_grid(torch.stack([data.images[int(i)] for i in shown]), [data.class_name(i) for i in shown])
 plt.show(figure)
@@ -126,40 +135,43 @@ display(pd.Series(errors, name="largest error of a coordinate").to_frame())
 #
 # **Mean ablation** replaces a part by its mean over images, so that it says nothing about *this* image. The published
 # code takes the mean over the very images that it then evaluates; we take it over validation images, and show both.
+#
+# All images are decomposed once, and what each head wrote about each of them is kept in a store, from which every
+# section below reads.
 
 # %%
 validation = pictures.classification(cfg, seed, "validation")
-parts = Decomposed.of(clip, data.images, "test images")
-means = {
-    "corrected": mean_contributions(Decomposed.of(clip, validation.images, "validation images")),
-    "as-published": mean_contributions(parts),
-}
-layers, heads = parts.readout.heads.shape[:2]
-ABLATIONS = {
-    "base": Ablation(),
-    "MLPs": Ablation(mlps=True),
-    "attention": Ablation(layers=tuple(range(layers))),
-}
-answers = {protocol: study.predictions(parts, classes, mean, ABLATIONS) for protocol, mean in means.items()}
-rows, change = [], {}
-for protocol, each in answers.items():
-    for name, given in each.items():
-        interval = study.accuracy(given, data.labels, seed)
-        source = pictures.published_id(
-            cfg, {"base": "table1.{model}.base", "MLPs": "table1.{model}.mlp-ablated"}.get(name)
-        )
-        if not (name == "base" and protocol == "as-published"):
-            note(f"table1.{name.lower()}.{protocol}", interval, "Table 1", protocol, published=source)
-        rows.append({"replaced by its mean": name, "means": protocol, **vars(interval)})
-        if name != "base":
-            change[name, protocol] = note(
-                f"table1.{name.lower()}-change.{protocol}",
-                study.accuracy_change(given, each["base"], data.labels, seed), "Table 1", protocol, "difference",
-            )  # fmt: skip
+PUBLISHED = {"base": "table1.{model}.base", "MLPs": "table1.{model}.mlp-ablated"}
+parts_of, means_of, classes_of, change, rows = {}, {}, {}, {}, []
+for model in models:
+    parts = parts_of[model] = pictures.decomposed(cfg, model, data)
+    classes = classes_of[model] = study.Classes(model.classes(data.prompts), data.choices)
+    means = means_of[model] = {
+        "corrected": mean_contributions(pictures.decomposed(cfg, model, validation)),
+        "as-published": mean_contributions(parts),
+    }
+    every_layer = tuple(range(len(parts.readout.heads)))
+    ablations = {"base": Ablation(), "MLPs": Ablation(mlps=True), "attention": Ablation(layers=every_layer)}
+    answers = {protocol: study.predictions(parts, classes, mean, ablations) for protocol, mean in means.items()}
+    for protocol, each in answers.items():
+        for name, given in each.items():
+            interval = study.accuracy(given, data.labels, seed)
+            source = pictures.published_id(model, PUBLISHED.get(name))
+            if not (name == "base" and protocol == "as-published"):
+                note(f"table1.{name.lower()}.{protocol}", interval, "Table 1", protocol, published=source, model=model)
+            row = {"replaced by its mean": name, "means": protocol, **vars(interval), "published": printed(source)}
+            rows.append(row_of(model, **row))
+            if name != "base":
+                change[model, name, protocol] = note(
+                    f"table1.{name.lower()}-change.{protocol}",
+                    study.accuracy_change(given, each["base"], data.labels, seed), "Table 1", protocol, "difference",
+                    model=model,
+                )  # fmt: skip
+    anything = study.Classes(classes.embeddings, torch.ones_like(classes.choices))
+    across = study.predictions(parts, anything, means["corrected"], {"base": Ablation()})["base"]
+    across = study.accuracy(across, data.labels, seed)
+    note("table1.base.across-families", across, "Table 1", "control", model=model)
 record.table("table1", pd.DataFrame(rows))
-anything = study.Classes(classes.embeddings, torch.ones_like(classes.choices))
-across = study.predictions(parts, anything, means["corrected"], {"base": Ablation()})["base"]
-note("table1.base.across-families", study.accuracy(across, data.labels, seed), "Table 1", "control")
 
 # %% [markdown]
 # **Notice.** Taking out what all MLPs say about *this* picture costs little; taking out the attention costs more than
@@ -172,30 +184,40 @@ note("table1.base.across-families", study.accuracy(across, data.labels, seed), "
 # the layers gives the whole curve (`ablate_attention_cumulatively`).
 
 # %%
-cumulative = {protocol: study.cumulative_predictions(parts, classes, mean) for protocol, mean in means.items()}
-msa = []
-for protocol, each in cumulative.items():
-    for count, given in enumerate(each):
-        interval = study.accuracy(given, data.labels, seed)
-        if count:  # none replaced is table1's base
-            note(f"fig-msa.{count}.{protocol}", interval, "MSA figure", protocol)
-        msa.append({"layers": count, "means": protocol, **vars(interval)})
-msa = pd.DataFrame(msa)
-record.table("fig_msa", msa)
-figure, ax = plt.subplots(figsize=(6.4, 3.6))
-for protocol, colour, marker, size in (("corrected", plots.BLUE, "o-", 4), ("as-published", plots.ORANGE, "s--", 9)):
-    mine = msa[msa.means == protocol]
-    ax.fill_between(mine.layers, mine.low, mine.high, color=colour, alpha=0.2, linewidth=0)
-    ax.plot(mine.layers, mine.value, marker, color=colour, label=f"means {protocol}", markersize=size, mfc="none")
-ax.axhline(classes.chance, color=plots.GREY, linestyle="--", linewidth=1)
-ax.text(0, classes.chance + 0.015, "chance", color=plots.DARK)
-ax.set(xlabel="attention layers replaced by their mean, from the first", ylabel="zero-shot accuracy", ylim=(0, 1.02))
-ax.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
+msa, early, ceiling = [], {}, {}
+figure, axes = plt.subplots(1, len(models), figsize=(6.4 * len(models), 3.6), sharey=True, squeeze=False)
+for ax, model in zip(axes[0], models, strict=True):
+    classes, parts = classes_of[model], parts_of[model]
+    kept = len(parts.readout.heads) - cfg.last_layers
+    for protocol, colour, marker, size in (
+        ("corrected", plots.BLUE, "o-", 4),
+        ("as-published", plots.ORANGE, "s--", 9),
+    ):
+        each = study.cumulative_predictions(parts, classes, means_of[model][protocol])
+        mine = []
+        for count, given in enumerate(each):
+            interval = study.accuracy(given, data.labels, seed)
+            if count:  # none replaced is table1's base
+                note(f"fig-msa.{count}.{protocol}", interval, "MSA figure", protocol, model=model)
+            mine.append(row_of(model, layers=count, means=protocol, **vars(interval)))
+        msa += mine
+        mine = pd.DataFrame(mine)
+        ax.fill_between(mine.layers, mine.low, mine.high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(mine.layers, mine.value, marker, color=colour, label=f"means {protocol}", markersize=size, mfc="none")
+        if protocol == "corrected":
+            early[model] = study.accuracy_change(each[kept], each[0], data.labels, seed)
+            ceiling[model] = study.accuracy(each[kept], data.labels, seed)
+    ax.axhline(classes.chance, color=plots.GREY, linestyle="--", linewidth=1)
+    ax.text(0, classes.chance + 0.015, "chance", color=plots.DARK)
+    ax.set(xlabel="attention layers replaced by their mean, from the first", ylim=(0, 1.02))
+    if len(models) > 1:
+        ax.set_title(model.name)
+    note("fig-msa.early-change.corrected", early[model], "MSA figure", unit="difference", model=model)
+axes[0, 0].set_ylabel("zero-shot accuracy")
+axes[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 0.12))
+record.table("fig_msa", pd.DataFrame(msa))
 record.figure("fig_msa", figure)
 plt.show(figure)
-kept = layers - cfg.last_layers
-late = study.accuracy_change(cumulative["corrected"][kept], cumulative["corrected"][0], data.labels, seed)
-note("fig-msa.early-change.corrected", late, "MSA figure", unit="difference")
 
 # %% [markdown]
 # *Exercise.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
@@ -215,38 +237,48 @@ note("fig-msa.early-change.corrected", late, "MSA figure", unit="difference")
 # A head where none has that much gets none.
 
 # %%
-last = study.last_heads(parts.readout, cfg.last_layers)
-moments = parts.moments(last)
-pools = pictures.pools(cfg, clip, seed)
-general = pools["general"]
-span = general.span(moments, cfg.basis)
-roles = study.roles(span, last, general, cfg.topics, first=cfg.role_texts, least=cfg.role_share)
-table_heads = pd.DataFrame(
-    [
-        {
+with_a_role, roles_of, rows = {}, {}, []
+for model in models:
+    parts = parts_of[model]
+    last = study.last_heads(parts.readout, cfg.last_layers)
+    moments = parts.moments(last)
+    pools = pictures.pools(cfg, model.clip, seed, pictures.POOLS if model.first else ("general",))
+    general = pools["general"]
+    span = general.span(moments, cfg.basis)
+    roles = roles_of[model] = study.roles(span, last, general, cfg.topics, first=cfg.role_texts, least=cfg.role_share)
+    paper = {head: topic for topic, heads in pictures.named_heads(model).items() for head in heads}
+    for role, explained in zip(roles, span.explained, strict=True):
+        row = {
             "head": name_of(role.head),
             "role": role.topic or "no clear role",
             "share of the role": max(role.shares.values()),
             **{f"text {rank}": text for rank, text in enumerate(role.texts, start=1)},
             f"variance explained by {cfg.role_texts}": role.explained,
-        }
-        for role in roles
-    ]
-)
+        } | ({"in the paper": paper.get(role.head, "")} if model.is_the_papers else {})
+        rows.append(row_of(model, **row))
+        record.number(
+            model.id(f"gandelsman.heads.{name_of(role.head).lower()}.explained"), explained[cfg.role_texts - 1].item(),
+            unit="fraction", item="heads", protocol="corrected",
+        )  # fmt: skip
+    with_a_role[model] = note(
+        "heads.with-role",
+        proportion(sum(r.topic is not None for r in roles), len(roles)),
+        "heads",
+        unit="fraction of heads",
+        model=model,
+    )
+    if model.first:
+        kept_of_first = last, moments, pools, span
+table_heads = pd.DataFrame(rows)
 record.table("table_heads", table_heads)
 with pd.option_context("display.max_colwidth", None):
     display(table_heads.sort_values("role").set_index("head").round(2))
-for role, row in zip(roles, span.explained, strict=True):
-    record.number(
-        f"gandelsman.heads.{name_of(role.head).lower()}.explained", row[cfg.role_texts - 1].item(),
-        unit="fraction", item="heads", protocol="corrected",
-    )  # fmt: skip
-with_a_role = note(
-    "heads.with-role",
-    proportion(sum(r.topic is not None for r in roles), len(roles)),
-    "heads",
-    unit="fraction of heads",
-)
+# From here on the first model, but for the worst groups.
+model = models[0]
+(last, moments, pools, span), roles, parts, classes, means = (
+    kept_of_first, roles_of[model], parts_of[model], classes_of[model], means_of[model]
+)  # fmt: skip
+general, (layers, heads) = pools["general"], parts.readout.heads.shape[:2]
 
 # %% [markdown]
 # **Notice.** The first text often suffices to guess a head's topic, and the later ones repeat it. Some heads mix
@@ -257,10 +289,12 @@ with_a_role = note(
 # Below, the same algorithm as published, and how many of its picks agree.
 
 # %%
-contributions = parts.of_heads(last)[: cfg.published_images]
-as_published = textspan_as_published(contributions, general.embeddings, cfg.basis, rank=cfg.published_rank)
-exact = general.span(contributions, cfg.basis)
-agree = (as_published.picks == exact.picks).double()
+same = []
+for layer in range(layers - cfg.last_layers, layers):
+    contributions = parts.of_heads([head for head in last if head[0] == layer], cfg.published_images).to(cfg.device)
+    loop = textspan_as_published(contributions, general.embeddings, cfg.basis, rank=cfg.published_rank)
+    same.append(loop.picks.cpu() == general.span(contributions, cfg.basis).picks)
+agree = torch.cat(same).double()
 note("textspan.same-picks", bootstrap_mean(agree.mean(1).numpy(), seed), "Algorithm 1", "as-published")
 record.number(
     "gandelsman.textspan.rank", float(parts.readout.heads.shape[2]), unit="count", item="Algorithm 1", protocol="exact"
@@ -284,15 +318,14 @@ for (name, m), given in projected.items():
     pool_rows.append({"pool": name, "texts": m, "in the pool": len(pools[name].embeddings), **vars(interval)})
 pool_rows = pd.DataFrame(pool_rows)
 record.table("fig_pool", pool_rows)
-ceiling = study.accuracy(cumulative["corrected"][kept], data.labels, seed)
 figure, ax = plt.subplots(figsize=(6.8, 4))
 looks = zip(pools, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.BLACK), "osD^", strict=True)
 for name, colour, marker in looks:
     mine = pool_rows[pool_rows.pool == name]
     ax.fill_between(mine.texts, mine.low, mine.high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(mine.texts, mine.value, marker + "-", color=colour, markersize=4, label=f"{name} ({mine.iloc[0, 2]:,})")
-ax.axhline(ceiling.value, color=plots.GREY, linestyle="--", linewidth=1)
-ax.text(cfg.sizes[0], ceiling.value - 0.02, "heads in full", color=plots.DARK, va="top")
+ax.axhline(ceiling[model].value, color=plots.GREY, linestyle="--", linewidth=1)
+ax.text(cfg.sizes[0], ceiling[model].value - 0.02, "heads in full", color=plots.DARK, va="top")
 ax.set(xlabel="directions for each head, m", ylabel="zero-shot accuracy", ylim=(0, 1.02), xscale="log")
 ax.set_xticks(cfg.sizes, cfg.sizes)
 ax.minorticks_off()
@@ -316,18 +349,18 @@ gain = {
 #
 # Here the world knows. For each head, how much of the variance of its contributions lies between the values of a factor
 # ($\eta^2$: the share that the factor explains)? Pictures without the factor (a car has no count) are left out for it.
-# If TextSpan's label is right, the factor it names explains more than the others.
+# If TextSpan's label is right, the factor it names explains more than the others. Of photographs one factor alone is
+# known, their class, so there is nothing that it could explain more than.
 
 # %%
 every = [(layer, head) for layer in range(layers) for head in range(heads)]
-all_contributions = parts.of_heads(every)
+known = {  # of which two pictures have a value in common
+    topic: labels for topic, labels in data.factors.items() if (labels >= 0).sum() > len(labels[labels >= 0].unique())
+}
 carried = {}
-for topic, labels in data.factors.items():
-    has = labels >= 0
-    if int(has.sum()) <= len(labels[has].unique()):
-        continue  # no two pictures have a value in common
-    share = study.variance_explained(all_contributions[has], labels[has])
-    chance = study.chance_of_variance_explained(len(labels[has].unique()), int(has.sum()))
+for topic, share in parts.variance_explained(known).items():
+    has = known[topic] >= 0
+    chance = study.chance_of_variance_explained(len(known[topic][has].unique()), int(has.sum()))
     carried[topic] = ((share - chance) / (1 - chance)).clamp_min(0)
 carried = pd.DataFrame({topic: share.numpy() for topic, share in carried.items()}, index=[name_of(h) for h in every])
 specialisation = carried.copy()
@@ -350,8 +383,10 @@ record.figure("specialisation", figure)
 plt.show(figure)
 labelled = [role for role in roles if role.topic in carried]
 right_label = [carried.loc[name_of(role.head)].idxmax() == role.topic for role in labelled]
-matches = None
-if labelled:
+matches, unmatched = None, "no head has a role that is a factor of the pictures"
+if len(carried.columns) < 2:
+    unmatched = "of these pictures no two factors are known, so none can explain more than another"
+elif labelled:
     matches = note(
         "specialisation.right-label",
         proportion(sum(right_label), len(right_label)),
@@ -377,85 +412,80 @@ if labelled:
 # test set itself. The control silences as many random heads of the same layers.
 
 # %%
-birds = pictures.waterbirds(cfg, seed, "test")
-bird_classes = study.Classes(study.class_embeddings(clip, birds.prompts), birds.choices)
-bird_parts = Decomposed.of(clip, birds.images, "Waterbirds")
-bird_means = {
-    "corrected": mean_contributions(
-        Decomposed.of(clip, pictures.waterbirds(cfg, seed, "validation").images, "validation")
-    ),
-    "as-published": mean_contributions(bird_parts),
-}
-early = tuple(range(kept))
-place_heads = study.with_role(roles, "place")
-chosen = {"place heads": place_heads}
-if hand := pictures.published_heads(cfg):
-    chosen["published heads"] = hand
+birds, validation = (pictures.waterbirds(cfg, seed, split) for split in ("test", "validation"))
+groups, group_names = birds.groups, np.array(birds.group_names)
 draw = rng(seed, "random heads")
 random_names = [f"random {i}" for i in range(cfg.random_draws)]
-random_heads = {
-    name: tuple(last[i] for i in sorted(draw.choice(len(last), len(place_heads), replace=False)))
-    for name in random_names
-}
-settings = {
-    "base": Ablation(),
-    "no heads": Ablation(mlps=True, layers=early),
-    **{name: Ablation(mlps=True, layers=early, heads=heads_out) for name, heads_out in (chosen | random_heads).items()},
-}
-bird_answers = {
-    protocol: study.predictions(bird_parts, bird_classes, mean, settings) for protocol, mean in bird_means.items()
-}
-groups = birds.groups
-correct = {
-    protocol: {name: given == birds.labels for name, given in each.items()} for protocol, each in bird_answers.items()
-}
-print(f"heads for places: {', '.join(map(name_of, place_heads)) or 'none'}")
-PUBLISHED = {"base": "base", "place heads": "ours", "published heads": "ours", "random heads": "random"}
-rows, group_rows = [], []
-for protocol, each in correct.items():
-    intervals = {
-        name: study.worst_group_interval(each[name], groups, seed) for name in settings if name not in random_names
+COLUMNS = {"base": "base", "place heads": "ours", "published heads": "ours", "random heads": "random"}
+rows, group_rows, gains, place_heads = [], [], {}, {}
+for model in models:
+    bird_classes = study.Classes(model.classes(birds.prompts), birds.choices)
+    bird_parts = pictures.decomposed(cfg, model, birds)
+    bird_means = {
+        "corrected": mean_contributions(pictures.decomposed(cfg, model, validation)),
+        "as-published": mean_contributions(bird_parts),
     }
-    intervals["random heads"] = study.mean_worst_group([each[name] for name in random_names], groups, seed)
-    for name, interval in intervals.items():
-        if protocol == "as-published" and name == "base":
-            continue
-        column = PUBLISHED.get(name)
-        source = pictures.published_id(cfg, f"waterbirds.{{model}}.worst-group.{column}") if column else None
-        note(
-            f"waterbirds.worst-group.{name.replace(' ', '-')}.{protocol}",
-            interval,
-            "Waterbirds",
-            protocol,
-            published=source,
-        )
-        removed = {"base": 0, "no heads": 0, "published heads": len(hand or ())}.get(name, len(place_heads))
-        rows.append({"silenced": name, "heads": removed, "means": protocol, **vars(interval)}
-            | {"published": published(source, "fraction") if source else np.nan})  # fmt: skip
-    for name in ("base", "no heads", *chosen):
-        if protocol == "as-published" and name == "base":
-            continue
-        by_group = group_accuracy(each[name].numpy(), np.array(birds.group_names)[groups.numpy()])
-        for group, interval in by_group.groups.items():
+    last_of = study.last_heads(bird_parts.readout, cfg.last_layers)
+    early_layers = tuple(range(last_of[0][0]))
+    ours = place_heads[model] = study.with_role(roles_of[model], "place")
+    chosen = {"place heads": ours}
+    if hand := pictures.published_heads(model):
+        chosen["published heads"] = hand
+    random_heads = {
+        name: tuple(last_of[i] for i in sorted(draw.choice(len(last_of), len(ours), replace=False)))
+        for name in random_names
+    }
+    settings = {"base": Ablation(), "no heads": Ablation(mlps=True, layers=early_layers)} | {
+        name: Ablation(mlps=True, layers=early_layers, heads=heads_out)
+        for name, heads_out in (chosen | random_heads).items()
+    }
+    print(f"{model.name}, heads for places: {', '.join(map(name_of, ours)) or 'none'}")
+    for protocol, mean in bird_means.items():
+        given = study.predictions(bird_parts, bird_classes, mean, settings)
+        correct = {name: answers == birds.labels for name, answers in given.items()}
+        draws = [correct[name] for name in random_names]
+        intervals = {
+            name: study.worst_group_interval(correct[name], groups, seed)
+            for name in settings if name not in random_names
+        } | {"random heads": study.mean_worst_group(draws, groups, seed)}  # fmt: skip
+        if protocol == "as-published":
+            del intervals["base"]  # nothing is replaced by a mean
+        for name, interval in intervals.items():
+            column = COLUMNS.get(name)
+            source = pictures.published_id(model, f"waterbirds.{{model}}.worst-group.{column}") if column else None
             note(
-                f"waterbirds.groups.{name.replace(' ', '-')}.{protocol}.{group.replace(' ', '-')}",
-                interval,
-                "Waterbirds groups",
-                protocol,
+                f"waterbirds.worst-group.{name.replace(' ', '-')}.{protocol}", interval, "Waterbirds", protocol,
+                published=source, model=model,
+            )  # fmt: skip
+            removed = {"base": 0, "no heads": 0, "published heads": len(hand)}.get(name, len(ours))
+            row = {
+                "silenced": name,
+                "heads": removed,
+                "means": protocol,
+                **vars(interval),
+                "published": printed(source),
+            }
+            rows.append(row_of(model, **row))
+        for name in (name for name in intervals if name != "random heads"):
+            by_group = group_accuracy(correct[name].numpy(), group_names[groups.numpy()])
+            for group, interval in by_group.groups.items():
+                note(
+                    f"waterbirds.groups.{name.replace(' ', '-')}.{protocol}.{group.replace(' ', '-')}", interval,
+                    "Waterbirds groups", protocol, model=model,
+                )  # fmt: skip
+                group_rows.append(row_of(model, silenced=name, means=protocol, group=group, **vars(interval)))
+        for over, others in (("base", [correct["base"]]), ("random", draws)):
+            gain_over = study.worst_group_gain(correct["place heads"], others, groups, seed)
+            gains[model, over, protocol] = note(
+                f"waterbirds.gain-over-{over}.{protocol}", gain_over, "Waterbirds", protocol, "difference", model=model
             )
-            group_rows.append({"silenced": name, "means": protocol, "group": group, **vars(interval)})
-table_waterbirds = pd.DataFrame(rows)
+model = models[0]
+table_waterbirds, table_groups = pd.DataFrame(rows), pd.DataFrame(group_rows)
 record.table("table_waterbirds", table_waterbirds)
 display(table_waterbirds.round(3))
-record.table("table_waterbirds_groups", pd.DataFrame(group_rows))
-display(pd.DataFrame(group_rows).pivot(index=["silenced", "means"], columns="group", values="value").round(2))
-gains = {}
-for protocol, each in correct.items():
-    gains["base", protocol] = study.worst_group_gain(each["place heads"], [each["base"]], groups, seed)
-    draws = [each[name] for name in random_names]
-    gains["random", protocol] = study.worst_group_gain(each["place heads"], draws, groups, seed)
-for (over, protocol), gain_over in gains.items():
-    note(f"waterbirds.gain-over-{over}.{protocol}", gain_over, "Waterbirds", protocol, "difference")
+record.table("table_waterbirds_groups", table_groups)
+index = [name for name in ("model", "silenced", "means") if name in table_groups]
+display(table_groups.pivot(index=index, columns="group", values="value").round(2))
 
 # %% [markdown]
 # **Notice.** Two controls matter. *Random heads* says whether it has to be these heads. *No heads* says how much of the
@@ -465,54 +495,80 @@ for (over, protocol), gain_over in gains.items():
 #
 # The nearest neighbours of a picture by the contribution of one head (cosine): by a head for colours they share the
 # colour, whatever they show. How often, beside chance and beside the whole embedding? For each topic we take the head
-# of whose variance its texts on that topic explain most, whether that makes it a role or not.
+# of whose variance its texts on that topic explain most, whether that makes it a role or not. Of photographs we know
+# their class alone: for the other topics one has to look, and beside each head stands the one that the paper names.
 
 # %%
 best = {topic: max(roles, key=lambda role: role.shares[topic] * role.explained) for topic in cfg.retrieval}
-topics = [topic for topic in cfg.retrieval if best[topic].shares[topic] > 0 and topic in data.factors]
-if not topics:
-    raise ValueError("No head's texts name a topic of `retrieval`: give the profile more topics, or a larger pool.")
+topics = [topic for topic in cfg.retrieval if best[topic].shares[topic] > 0]
 best_head = {topic: best[topic].head for topic in topics}
+# Beside them the head that the paper names for the topic, where it names one of this model's last layers.
+looked_at = {topic: f"{topic}\n{name_of(head)}" for topic, head in best_head.items()}
+for topic, named in pictures.named_heads(model).items():
+    if topic in topics and (others := [head for head in named if head in last and head != best_head[topic]]):
+        best_head[f"{topic} (paper)"] = others[0]
+        looked_at[f"{topic} (paper)"] = f"{topic}\n{name_of(others[0])}, the paper's"
+NO_TOPIC = "no head's first texts name a topic of `retrieval`"
+written = {}
+if topics:
+    columns = list(dict.fromkeys(best_head.values()))
+    found = parts.of_heads(columns)
+    written = {name: found[:, columns.index(head)] for name, head in best_head.items()}
 embeddings = parts.embeddings()
 rows, pictures_of = [], {}
-for topic in topics:
-    labels = data.factors[topic]
-    has = (labels >= 0).nonzero()[:, 0]
-    column = every.index(best_head[topic])
-    for by, vectors in {"the head": all_contributions[has, column], "the whole embedding": embeddings[has]}.items():
-        found, _ = neighbours(vectors, vectors, cfg.neighbours, same=True)
-        hits = precision_at_k(found, labels[has], labels[has])
-        interval = bootstrap_mean(hits.numpy(), seed).within(0.0, 1.0)
-        note(f"retrieval.{topic}.{by.split()[-1]}", interval, "retrieval")
-        rows.append({"topic": topic, "by": by, "head": name_of(best_head[topic]), **vars(interval)})
+for name, head in best_head.items():
+    topic = name.removesuffix(" (paper)")
+    labels = data.factors.get(topic)
+    has = torch.arange(len(data)) if labels is None else (labels >= 0).nonzero()[:, 0]
+    ways = {"the head": written[name]} | ({"the whole embedding": embeddings} if name == topic else {})
+    for by, vectors in ways.items():
+        own = vectors[has].to(cfg.device)
+        found = neighbours(own, own, cfg.neighbours, same=True)[0].cpu()
         if by == "the head":
             query = int(draw.integers(len(has)))
-            pictures_of[topic] = [int(has[query]), *has[found[query, :6]].tolist()]
-    frequency = torch.bincount(labels[has]).double() / len(has)
-    rows.append({"topic": topic, "by": "chance", "head": "", "value": frequency.square().sum().item(), "n": len(has)})
-retrieval = pd.DataFrame(rows)
-record.table("fig_retrieval", retrieval)
-size = (11, 1.4 * len(topics))
-figure, axes = plt.subplots(len(topics), 8, figsize=size, width_ratios=(1,) * 7 + (2.2,), squeeze=False)
-for row, topic in zip(axes, topics, strict=True):
-    for ax, index in zip(row, pictures_of[topic], strict=False):
-        ax.imshow(data.images[index].permute(1, 2, 0))
-        ax.set(xticks=[], yticks=[])
-        for spine in ax.spines.values():
-            spine.set(visible=index == pictures_of[topic][0], color=plots.VERMILLION, linewidth=2)
-    doubt = "" if best[topic].topic == topic else "\n(no clear role)"
-    row[0].set_ylabel(f"{topic}\n{name_of(best_head[topic])}{doubt}", rotation=0, ha="right", va="center")
-    mine = retrieval[retrieval.topic == topic]
-    row[7].barh(mine.by, mine.value, color=[plots.BLUE, plots.SKY, plots.GREY])
-    row[7].set(xlim=(0, 1), ylim=(2.6, -0.6))
-    row[7].yaxis.tick_right()
-    if topic != topics[-1]:
-        row[7].set_xticklabels([])
-axes[0, 0].set_title("query")
-axes[0, 1].text(0, 1.06, "nearest neighbours by the head", transform=axes[0, 1].transAxes, fontsize=11, in_layout=False)
-axes[0, 7].set_title(f"same {'value'} among {cfg.neighbours}")
-record.figure("fig_retrieval", figure)
-plt.show(figure)
+            pictures_of[name] = [int(has[query]), *has[found[query, :6]].tolist()]
+        if labels is None:
+            continue  # of photographs nobody has said what they share
+        interval = bootstrap_mean(precision_at_k(found, labels[has], labels[has]).numpy(), seed).within(0.0, 1.0)
+        note(f"retrieval.{name.replace(' (paper)', '.paper')}.{by.split()[-1]}", interval, "retrieval")
+        rows.append({"topic": name, "by": by, "head": name_of(head), **vars(interval)})
+    if labels is not None and name == topic:
+        chance = (torch.bincount(labels[has]).double() / len(has)).square().sum().item()
+        rows.append({"topic": topic, "by": "chance", "head": "", "value": chance, "n": len(has)})
+    elif labels is None:
+        rows.append({"topic": name, "by": "the head", "head": name_of(head), "value": np.nan, "n": len(has)})
+if not topics:
+    record.skip("fig_retrieval", NO_TOPIC)
+else:
+    retrieval = pd.DataFrame(rows)
+    record.table("fig_retrieval", retrieval)
+    size = (11, 1.4 * len(best_head))
+    figure, axes = plt.subplots(len(best_head), 8, figsize=size, width_ratios=(1,) * 7 + (2.2,), squeeze=False)
+    for row, name in zip(axes, best_head, strict=True):
+        for ax, index in zip(row, pictures_of[name], strict=False):
+            ax.imshow(data.images[index].permute(1, 2, 0))
+            ax.set(xticks=[], yticks=[])
+            for spine in ax.spines.values():
+                spine.set(visible=index == pictures_of[name][0], color=plots.VERMILLION, linewidth=2)
+        doubt = "" if name not in best or best[name].topic == name else "\n(no clear role)"
+        row[0].set_ylabel(looked_at[name] + doubt, rotation=0, ha="right", va="center")
+        mine = retrieval[(retrieval.topic == name) & retrieval.value.notna()]
+        if mine.empty:
+            row[7].axis("off")
+            row[7].text(0, 0.5, "no labels", color=plots.DARK, va="center")
+            continue
+        row[7].barh(mine.by, mine.value, color=[plots.BLUE, plots.SKY, plots.GREY][: len(mine)])
+        row[7].set(xlim=(0, 1), ylim=(2.6, -0.6))
+        row[7].yaxis.tick_right()
+        if name != list(best_head)[-1]:
+            row[7].set_xticklabels([])
+    axes[0, 0].set_title("query")
+    axes[0, 1].text(
+        0, 1.06, "nearest neighbours by the head", transform=axes[0, 1].transAxes, fontsize=11, in_layout=False
+    )
+    axes[0, 7].set_title(f"same {'value'} among {cfg.neighbours}")
+    record.figure("fig_retrieval", figure)
+    plt.show(figure)
 
 # %% [markdown]
 # ## Figure "heatmaps": which tokens speak for a text?
@@ -546,24 +602,28 @@ plt.show(figure)
 
 # %%
 joint = list(dict.fromkeys(best_head.values()))
-cells = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention.cpu()
-figure, axes = plt.subplots(
-    len(examples), 2 * len(joint) + 1, figsize=(1.6 * (2 * len(joint) + 1), 2.0 * len(examples))
-)
-for number, (image, row, own) in enumerate(zip(examples, axes, cells, strict=True)):
-    row[0].imshow(image.permute(1, 2, 0))
-    row[0].axis("off")
-    for place, (head, tokens) in enumerate(zip(joint, own, strict=True)):
-        picks = span.picks[last.index(head), : cfg.role_texts]
-        candidates = general.embeddings[picks]
-        scores = candidates @ (tokens.sum(0) - span.mean[last.index(head)].float())
-        for ax, pick, sign in ((row[1 + 2 * place], scores.argmax(), "+"), (row[2 + 2 * place], scores.argmin(), "−")):
-            plots.overlay(ax, image, heatmaps(tokens[None], candidates[pick][None], tuple(image.shape[-2:]))[0, 0])
-            text = general.texts[picks[pick]].removeprefix("a photo of ")
-            about = "\n".join(topic for topic in topics if best_head[topic] == head) + f": {name_of(head)}\n\n"
-            ax.set_title(("" if number else about) + textwrap.fill(f"{sign} {text}", 20), fontsize=7.5)
-record.figure("fig_joint", figure)
-plt.show(figure)
+if not joint:
+    record.skip("fig_joint", NO_TOPIC)
+else:
+    cells = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention.cpu()
+    size = (1.6 * (2 * len(joint) + 1), 2.0 * len(examples))
+    figure, axes = plt.subplots(len(examples), 2 * len(joint) + 1, figsize=size)
+    for number, (image, row, own) in enumerate(zip(examples, axes, cells, strict=True)):
+        row[0].imshow(image.permute(1, 2, 0))
+        row[0].axis("off")
+        for place, (head, tokens) in enumerate(zip(joint, own, strict=True)):
+            picks = span.picks[last.index(head), : cfg.role_texts]
+            candidates = general.embeddings[picks]
+            scores = candidates @ (tokens.sum(0) - span.mean[last.index(head)].float())
+            pair = ((row[1 + 2 * place], scores.argmax(), "+"), (row[2 + 2 * place], scores.argmin(), "−"))
+            for ax, pick, sign in pair:
+                map_ = heatmaps(tokens[None], candidates[pick][None], tuple(image.shape[-2:]))[0, 0]
+                plots.overlay(ax, image, map_)
+                text = general.texts[picks[pick]].removeprefix("a photo of ")
+                about = "\n".join(name for name in best_head if best_head[name] == head) + f": {name_of(head)}\n\n"
+                ax.set_title(("" if number else about) + textwrap.fill(f"{sign} {text}", 20), fontsize=7.5)
+    record.figure("fig_joint", figure)
+    plt.show(figure)
 
 # %% [markdown]
 # ## Table "segmentation": the heatmap against six others
@@ -582,7 +642,7 @@ collected = {name: [] for name in names}
 examples_shown = {name: [] for name in ("image", "mask", *names)}
 scale = clip.logit_scale
 for family in families:
-    among = study.class_embeddings(clip, family.prompts)
+    among = model.classes(family.prompts)
     for number, (images, masks) in enumerate(family.batches(cfg.segmentation_batch)):
         images = images.to(cfg.device)
         found = decompose(tower, images, "token", parts.readout)
@@ -606,15 +666,11 @@ rows = []
 for name, score in scores.items():
     for measure in SegmentationScores.MEASURES:
         interval = score.interval(measure, seed)
-        source = (
-            None if measure == "foreground-ap" else pictures.published_id(cfg, f"segmentation.{names[name]}.{measure}")
-        )
+        source = f"segmentation.{names[name]}.{measure}"
+        source = None if measure == "foreground-ap" else pictures.published_id(model, source)
         protocol = "corrected" if measure == "foreground-ap" else "as-published"
         note(f"segmentation.{names[name]}.{measure}", interval, "segmentation", protocol, published=source)
-        rows.append(
-            {"method": name, "measure": measure, **vars(interval)}
-            | {"published": published(source, "fraction") if source else np.nan}
-        )
+        rows.append({"method": name, "measure": measure, **vars(interval)} | {"published": printed(source)})
 segmentation = pd.DataFrame(rows)
 record.table("table_segmentation", segmentation)
 display(segmentation.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
@@ -639,30 +695,25 @@ plt.show(figure)
 # For a head and its first text: the pictures whose contribution through this head is most, and least, along the text.
 
 # %%
-figure, axes = plt.subplots(
-    len(topics), 13, figsize=(14, 1.35 * len(topics)), width_ratios=(1,) * 6 + (0.3,) + (1,) * 6, squeeze=False
-)
-for row, topic in zip(axes, topics, strict=True):
-    head = best_head[topic]
-    text = int(span.picks[last.index(head), 0])
-    order = (all_contributions[:, every.index(head)] @ general.embeddings[text]).argsort(descending=True)
-    for ax, index in zip([*row[:6], *row[7:]], [*order[:6].tolist(), *order[-6:].tolist()], strict=True):
-        ax.imshow(data.images[index].permute(1, 2, 0))
-    for ax in row:
-        ax.axis("off")
-    row[0].text(
-        -0.15,
-        0.5,
-        f"{topic}: {name_of(head)}\n" + textwrap.fill(f"“{general.texts[text]}”", 24),
-        transform=row[0].transAxes,
-        ha="right",
-        va="center",
-        fontsize=8,
-    )
-for column, title in ((0, "highest"), (7, "lowest")):
-    axes[0, column].set_title(title, loc="left")
-record.figure("fig_images", figure)
-plt.show(figure)
+if not best_head:
+    record.skip("fig_images", NO_TOPIC)
+else:
+    size = (14, 1.35 * len(best_head))
+    ratios = (1,) * 6 + (0.3,) + (1,) * 6
+    figure, axes = plt.subplots(len(best_head), 13, figsize=size, width_ratios=ratios, squeeze=False)
+    for row, (name, head) in zip(axes, best_head.items(), strict=True):
+        text = int(span.picks[last.index(head), 0])
+        order = (written[name] @ general.embeddings[text]).argsort(descending=True)
+        for ax, index in zip([*row[:6], *row[7:]], [*order[:6].tolist(), *order[-6:].tolist()], strict=True):
+            ax.imshow(data.images[index].permute(1, 2, 0))
+        for ax in row:
+            ax.axis("off")
+        label = f"{name}: {name_of(head)}\n" + textwrap.fill(f"“{general.texts[text]}”", 24)
+        row[0].text(-0.15, 0.5, label, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
+    for column, title in ((0, "highest"), (7, "lowest")):
+        axes[0, column].set_title(title, loc="left")
+    record.figure("fig_images", figure)
+    plt.show(figure)
 
 # %% [markdown]
 # ## The claims
@@ -672,33 +723,34 @@ plt.show(figure)
 # record has it as `table1.base.across-families`), and the first two claims failed. A claim that fails is a result.
 
 # %%
-for protocol in means:
+for model in models:
+    for protocol in means:
+        record.claim(
+            model.id(f"gandelsman.mlps-matter-little.{protocol}"), item="Table 1", protocol=protocol,
+            text="The direct effects of the MLPs are negligible.",
+            rule="accuracy lost when z0 and all MLPs are replaced by their means < 0.05, 95 % interval over images",
+            verdict=verdict((change[model, "MLPs", protocol].low, change[model, "MLPs", protocol].high), -0.05),
+            evidence=[model.id(f"gandelsman.table1.mlps-change.{protocol}")],
+        )  # fmt: skip
     record.claim(
-        f"gandelsman.mlps-matter-little.{protocol}", item="Table 1", protocol=protocol,
-        text="The direct effects of the MLPs are negligible.",
-        rule="accuracy lost when z0 and all MLPs are replaced by their means < 0.05, 95 % interval over images",
-        verdict=verdict((change["MLPs", protocol].low, change["MLPs", protocol].high), -0.05),
-        evidence=[f"gandelsman.table1.mlps-change.{protocol}"],
+        model.id("gandelsman.last-layers-matter.corrected"), item="MSA figure", protocol="corrected",
+        text="Only the last attention layers have significant direct effects.",
+        rule="accuracy lost when all but the last layers' attention is replaced by its mean < 0.05, 95 % interval",
+        verdict=verdict(early[model], -0.05), evidence=[model.id("gandelsman.fig-msa.early-change.corrected")],
     )  # fmt: skip
-record.claim(
-    "gandelsman.last-layers-matter.corrected", item="MSA figure", protocol="corrected",
-    text="Only the last attention layers have significant direct effects.",
-    rule="accuracy lost when all but the last layers' attention is replaced by its mean < 0.05, 95 % interval",
-    verdict=verdict(late, -0.05), evidence=["gandelsman.fig-msa.early-change.corrected"],
-)  # fmt: skip
-record.claim(
-    "gandelsman.heads-have-roles.corrected", item="heads", protocol="corrected",
-    text="Many heads of the last layers have a role that a few texts describe.",
-    rule="share of these heads with a role by the rule > one half, 95 % interval over heads",
-    verdict=verdict(with_a_role, 0.5), evidence=["gandelsman.heads.with-role"],
-)  # fmt: skip
+    record.claim(
+        model.id("gandelsman.heads-have-roles.corrected"), item="heads", protocol="corrected",
+        text="Many heads of the last layers have a role that a few texts describe.",
+        rule="share of these heads with a role by the rule > one half, 95 % interval over heads",
+        verdict=verdict(with_a_role[model], 0.5), evidence=[model.id("gandelsman.heads.with-role")],
+    )  # fmt: skip
 record.claim(
     "gandelsman.labels-are-right.corrected", item="specialisation", protocol="corrected",
     text="What the texts say of a head is what it carries.",
     rule="share of heads whose role is the factor that explains most of their variance > chance, 95 % interval",
     verdict=verdict(matches, 1 / len(carried.columns)) if matches else "not-run",
     evidence=["gandelsman.specialisation.right-label"] if matches else [],
-    reason=None if matches else "no head has a role that is a factor of the pictures",
+    reason=None if matches else unmatched,
 )  # fmt: skip
 rivals = [gain["common words"], gain["random"]]
 record.claim(
@@ -708,18 +760,21 @@ record.claim(
     verdict=verdict((min(g.low for g in rivals), min(g.high for g in rivals))),
     evidence=[f"gandelsman.fig-pool.general-over-{name}" for name in ("common-words", "random")],
 )  # fmt: skip
-for protocol in bird_means:
-    for over, text in (
-        ("base", "Silencing the heads for places helps the worst group."),
-        ("random", "Silencing the heads for places helps the worst group more than silencing random heads."),
-    ):
+CURES = {
+    "base": "Silencing the heads for places helps the worst group.",
+    "random": "Silencing the heads for places helps the worst group more than silencing random heads.",
+}
+for model, protocol in [(model, protocol) for model in models for protocol in means]:
+    for over, text in CURES.items():
+        there = bool(place_heads[model])
         record.claim(
-            f"gandelsman.place-heads-beat-{over}.{protocol}", item="Waterbirds", protocol=protocol, text=text,
+            model.id(f"gandelsman.place-heads-beat-{over}.{protocol}"), item="Waterbirds", protocol=protocol, text=text,
             rule=f"worst-group accuracy minus that of {over} > 0, 95 % interval",
-            verdict=verdict(gains[over, protocol]) if place_heads else "not-run",
-            evidence=[f"gandelsman.waterbirds.gain-over-{over}.{protocol}"],
-            reason=None if place_heads else "no head has the role of places, so none was silenced",
+            verdict=verdict(gains[model, over, protocol]) if there else "not-run",
+            evidence=[model.id(f"gandelsman.waterbirds.gain-over-{over}.{protocol}")],
+            reason=None if there else "no head has the role of places, so none was silenced",
         )  # fmt: skip
+model = models[0]
 for measure, lead in study.segmentation_lead(scores, "ours", seed).items():
     note(
         f"segmentation.lead.{measure}",

@@ -647,7 +647,7 @@ def _(draw: Draw) -> Any:
 def _(draw: Draw) -> Any:
     contributions, labels = draw.uniform(6, 3, 4), draw.answers(draw.labels(6, 3), 3)
     contributions[:, 0] = 1.0  # a head that says the same of all
-    return clip_decomposition.variance_explained(contributions, labels)
+    return clip_decomposition.variance_explained(contributions.split(4), {"one": labels, "two": labels})
 
 
 TOPICS = {"colour": ("red",), "place": ("sea",), "object": ("dog",)}
@@ -907,7 +907,7 @@ def test_what_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="no group is the worst"):
         clip_decomposition.worst_group(np.zeros(0), np.zeros(0))
     with pytest.raises(ValueError, match="No image has the factor"):
-        clip_decomposition.variance_explained(torch.zeros(0, 2, 3), torch.zeros(0, dtype=torch.int64))
+        clip_decomposition.variance_explained([torch.zeros(2, 2, 3)], {"count": torch.tensor([-1, -1])})
     with pytest.raises(ValueError, match="4 values of 4 images"):
         clip_decomposition.chance_of_variance_explained(4, 4)
     with pytest.raises(ValueError, match="no scenes of dragons"):

@@ -139,30 +139,37 @@ def download(
 
 @app.command(rich_help_panel=DATA)
 def extract(
-    data: Annotated[Literal["imagenet", "waterbirds"], Option(help="The data set.")],
-    folder: Annotated[Path, Option(metavar="FOLDER", help="Where the blocks go.")],
-    model: Annotated[str, Option(help="open_clip's name (ViT-B-16), or local-dir:FOLDER.")],
-    pretrained: Annotated[str | None, Option(help="open_clip's name of the weights (laion2b_s34b_b88k).")] = None,
     profile: Profile = "paper",
-    split: Annotated[Literal["train", "val", "test"], Option(help="Of Waterbirds.")] = "test",
-    images: Annotated[
-        Path | None, Option(metavar="FOLDER", help="In place of where xaikit download puts them.")
+    data: Annotated[
+        list[str] | None, Option(metavar="NAME", help="classification or waterbirds; by default both.")
     ] = None,
-    subset: Annotated[bool, Option("--subset", help="Take the data set as it is there, complete or not.")] = False,
-    block: Annotated[int, Option(help="Images a file.")] = 512,
-    batch: Annotated[int, Option(help="Images a forward pass.")] = 32,
-    workers: Annotated[int, Option(help="Threads that read images, a process.")] = 4,
+    model: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Of the profile's (ViT-B-16); again for more; by default all.")
+    ] = None,
+    seed: Seed = 0,
+    batch: Annotated[int | None, Option(help="Images a forward pass, in place of the profile's.")] = None,
+    workers: Annotated[int | None, Option(help="Threads that read images, a process.")] = None,
 ) -> None:
-    """Decompose a whole data set, as paper 4 does.
+    """Decompose the images of paper 4 beforehand, into the stores that its notebook reads (and else fills).
 
-    On N GPUs: torchrun --nproc-per-node N -m xaikit extract ... What was stopped goes on where it was.
+    On N GPUs: torchrun --nproc-per-node N -m xaikit extract ... What was stopped goes on where it was. Machines that
+    share a folder share the work, if XAIKIT_CACHE names it.
     """
-    from xaikit.studies.extract import extract_data_set
+    from xaikit.companion import profiles, rehearsal
+    from xaikit.storage import arithmetic
+    from xaikit.storage.paths import BUILD
 
-    extract_data_set(
-        data, folder, model, pretrained, profile=profile, split=split, images=images, subset=subset, block=block,
-        batch=batch, workers=workers,
-    )  # fmt: skip
+    # As the notebook's kernel is started, so that both ask for the same stores.
+    wanted, found = dict(os.environ), profiles.arithmetic(profile)
+    if arithmetic.VARIABLE not in os.environ and found != arithmetic.NATIVE:
+        wanted = arithmetic.environment(found)
+    if profiles.rehearses(profile) and "stand-ins" not in os.environ.get("IPYTHONDIR", ""):
+        wanted |= rehearsal.environment(BUILD / profile)
+    if wanted != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, "-m", "xaikit", *sys.argv[1:]], wanted)
+    from xaikit.studies.extract import extract
+
+    extract(profile, data=data or (), models=model or (), seed=seed, batch=batch, workers=workers)
 
 
 @app.command(rich_help_panel=DATA)

@@ -20,7 +20,7 @@ from xaikit.__main__ import app
 from xaikit.companion import report, run
 from xaikit.storage import arithmetic, paths
 from xaikit.studies import train_models
-from xaikit.studies.extract import extract_data_set
+from xaikit.studies.extract import extract
 from xaikit.studies.train_translator import train_translator
 
 NAME = "01_small"
@@ -404,9 +404,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     assert listed == named.split()
 
 
-@pytest.mark.parametrize(
-    ("command", "called"), [(main.extract, extract_data_set), (main.train_translator, train_translator)]
-)
+@pytest.mark.parametrize(("command", "called"), [(main.extract, extract), (main.train_translator, train_translator)])
 def test_defaults_are_those_of_what_is_called(command: Callable[..., None], called: Callable[..., None]) -> None:
     behind = inspect.signature(called).parameters
     for name, given in inspect.signature(command).parameters.items():

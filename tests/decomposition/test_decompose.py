@@ -1,22 +1,18 @@
-"""Every term agrees with a slow forward pass that keeps each one apart, the sums are exact, and shards are safe."""
+"""Every term agrees with a slow forward pass that keeps each one apart, and the sums are exact."""
 
 import copy
 import math
-import threading
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import QuickGELU, Transformer, VisionTransformer
-from rounding import assert_equal_up_to_rounding
 from torch import Tensor, nn
 
-from xaikit.decomposition.decompose import LEVELS, Coefficients, Readout, coefficients, decompose, image_tower
+from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose, image_tower
 from xaikit.decomposition.store import DecomposedDataset
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.storage import paths
 
 SMALL = {"image_size": 24, "patch_size": 8, "width": 32, "layers": 3, "heads": 4, "mlp_ratio": 2, "output_dim": 20}
 VARIANTS = {
@@ -330,124 +326,3 @@ def test_bad_images_and_names_are_said_in_a_sentence() -> None:
         tower.transformer.resblocks[0].mlp.c_fc.bias[0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
         decompose(tower, images)
-
-
-# --- over a data set --------------------------------------------------------------------------------------------
-
-
-class Images(torch.utils.data.Dataset):
-    def __init__(self, images: Tensor) -> None:
-        self.images, self.loaded = images, 0
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        self.loaded += 1
-        return self.images[index]
-
-
-def passes(tower: nn.Module) -> list[int]:
-    """Grows by the size of each batch that goes through the tower."""
-    sizes: list[int] = []
-    tower.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
-    return sizes
-
-
-def shards() -> list[Path]:
-    return sorted(paths.CACHE.glob("image_coefficients-*.safetensors"))
-
-
-def test_shards_hold_the_coefficients_of_all_images_in_order() -> None:
-    tower = build()
-    images = draw(tower, 11)
-    expected = coefficients(tower, images)
-    dataset = DecomposedDataset(tower, images, shard_size=4, batch_size=3)
-    assert dataset.ranges == [range(0, 4), range(4, 8), range(8, 11)] and len(dataset) == 3
-    state = torch.get_rng_state()
-    parts = list(dataset)
-    assert torch.equal(torch.get_rng_state(), state)
-    found = {name: torch.cat([getattr(part, name) for part in parts]) for name in vars(expected)}
-    assert_equal_up_to_rounding(found, vars(expected))
-    assert len(shards()) == 3 and not list(paths.CACHE.glob("*.part"))
-
-
-def test_a_killed_run_goes_on_where_it_was_and_nothing_is_done_twice() -> None:
-    tower = build()
-    sizes = passes(tower)
-    images = Images(draw(tower, 10))
-    ids = [f"image {index}" for index in range(10)]
-    DecomposedDataset(tower, images, ids=ids, shard_size=4)[1]
-    assert sum(sizes) == 4
-    complete = list(DecomposedDataset(tower, images, ids=ids, shard_size=4))
-    assert sum(sizes) == 10
-    images.loaded = 0
-    again = list(DecomposedDataset(tower, images, ids=ids, shard_size=4, batch_size=2))
-    assert sum(sizes) == 10 and images.loaded == 0
-    assert all(torch.equal(a.heads, b.heads) for a, b in zip(complete, again, strict=True))
-
-
-def test_a_shard_goes_by_the_content_of_images_and_tower() -> None:
-    tower = build()
-    sizes = passes(tower)
-    images = draw(tower, 4)
-    first = DecomposedDataset(tower, images, shard_size=4)[0]
-    assert torch.equal(DecomposedDataset(tower, images.clone(), shard_size=4, batch_size=3)[0].heads, first.heads)
-    assert sum(sizes) == 4
-    changed = images.clone()
-    changed[2, 0, 0, 0] += 1
-    assert not torch.equal(DecomposedDataset(tower, changed, shard_size=4)[0].heads, first.heads)
-    with torch.no_grad():
-        tower.transformer.resblocks[0].attn.out_proj.bias[0] += 1
-    assert not torch.equal(DecomposedDataset(tower, images, shard_size=4)[0].mlps, first.mlps)
-    # The same weights, differently cut into heads: neither the weights nor the modules' repr say so.
-    fewer = build(heads=2)
-    fewer.load_state_dict(tower.state_dict())
-    assert DecomposedDataset(fewer, images, shard_size=4)[0].heads.shape[2] == 2
-
-
-def test_a_damaged_shard_is_computed_anew_with_a_warning() -> None:
-    tower = build()
-    dataset = DecomposedDataset(tower, draw(tower, 4), shard_size=2)
-    before = list(dataset)
-    whole = shards()[0].read_bytes()
-    for damage in (whole[: len(whole) // 2], whole[:-8] + b"\1" * 8):
-        shards()[0].write_bytes(damage)
-        with pytest.warns(UserWarning, match="damaged"):
-            after = list(dataset)
-        assert all(torch.equal(a.heads, b.heads) for a, b in zip(before, after, strict=True))
-        assert torch.equal(dataset[0].heads, before[0].heads)  # read again without a warning
-
-
-def test_two_at_once_share_the_work() -> None:
-    towers = [build(), build()]
-    sizes = [passes(tower) for tower in towers]
-    found: dict[int, list[Coefficients]] = {}
-
-    def work(number: int) -> None:
-        images = draw(towers[number], 12)
-        found[number] = list(DecomposedDataset(towers[number], images, shard_size=3))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(map(sum, sizes)) == 12
-    assert all(torch.equal(a.heads, b.heads) for a, b in zip(found[0], found[1], strict=True))
-
-
-def test_bad_data_sets_are_said_in_a_sentence_and_leave_nothing() -> None:
-    tower = build()
-    images = draw(tower, 4)
-    with pytest.raises(ValueError, match="no image"):
-        DecomposedDataset(tower, images[:0])
-    with pytest.raises(ValueError, match="3 ids for 4 images"):
-        DecomposedDataset(tower, images, ids=["a", "b", "c"])
-    with pytest.raises(ValueError, match="shard of 0"):
-        DecomposedDataset(tower, images, shard_size=0)
-    with pytest.raises(ValueError, match="image alone"):
-        DecomposedDataset(tower, [(image, 1) for image in images])[0]
-    with pytest.raises(ValueError, match="NaN"):
-        DecomposedDataset(tower, torch.full_like(images, torch.nan))[0]
-    assert not shards()

@@ -12,9 +12,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from xaikit.companion.profiles import Settings
 from xaikit.decomposition import heads as by_heads
 from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
-from xaikit.decomposition.store import DecomposedDataset
+from xaikit.decomposition.store import DecomposedDataset, fill
 from xaikit.decomposition.textspan import ContributionMoments, textspan, textspan_as_published
 from xaikit.metrics import heatmaps as metric_heatmaps
 from xaikit.metrics import pointing, segmentation
@@ -219,7 +220,13 @@ def decomposition(device: str) -> None:
     decompose(tower, images, "head-token", readout, heads=[(5, 0), (4, 1)])
     found = coefficients(tower, images)
     found[labels(device, 6).bool()].contributions(readout, "layer")
-    (stored,) = DecomposedDataset(tower, images.cpu(), batch_size=4)
+    store = DecomposedDataset(tower, images.cpu(), batch_size=4, dtype=torch.float16, workers=2)
+    with tempfile.TemporaryDirectory() as folder:
+        store.folder = Path(folder)
+        fill([store])
+        store.write(0, found)
+        assert store.has(0) and store.read(0) is not None
+        (stored,) = store
     of_heads, texts = parts["head"], clip.encode_texts(_words())
     means = by_heads.mean_contributions([of_heads, stored.contributions(readout)])
     by_heads.ablate(of_heads, means, mlps=True, layers=(0,), heads=((5, 0),))
@@ -255,9 +262,22 @@ def study_of_clip(device: str) -> None:
     spans = {name: pool.span(parts.moments(heads), 3) for name, pool in pools.items()}
     study.reconstructed_predictions(parts, classes, means, heads, spans, [1, 3])
     study.roles(spans["texts"], heads, pools["texts"], {"colour": ["red"], "object": ["dog"]}, first=2, least=0.5)
-    study.variance_explained(parts.of_heads(heads), answers)
+    study.variance_explained([parts.of_heads(heads).to(device)], {"class": answers})
+    shares = parts.variance_explained({"class": answers})
+    (model,) = study.backbones(Settings({"clip": {"weights": "clip-vit-mini"}, "device": device}, "a test's profile"))
+    model.classes((("a dog",), ("a car",)))
+    prepared = clip_pictures.Labelled(
+        "drawn", images, answers, ("dog", "car"), (("a dog",), ("a car",)), answers[:2], {}
+    )
+    clip_pictures.decomposed(Settings({"size": 64, "store_dtype": "float16"}, "a test's profile"), model, prepared)
     found = pools["texts"].span(parts.of_heads(heads), 2)
-    kept = [*vars(found).values(), *vars(spans["texts"]).values(), *given.values(), parts.embeddings()]
+    kept = [
+        *vars(found).values(),
+        *vars(spans["texts"]).values(),
+        *given.values(),
+        parts.embeddings(),
+        *shares.values(),
+    ]
     assert {each.device.type for each in kept} == {"cpu"}
 
 

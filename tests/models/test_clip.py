@@ -148,3 +148,16 @@ def test_the_shipped_clip_resnet_has_the_architecture_of_its_recipe(shipped) -> 
         key: value.shape for key, value in expected.items()
     }
     assert shipped.image_encoder.size == clip_resnet_mini.PIXELS
+
+
+def test_texts_are_encoded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """28,767 texts in one batch ask for 87 GiB."""
+    shipped = load_from({"weights": "clip-vit-mini"})
+    texts = [f"a {colour} {thing}" for colour in ("red", "blue", "white") for thing in ("bird", "dog", "car", "fish")]
+    whole, sizes = shipped.encode_texts(texts), []
+    shipped.model.token_embedding.register_forward_hook(lambda _m, inputs, _o: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(clip, "TEXTS_AT_ONCE", 5)
+    torch.testing.assert_close(shipped.encode_texts(texts), whole, rtol=0, atol=1e-6)
+    assert sizes == [5, 5, 2]
+    with pytest.raises(ValueError, match="no caption"):
+        shipped.encode_texts([])

@@ -1,5 +1,6 @@
 """What notebook 04 puts together: ablated answers, roles by rule, worst groups, the pictures of both profiles."""
 
+import dataclasses
 import inspect
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,18 +10,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from real_files import BESIDE
 from rounding import clear_winners
 
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
+from xaikit.companion.record import published
 from xaikit.datasets import imagenet, imagenet_segmentation, waterbirds
 from xaikit.datasets.images import read_image
 from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.textspan import TextSpan
 from xaikit.metrics.intervals import Interval
-from xaikit.models.clip import Clip, load_from
+from xaikit.models.clip import Clip
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures as pictures
 from xaikit.studies.clip_decomposition import Ablation, Decomposed, Pool
@@ -37,8 +40,14 @@ def cfg() -> Settings:
 
 
 @pytest.fixture(scope="module")
-def clip(cfg) -> Clip:
-    return load_from(cfg.clip)
+def model(cfg) -> study.Backbone:
+    (found,) = study.backbones(cfg)
+    return found
+
+
+@pytest.fixture(scope="module")
+def clip(model) -> Clip:
+    return model.clip
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +65,60 @@ def classes(clip, data) -> study.Classes:
     return study.Classes(study.class_embeddings(clip, data.prompts), data.choices)
 
 
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_numbers_of_a_model_are_found_by_its_name(model) -> None:
+    tags = {
+        "ViT-B-16": "laion2b_s34b_b88k", "ViT-L-14": "laion2b_s32b_b82k", "ViT-H-14": "laion2b_s32b_b79k",
+    }  # fmt: skip
+    for name, tag in tags.items():
+        assert study.published_as(name, tag) == name.lower()
+        assert published(f"gandelsman.waterbirds.{name.lower()}.worst-group.ours") > 0
+    others = {"ViT-B-32": "laion2b_s34b_b79k", "ViT-B-16": "openai", "clip-vit-mini": None}
+    assert [study.published_as(*each) for each in others.items()] == [None] * 3
+    assert (model.published_as, model.is_the_papers, model.first) == ("vit-b-16", False, True)
+    named = [study.name_of_model(each) for each in study.model_settings(profiles.load("paper", NAME, 0))]
+    assert named == list(tags)
+
+
+def test_numbers_of_the_first_model_have_no_name_and_stand_beside_the_papers(model) -> None:
+    other = dataclasses.replace(model, name="ViT-L-14", published_as="vit-l-14", is_the_papers=True, first=False)
+    strange = dataclasses.replace(other, name="ViT-g-14", published_as=None, is_the_papers=False)
+    assert (model.id("a.b"), other.id("a.b")) == ("a.b", "a.b.vit-l-14")
+    base = "table1.{model}.base"
+    found = [pictures.published_id(each, base) for each in (model, other, strange)]
+    assert found == ["gandelsman.table1.vit-b-16.base", "gandelsman.table1.vit-l-14.base", None]
+    of_none = [pictures.published_id(each, "segmentation.ours.miou") for each in (model, other)]
+    assert of_none == ["gandelsman.segmentation.ours.miou", None]
+    assert pictures.published_id(model, None) is None
+
+
+def test_a_model_embeds_its_classes_once(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = (("a photo of a dog", "a dog"), ("a photo of a duck",))
+    found = model.classes(prompts)
+    expected = [model.clip.encode_texts(list(texts)).mean(0) for texts in prompts]
+    torch.testing.assert_close(found, F.normalize(torch.stack(expected), dim=1), rtol=0, atol=1e-6)
+    monkeypatch.setattr(study, "class_embeddings", None)
+    assert model.classes(prompts) is found
+
+
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
 def test_both_profiles_have_what_the_notebook_reads() -> None:
     mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
-    of_mini = {"per_class", "pool", "class_pool", "segmented", "birds"}
-    of_paper = {"imagenet", "waterbirds", "segmentation", "text_pools", "alignment", "cell_timeout"}
+    of_mini = {"per_class", "pool", "class_pool", "segmented", "birds", "published_as"}
+    of_paper = {
+        "imagenet",
+        "waterbirds",
+        "segmentation",
+        "text_pools",
+        "alignment",
+        "cell_timeout",
+        "more_clips",
+        "workers",
+    }
     assert set(mini) - set(paper) == of_mini and set(paper) - set(mini) == of_paper
     for cfg in (mini, paper):
         assert max(cfg.sizes) <= cfg.basis and cfg.compared_size in cfg.sizes
@@ -113,10 +169,22 @@ def test_pools_are_of_different_texts(cfg, clip) -> None:
     assert not any("<" in text for text in pools["common words"].texts)
 
 
-def test_the_published_heads_are_those_of_the_paper() -> None:
-    assert pictures.published_heads(profiles.load("mini", NAME, 0)) == ()
-    chosen = pictures.published_heads(profiles.load("paper", NAME, 0))
-    assert (11, 6) in chosen and (9, 8) in chosen and len(chosen) == len(set(chosen)) == 7
+def test_the_published_heads_are_those_of_the_paper(model) -> None:
+    assert pictures.published_heads(model) == () and pictures.named_heads(model) == {}
+    counts = {
+        "vit-b-16": 7,
+        "vit-l-14": int(published("gandelsman.waterbirds.vit-l-14.ablated.distinct")),
+        "vit-h-14": 9,
+    }
+    for name, count in counts.items():
+        theirs = dataclasses.replace(model, published_as=name, is_the_papers=True)
+        chosen = pictures.published_heads(theirs)
+        assert len(chosen) == len(set(chosen)) == count
+        assert pictures.named_heads(theirs)["place"][-count:] == chosen or name == "vit-l-14"
+        if name == "vit-b-16":
+            assert (11, 6) in chosen and (9, 8) in chosen
+    named = pictures.named_heads(dataclasses.replace(model, published_as="vit-l-14", is_the_papers=True))
+    assert named["colour"] == ((22, 11),) and named["count"] == ((23, 10),) and (21, 11) in named["place"]
 
 
 def save_photograph(path: Path, seed: int, size: tuple[int, int] = (90, 70)) -> None:
@@ -248,21 +316,85 @@ def test_a_role_is_what_most_of_the_explained_variance_names() -> None:
     assert study.with_role(found, "colour") == ((4, 0),) and study.name_of((4, 0)) == "L4.H0"
 
 
+def analysis_of_variance(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """η² of one head, value by value, in float64."""
+    x, labels = x[labels >= 0].double(), labels[labels >= 0]
+    between = sum(
+        (labels == v).sum() * ((x[labels == v].mean(0) - x.mean(0)) ** 2).sum() for v in labels.unique().tolist()
+    )
+    return between / ((x - x.mean(0)) ** 2).sum()
+
+
 def test_variance_explained_is_that_of_an_analysis_of_variance() -> None:
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (90,), generator=draw)
-    x = torch.randn(90, 2, 4, generator=draw)
-    x[:, 0] += 5 * torch.nn.functional.one_hot(labels, 4)
-    found = study.variance_explained(x, labels)
-    for head in range(2):
-        total = ((x[:, head] - x[:, head].mean(0)) ** 2).sum()
-        between = sum(
-            (labels == v).sum() * ((x[labels == v, head].mean(0) - x[:, head].mean(0)) ** 2).sum() for v in range(3)
-        )
-        assert found[head].item() == pytest.approx((between / total).item(), abs=1e-5)
-    assert found[0] > 0.7 and found[1] < 0.15
-    chances = [study.variance_explained(x[:, 1:], labels[torch.randperm(90, generator=draw)]) for _ in range(300)]
-    assert torch.stack(chances).mean().item() == pytest.approx(study.chance_of_variance_explained(3, 90), abs=0.004)
+    x = 100 + torch.randn(90, 3, 4, generator=draw)
+    x[:, 0] += 5 * F.one_hot(labels, 4)
+    x[:, 2] = 0.1  # a head that says the same of all
+    some = torch.where(torch.arange(90) % 4 == 0, -1, 2 * labels)  # not of all images, and not of all values
+    found = study.variance_explained(x.split(17), {"all": labels, "some": some})
+    for name, factor in {"all": labels, "some": some}.items():
+        for head in range(2):
+            assert found[name][head].item() == pytest.approx(analysis_of_variance(x[:, head], factor).item(), abs=1e-9)
+        assert found[name][2] == 0
+    assert found["all"][0] > 0.7 and found["all"][1] < 0.15
+    orders = {str(n): labels[torch.randperm(90, generator=draw)] for n in range(300)}
+    chances = torch.stack(list(study.variance_explained([x[:, 1:2]], orders).values()))
+    assert chances.mean().item() == pytest.approx(study.chance_of_variance_explained(3, 90), abs=0.004)
+    with pytest.raises(ValueError, match="'all' has labels of 90 images, and there are 80"):
+        study.variance_explained([x[:80]], {"all": labels})
+    with pytest.raises(ValueError, match="No image has the factor 'none'"):
+        study.variance_explained([x], {"none": torch.full((90,), -1)})
+
+
+def test_what_heads_carry_is_read_from_the_store_as_from_all_contributions(parts, data) -> None:
+    layers, heads = parts.readout.heads.shape[:2]
+    every = [(layer, head) for layer in range(layers) for head in range(heads)]
+    contributions = parts.of_heads(every)
+    found = parts.variance_explained(data.factors)
+    for topic, labels in data.factors.items():
+        expected = [analysis_of_variance(contributions[:, column], labels).item() for column in range(len(every))]
+        torch.testing.assert_close(found[topic], torch.tensor(expected).double(), rtol=0, atol=1e-5)
+
+
+def test_never_more_than_some_contributions_are_in_memory(
+    parts, data, classes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """94 GB of ViT-H-14's for 45,000 images: parts of a shard at a time, and the same comes out."""
+    whole, means = list(parts), mean_contributions(parts)
+    answers = study.cumulative_predictions(parts, classes, means)
+    layers, heads, _, features = parts.readout.heads.shape
+    monkeypatch.setattr(study, "_NUMBERS_AT_ONCE", 5 * layers * heads * features)
+    sizes = [len(part.embedding) for part in parts]
+    assert max(sizes) == 5 and sum(sizes) == len(data) and len(whole) == 3
+    torch.testing.assert_close(mean_contributions(parts).attention, means.attention, rtol=0, atol=1e-6)
+    assert (study.cumulative_predictions(parts, classes, means) == answers).double().mean() > 0.99
+    few = parts.of_heads([(0, 1), (layers - 1, 2)], 37)
+    assert few.shape == (37, 2, features)
+    torch.testing.assert_close(
+        few[:, 1], torch.cat([part.attention[:, -1, 2] for part in whole])[:37], rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(parts.embeddings(), torch.cat([part.embedding for part in whole]), rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def in_float16(model, data) -> Decomposed:
+    return Decomposed.of(model.clip, data.images, "test images", shard_size=32, dtype=torch.float16)
+
+
+def test_answers_and_roles_from_float16_are_those_from_float32(parts, in_float16, classes, clip, cfg, model) -> None:
+    """What the paper profile's store does to its results, tried on the mini one: nothing but near ties turn."""
+    means = [mean_contributions(each) for each in (parts, in_float16)]
+    answers = [
+        study.cumulative_predictions(*each) for each in zip((parts, in_float16), (classes, classes), means, strict=True)
+    ]
+    assert (answers[0] == answers[1]).double().mean() > 0.995
+    assert torch.equal(answers[0][0], answers[1][0])  # of the embedding itself nothing is rounded
+    heads = study.last_heads(parts.readout, cfg.last_layers)
+    pool = pictures.pools(cfg, clip, 0, ("general",))["general"]
+    spans = [pool.span(each.moments(heads), 16) for each in (parts, in_float16)]
+    assert (spans[0].picks == spans[1].picks).double().mean() > 0.97
+    torch.testing.assert_close(spans[0].explained, spans[1].explained, rtol=0, atol=1e-4)
 
 
 # --- worst groups -------------------------------------------------------------------------------------------------

@@ -46,6 +46,11 @@ def published(id: str, unit: str | None = None) -> float:
     return rounded(value * _CONVERTED[printed, unit])
 
 
+def is_published(id: str) -> bool:
+    """Whether `data/published.toml` has a number of that id."""
+    return id in _published_numbers(paths.DATA / "published.toml")
+
+
 @cache
 def _published_numbers(file: Path) -> dict[str, dict[str, Any]]:
     return {number["id"]: number for number in tomllib.loads(file.read_text(encoding="utf-8"))["number"]}

@@ -56,6 +56,11 @@ class Waterbirds(Sequence):
             raise ValueError(f"The image {twice[0]} is there twice; names are what results are told apart by.")
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in this order."""
+        return tuple(self.folder / name for name in self.ids)
+
+    @property
     def groups(self) -> Int64[Tensor, " n"]:
         """Positions in GROUP_NAMES."""
         return self.labels * len(BACKGROUNDS) + self.backgrounds

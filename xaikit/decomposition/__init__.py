@@ -16,7 +16,7 @@ from xaikit.decomposition.heads import (
     precision_at_k,
     replace_heads,
 )
-from xaikit.decomposition.store import DecomposedDataset
+from xaikit.decomposition.store import DecomposedDataset, fill
 from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan, textspan_as_published
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "class_heatmaps",
     "coefficients",
     "decompose",
+    "fill",
     "heatmaps",
     "image_tower",
     "mean_contributions",

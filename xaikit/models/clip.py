@@ -41,6 +41,9 @@ class BareClip:
             return F.normalize(self.model.encode_text(self.tokenizer(texts).to(device)), dim=-1)
 
 
+TEXTS_AT_ONCE = 256  # at CLIP's 77 tokens 0.8 GB with ViT-B-16's text tower, 1.6 GB with ViT-H-14's
+
+
 @dataclass(frozen=True, eq=False)
 class Clip(BareClip):
     """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
@@ -53,13 +56,14 @@ class Clip(BareClip):
         return known_words(self.tokenizer)
 
     def encode_texts(self, texts: list[str], *, strict: bool = False) -> Float[Tensor, "texts features"]:
-        """Unit text embeddings, in the order of `texts`.
+        """Unit text embeddings, in the order of `texts`, of which a few hundred are in memory at a time.
 
         Warns of texts beyond the context, which are cut, and of words that the tokenizer does not know, with the first
         five of them. Raises ValueError where there is no text, and with `strict` in place of the warning.
         """
         report_losses(texts, self.tokenizer, strict=strict)
-        return super().encode_texts(texts)
+        starts = range(0, max(1, len(texts)), TEXTS_AT_ONCE)  # once where there is none, which raises
+        return torch.cat([super(Clip, self).encode_texts(texts[i : i + TEXTS_AT_ONCE]) for i in starts])
 
 
 def load_clip(name: str, pretrained: str | None = None, device: str = "cpu", *, revision: str | None = None) -> Clip:

@@ -6,22 +6,29 @@ contributions of some heads) is on the CPU, as labels and pictures are.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Bool, Float, Int64
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor
 from tqdm import tqdm
 
-from xaikit.decomposition.decompose import Contributions, Readout
+from xaikit.companion.profiles import Settings
+from xaikit.companion.record import is_published
+from xaikit.decomposition.decompose import Coefficients, Contributions, Readout
 from xaikit.decomposition.heads import ablate, ablate_attention_cumulatively, replace_heads
 from xaikit.decomposition.store import DecomposedDataset
 from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan
 from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
 from xaikit.metrics.segmentation import SegmentationScores
-from xaikit.models.clip import Clip
+from xaikit.models.clip import Clip, load_from
 
 Head = tuple[int, int]  # layer and head, both counted from 0
 
@@ -31,27 +38,108 @@ def name_of(head: Head) -> str:
     return f"L{head[0]}.H{head[1]}"
 
 
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A CLIP that the experiments are made with; of several the first is looked into closely.
+
+    `published_as` is what the paper's numbers that it stands beside are filed under in data/published.toml, None where
+    there are none; `is_the_papers` that it is this very model. `about` says in the store where coefficients come from.
+    """
+
+    name: str
+    clip: Clip
+    published_as: str | None
+    is_the_papers: bool
+    about: dict[str, str]
+    first: bool = True
+    _embedded: dict[object, Tensor] = field(default_factory=dict, repr=False)
+
+    def id(self, id: str) -> str:
+        """The id of a number or claim of this model: as it is for the first one, with its name for the others."""
+        return id if self.first else f"{id}.{self.name.lower()}"
+
+    def classes(self, prompts: tuple[tuple[str, ...], ...]) -> Float[Tensor, "classes features"]:
+        """The `class_embeddings` of some prompts, computed once."""
+        if prompts not in self._embedded:
+            self._embedded[prompts] = class_embeddings(self.clip, prompts)
+        return self._embedded[prompts]
+
+
+def model_settings(cfg: Settings) -> list[Settings]:
+    """What a profile says of each of its models: `clip`, and `more_clips` where there are any."""
+    return [cfg.clip, *cfg.get("more_clips", ())]
+
+
+def name_of_model(settings: Mapping[str, str]) -> str:
+    """open_clip's name of a model, or that of the weights that ship."""
+    return settings.get("name") or settings["weights"]
+
+
+def backbones(cfg: Settings, names: Sequence[str] = ()) -> list[Backbone]:
+    """The models that a profile names, or those of some names among them."""
+    found = []
+    for number, settings in enumerate(model_settings(cfg)):
+        name = name_of_model(settings)
+        if names and name not in names:
+            continue
+        own = published_as(name, settings.get("pretrained"))
+        beside = own or cfg.get("published_as")
+        about = {"backbone": name, "revision": revision_of(settings)}
+        clip = load_from(settings, cfg.device)
+        found.append(Backbone(name, clip, beside, own is not None, about, first=not number))
+    return found
+
+
+def published_as(name: str, pretrained: str | None) -> str | None:
+    """What the paper's numbers of an open_clip model are filed under: its name, if its weights are of LAION-2B."""
+    known = is_published(f"gandelsman.table1.{name.lower()}.base") and (pretrained or "").startswith("laion2b")
+    return name.lower() if known else None
+
+
+def revision_of(settings: Mapping[str, str]) -> str:
+    """The name of a model's weights, and the revision of the hub that they came from, where they did."""
+    if "weights" in settings:
+        return f"data/weights/{settings['weights']}"
+    source = open_clip.get_pretrained_cfg(settings["name"], settings["pretrained"]) or {}
+    if repository := source.get("hf_hub", "").strip("/"):
+        for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+            if isinstance(path := try_to_load_from_cache(repository, file), str):
+                return f"{settings['pretrained']}, {repository} at {Path(path).parent.name}"
+    return settings["pretrained"]
+
+
 # --- contributions ------------------------------------------------------------------------------------------------
+
+_NUMBERS_AT_ONCE = 2**24  # of contributions, 64 MiB in float32
 
 
 @dataclass(frozen=True, eq=False)
 class Decomposed:
-    """The contributions of every head to the embeddings of a data set, rebuilt shard by shard as they are asked for."""
+    """The contributions of every head to the embeddings of a data set, rebuilt from the store as they are asked for."""
 
-    shards: DecomposedDataset
+    store: DecomposedDataset
     readout: Readout
     what: str
 
     @classmethod
-    def of(cls, clip: Clip, images: object, what: str, *, shard_size: int = 512, batch_size: int = 64) -> "Decomposed":
-        """Decompose `images`, [i] -> [3, height, width] in [0, 1], with the image tower of a CLIP."""
-        shards = DecomposedDataset(clip.image_encoder, images, shard_size=shard_size, batch_size=batch_size)
+    def of(cls, clip: Clip, images: object, what: str, *, batch_size: int = 64, **store: Any) -> "Decomposed":
+        """Decompose `images`, [i] -> [3, height, width] in [0, 1], with the image tower of a CLIP.
+
+        What else is given, and what is raised, is that of `DecomposedDataset`.
+        """
+        shards = DecomposedDataset(clip.image_encoder, images, batch_size=batch_size, **store)
         return cls(shards, Readout.of(clip.image_encoder), what)
 
     def __iter__(self) -> Iterator[Contributions]:
-        """The contributions of level "head", a shard at a time."""
+        """The contributions of level "head", some images at a time."""
+        layers, heads, _, features = self.readout.heads.shape
+        images = max(1, _NUMBERS_AT_ONCE // (layers * heads * features))
         for shard in self._loaded():
-            yield shard.contributions(self.readout, "head")
+            for start in range(0, len(shard), images):
+                yield shard[start : start + images].contributions(self.readout, "head")
 
     def moments(self, heads: Sequence[Head]) -> ContributionMoments:
         """Mean and covariance of some heads' contributions over all images."""
@@ -61,18 +149,33 @@ class Decomposed:
             moments.add(shard.coordinates()[:, rows, columns])
         return moments
 
-    def of_heads(self, heads: Sequence[Head]) -> Float[Tensor, "images heads features"]:
-        """The contributions of some heads to all images, in the CPU's memory."""
+    def of_heads(self, heads: Sequence[Head], first: int | None = None) -> Float[Tensor, "images heads features"]:
+        """The contributions of some heads to all images, or to the first so many, in the CPU's memory."""
         rows, columns = torch.tensor(heads).T
-        return torch.cat([part.attention[:, rows, columns].cpu() for part in self])
+        found, count = [], 0
+        for part in self:
+            found.append(part.attention[:, rows, columns].cpu())
+            count += len(part.embedding)
+            if first is not None and count >= first:
+                break
+        return torch.cat(found)[:first]
 
     def embeddings(self) -> Float[Tensor, "images features"]:
         """The unit embeddings of all images, in the CPU's memory."""
-        return torch.cat([part.embedding.cpu() for part in self])
+        return torch.cat([shard.embedding.cpu() for shard in self._loaded()])
 
-    def _loaded(self) -> Iterator:
-        numbers = range(len(self.shards))
-        return (self.shards[number] for number in tqdm(numbers, desc=f"decomposing {self.what}", leave=False))
+    def variance_explained(self, factors: Mapping[str, Int64[Tensor, " images"]]) -> dict[str, Float[Tensor, " heads"]]:
+        """`variance_explained` of every head, layer by layer, in one pass over the store."""
+        basis = self.readout.heads.flatten(0, 1).double()
+        values, vectors = torch.linalg.eigh(basis @ basis.mT)
+        # Coordinates in which lengths are those of the contributions, at a tenth of their size.
+        to_lengths = vectors * values.clamp_min(0).sqrt()[:, None]
+        batches = (shard.coordinates().flatten(1, 2).double() for shard in self._loaded())
+        return variance_explained((torch.einsum("bhr,hrs->bhs", batch, to_lengths) for batch in batches), factors)
+
+    def _loaded(self) -> Iterator[Coefficients]:
+        numbers = range(len(self.store))
+        return (self.store[number] for number in tqdm(numbers, desc=f"decomposing {self.what}", leave=False))
 
 
 def last_heads(readout: Readout, layers: int) -> list[Head]:
@@ -263,22 +366,44 @@ def with_role(found: Iterable[Role], topic: str) -> tuple[Head, ...]:
 
 
 def variance_explained(
-    contributions: Float[Tensor, "images heads features"], labels: Int64[Tensor, " images"]
-) -> Float[Tensor, " heads"]:
-    """The share of each head's variance that lies between the values of a factor (η², the one-way R²), in float64.
+    batches: Iterable[Float[Tensor, "batch heads features"]], factors: Mapping[str, Int64[Tensor, " images"]]
+) -> dict[str, Float[Tensor, " heads"]]:
+    """The share of each head's variance that lies between the values of a factor (η², the one-way R²), for each factor.
 
-    0 for a head that never varies. Raises ValueError for no image.
+    Contributions come batch by batch; labels of all images lie on the CPU, -1 where an image has no such factor, and
+    such images do not count for it. What is kept is a sum for each value, in float64. 0 for a head that never varies.
+    Raises ValueError for a factor that no image has, and for labels of another number of images.
     """
-    if not len(labels):
-        raise ValueError("No image has the factor, so it explains nothing: leave it out.")
-    x, labels = contributions.double(), labels.to(contributions.device)
-    x = x - x.mean(0)
-    within = x.new_zeros(x.shape[1])
-    for value in labels.unique():
-        group = x[labels == value]
-        within += (group - group.mean(0)).square().sum((0, 2))
-    total = x.square().sum((0, 2))
-    return torch.where(total > 0, 1 - within / total, 0.0)
+    if empty := [name for name, labels in factors.items() if not (labels >= 0).any()]:
+        raise ValueError(f"No image has the factor {empty[0]!r}, so it explains nothing: leave it out.")
+    counts = {name: torch.bincount(labels[labels >= 0]) for name, labels in factors.items()}
+    sums: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+    origin, start = torch.zeros(()), 0
+    for batch in batches:
+        x = batch.double()
+        if not start:
+            origin = x.mean(0)  # near the mean, so that little cancels below
+            sums = {name: x.new_zeros(len(count), *x.shape[1:]) for name, count in counts.items()}
+            squares = {name: x.new_zeros(x.shape[1]) for name in counts}
+        x = x - origin
+        for name, labels in factors.items():
+            own = labels[start : start + len(x)].to(x.device)
+            has = own >= 0
+            sums[name].index_add_(0, own[has], x[has])
+            squares[name] += x[has].square().sum((0, 2))
+        start += len(batch)
+    if wrong := [name for name, labels in factors.items() if len(labels) != start]:
+        raise ValueError(f"{wrong[0]!r} has labels of {len(factors[wrong[0]])} images, and there are {start}.")
+    found = {}
+    for name, count in counts.items():
+        each, own = count[count > 0].to(origin), sums[name][count.to(origin.device) > 0]
+        between = (own.square().sum(2) / each[:, None]).sum(0)
+        of_mean = own.sum(0).square().sum(1) / each.sum()
+        total = squares[name] - of_mean
+        least = 1e-24 * each.sum() * origin.square().sum(1)  # below it a difference is rounding
+        found[name] = torch.where(total > least, (between - of_mean) / total, 0.0).cpu()
+    return found
 
 
 def chance_of_variance_explained(values: int, images: int) -> float:

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from xaikit import world
 from xaikit.companion.profiles import Settings
-from xaikit.companion.record import published
+from xaikit.companion.record import is_published, published
 from xaikit.datasets import imagenet
 from xaikit.datasets import waterbirds as real_waterbirds
 from xaikit.datasets.imagenet_segmentation import read_segmentation
@@ -22,7 +22,7 @@ from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import generator, rng
 from xaikit.studies.choosing import part_of
-from xaikit.studies.clip_decomposition import Head, Pool
+from xaikit.studies.clip_decomposition import Backbone, Decomposed, Head, Pool
 from xaikit.world import Scene, SceneSet
 from xaikit.world.language import article
 from xaikit.world.scene import Value
@@ -38,8 +38,11 @@ class Labelled:
     `prompts` holds the sentences of each class, `families` its family: an image is chosen a class among those of its
     own class's family (ImageNet has one family; the mini CLIP learned to tell captions apart within a family only).
     `factors` gives for each topic the value's number, -1 where an image
-    has no such factor. `groups` numbers the groups of `group_names`, where there are any.
+    has no such factor. `groups` numbers the groups of `group_names`, where there are any. `what` names the data set and
+    its split; `ids` stand for the images in a store, where these are files.
     """
+
+    what: str
 
     images: Any
     labels: Int64[Tensor, " images"]
@@ -49,6 +52,7 @@ class Labelled:
     factors: dict[str, Int64[Tensor, " images"]]
     groups: Int64[Tensor, " images"] | None = None
     group_names: tuple[str, ...] = ()
+    ids: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,6 +80,11 @@ class Prepared(Dataset):
     def __getitem__(self, index: int) -> Float[Tensor, "3 size size"]:
         return self.crop(self.photographs[index].image[None] / 255)[0]
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The names of the files, each with its size in bytes, of photographs that lie in files."""
+        return tuple(f"{path.name} {path.stat().st_size}" for path in self.photographs.paths)
+
 
 # --- what is classified -------------------------------------------------------------------------------------------
 
@@ -94,8 +103,9 @@ def classification(cfg: Settings, seed: int, split: str = "test") -> Labelled:
     chosen = part_of(chosen, cfg, seed, "imagenet", split)
     prompts = tuple(tuple(imagenet.prompts(name)) for name in imagenet.CLASS_NAMES)
     one_family = torch.zeros(len(prompts), dtype=torch.int64)
-    images = Prepared(chosen, cfg.size)
-    return Labelled(images, chosen.labels, imagenet.CLASS_NAMES, prompts, one_family, {"object": chosen.labels})
+    images, what = Prepared(chosen, cfg.size), f"ImageNet {split}"
+    known = {"object": chosen.labels}
+    return Labelled(what, images, chosen.labels, imagenet.CLASS_NAMES, prompts, one_family, known, ids=images.ids)
 
 
 def _scenes(per_class: int, seed: int, split: str) -> Labelled:
@@ -131,7 +141,7 @@ def _scenes(per_class: int, seed: int, split: str) -> Labelled:
     factors = {topic: label if columns is None else _joined(sets, columns) for topic, columns in topics.items()}
     prompts = tuple((_prompt(name),) for name in names)
     images = ConcatDataset([scenes.images() for scenes in sets.values()])
-    return Labelled(images, label, tuple(names), prompts, torch.tensor(families), factors)
+    return Labelled(f"scenes {split}", images, label, tuple(names), prompts, torch.tensor(families), factors)
 
 
 def _prompt(name: str) -> str:
@@ -175,16 +185,34 @@ def waterbirds(cfg: Settings, seed: int, split: str = "test") -> Labelled:
         names = ("landbird", "waterbird")
         groups = scenes.labels("group")
         label, background = groups // 2, groups % 2
-        images: Any = scenes.images()
+        images, ids = scenes.images(), None
         prompts = tuple((Birds.PROMPTS["kind"][name],) for name in names)
     else:
         chosen = read_birds(cfg, seed, split)
         names, label, background = real_waterbirds.CLASS_NAMES, chosen.labels, chosen.backgrounds
         images, groups = Prepared(chosen, cfg.size), chosen.groups
+        ids = images.ids
         prompts = tuple(tuple(imagenet.prompts(name)) for name in names)
     factors = {"object": label, "place": background}
     families = torch.zeros(len(names), dtype=torch.int64)
-    return Labelled(images, label, names, prompts, families, factors, groups, real_waterbirds.GROUP_NAMES)
+    known = real_waterbirds.GROUP_NAMES
+    return Labelled(f"Waterbirds {split}", images, label, names, prompts, families, factors, groups, known, ids)
+
+
+SPLITS = ("validation", "test")  # of both data sets, whose decompositions the notebook reads
+
+
+def decomposed(cfg: Settings, model: Backbone, data: Labelled) -> Decomposed:
+    """The decomposition of a data set by a model, read from its store, which is filled where it is not yet.
+
+    `xaikit extract` fills the same ones beforehand.
+    """
+    how = f"{cfg.size} pixels, {data.images.crop.__self__!r}" if isinstance(data.images, Prepared) else "drawn"
+    about = {**model.about, "images": data.what, "preprocessing": " ".join(how.split())}
+    return Decomposed.of(
+        model.clip, data.images, f"{data.what} by {model.name}", ids=data.ids, about=about,
+        dtype=getattr(torch, cfg.store_dtype), workers=cfg.get("workers", 0),
+    )  # fmt: skip
 
 
 # --- what is segmented ----------------------------------------------------------------------------------------------
@@ -267,32 +295,40 @@ def scene_with(scenes: SceneSet, **factors: Value) -> Scene:
 # --- texts ----------------------------------------------------------------------------------------------------------
 
 
-def pools(cfg: Settings, clip: Clip, seed: int) -> dict[str, Pool]:
-    """The four pools of candidate texts: general descriptions, common words, class-specific texts, random directions.
+POOLS = ("general", "common words", "class-specific", "random")
+_FILES = {
+    "general": "image_descriptions_general.txt",
+    "common words": "google_3498_english.txt",
+    "class-specific": "image_descriptions_per_class.txt",
+}
+
+
+def pools(cfg: Settings, clip: Clip, seed: int, names: Sequence[str] = POOLS) -> dict[str, Pool]:
+    """The pools of candidate texts: general descriptions, common words, class-specific texts, random directions.
 
     Under the mini profile they come from the world's own grammar, as its CLIP knows no other words; the common words
-    are its whole vocabulary. Under the paper profile they are the published lists.
+    are its whole vocabulary. Under the paper profile they are the published lists. Of random directions there are as
+    many as of general descriptions.
     """
+    draw = rng(seed, "pools")
+    made: dict[str, Sequence[str]] = {}
     if cfg.data == WORLD:
-        draw = rng(seed, "pools")
-        general = world.descriptions(draw, cfg.pool)
+        made["general"] = world.descriptions(draw, cfg.pool)
         special = [f"<{name}>" for name in ("pad", "unk", "start", "end")]
-        words = sorted(word for word in clip.tokenizer.tokenizer.get_vocab() if word not in special)
+        made["common words"] = sorted(word for word in clip.tokenizer.tokenizer.get_vocab() if word not in special)
         each = cfg.class_pool // len(world.FAMILIES)
-        specific = [text for family in world.FAMILIES.values() for text in world.class_descriptions(family, draw, each)]
+        made["class-specific"] = [
+            text for family in world.FAMILIES.values() for text in world.class_descriptions(family, draw, each)
+        ]
     else:
-        general, words, specific = (
-            distinct_texts(clip, (DATASETS / cfg.text_pools / name).read_text(encoding="utf-8").splitlines(), name)
-            for name in (
-                "image_descriptions_general.txt",
-                "google_3498_english.txt",
-                "image_descriptions_per_class.txt",
-            )
-        )
-    made = {"general": general, "common words": words, "class-specific": specific}
-    found = {name: Pool.of(clip, texts) for name, texts in made.items()}
-    size, features = found["general"].embeddings.shape
-    return found | {"random": Pool.random(size, features, generator(seed, "pools", "random"))}
+        for name in (name for name in _FILES if name in names):
+            lines = (DATASETS / cfg.text_pools / _FILES[name]).read_text(encoding="utf-8").splitlines()
+            made[name] = distinct_texts(clip, lines, _FILES[name])
+    found = {name: Pool.of(clip, texts) for name, texts in made.items() if name in names}
+    if "random" in names:
+        size, features = found["general"].embeddings.shape
+        found["random"] = Pool.random(size, features, generator(seed, "pools", "random"))
+    return found
 
 
 def distinct_texts(clip: Clip, lines: Sequence[str], name: str) -> list[str]:
@@ -322,25 +358,47 @@ def distinct_texts(clip: Clip, lines: Sequence[str], name: str) -> list[str]:
 # --- what the paper says --------------------------------------------------------------------------------------------
 
 
-def published_id(cfg: Settings, pattern: str | None) -> str | None:
-    """The id of a published number, `{model}` in its pattern being the profile's model."""
-    return None if pattern is None else f"gandelsman.{pattern.format(model=cfg.published_as)}"
+def published_id(model: Backbone, pattern: str | None) -> str | None:
+    """The id of a published number, `{model}` in its pattern being the model; None for a model that has none.
+
+    Numbers that name no model stand beside the first one.
+    """
+    if pattern is None or ("{model}" in pattern and model.published_as is None) or not (model.first or "{" in pattern):
+        return None
+    return f"gandelsman.{pattern.format(model=model.published_as)}"
 
 
-def published_heads(cfg: Settings) -> tuple[Head, ...]:
-    """The heads for places that the authors chose by hand for the profile's model; none for the mini one."""
-    if cfg.data == WORLD:
+def published_heads(model: Backbone) -> tuple[Head, ...]:
+    """The heads for places that the authors chose by hand for a model of theirs, to silence them; none for others."""
+    if not model.is_the_papers:
         return ()
-    base = f"gandelsman.waterbirds.{cfg.published_as}.ablated"
-    found = []
-    for kind in ("geo", "setting"):
-        number = 1
-        while True:
-            try:
-                found.append(
-                    (int(published(f"{base}.{kind}-{number}.layer")), int(published(f"{base}.{kind}-{number}.head")))
-                )
-            except ValueError:
-                break
-            number += 1
-    return tuple(dict.fromkeys(found))
+    base = f"waterbirds.{model.published_as}.ablated"
+    return tuple(dict.fromkeys(head for kind in ("geo", "setting") for head in _numbered(f"{base}.{kind}")))
+
+
+# What the paper calls a head of ViT-L-14, and the topic that this is here.
+_NAMED = {
+    "geo-locations": "place", "counting": "count", "colours": "colour", "animals": "object", "textures": "pattern",
+}  # fmt: skip
+
+
+def named_heads(model: Backbone) -> dict[str, tuple[Head, ...]]:
+    """The heads of a model that the paper gives a role, by topic: those in its table, and those for places."""
+    found: dict[str, list[Head]] = {}
+    if model.is_the_papers and model.published_as == "vit-l-14":
+        for kind, topic in _NAMED.items():
+            found.setdefault(topic, []).append(_head(f"heads.{kind}"))
+    for head in published_heads(model):
+        found.setdefault("place", []).append(head)
+    return {topic: tuple(dict.fromkeys(heads)) for topic, heads in found.items()}
+
+
+def _numbered(start: str) -> Iterator[Head]:
+    number = 1
+    while is_published(f"gandelsman.{start}-{number}.layer"):
+        yield _head(f"{start}-{number}")
+        number += 1
+
+
+def _head(id: str) -> Head:
+    return int(published(f"gandelsman.{id}.layer")), int(published(f"gandelsman.{id}.head"))
