@@ -57,7 +57,6 @@ from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
 from xaikit.metrics.ranking import spearman
 from xaikit.models.clip import load_from
-from xaikit.saliency.cam import grad_cam
 from xaikit.storage.seeding import generator
 from xaikit.studies import caption_driven as study
 from xaikit.studies import caption_driven_figures as pictures
@@ -756,8 +755,7 @@ record.table("dose_response", pd.DataFrame(columns))
 # %%
 def heat(name, data):
     """Grad-CAM of the first fold's own answer."""
-    model = trained[name][0].model
-    return grad_cam(model, getattr(model.model, cfg.saliency_layer), data.image.to(cfg.device)).cpu()
+    return study.heat(trained[name][0].model, cfg.saliency_layer, data)
 
 
 look = real_world.select(examples)

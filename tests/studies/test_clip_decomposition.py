@@ -62,7 +62,7 @@ def classes(clip, data) -> study.Classes:
 def test_both_profiles_have_what_the_notebook_reads() -> None:
     mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
     of_mini = {"per_class", "pool", "class_pool", "segmented", "birds"}
-    of_paper = {"imagenet", "waterbirds", "segmentation", "text_pools", "alignment", "cell_timeout"}
+    of_paper = {"imagenet", "waterbirds", "segmentation", "text_pools", "alignment", "time_limit"}
     assert set(mini) - set(paper) == of_mini and set(paper) - set(mini) == of_paper
     for cfg in (mini, paper):
         assert max(cfg.sizes) <= cfg.basis and cfg.compared_size in cfg.sizes

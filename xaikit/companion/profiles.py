@@ -61,11 +61,11 @@ def check(name: str, folder: Path = FOLDER) -> None:
         raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(names(folder))}")
 
 
-def cell_timeout(name: str, folder: Path = FOLDER) -> int:
-    """Seconds that one cell of a notebook may take under a profile; an hour where its TOML says nothing."""
+def time_limit(name: str, folder: Path = FOLDER) -> int:
+    """Seconds that a notebook may take under a profile; four hours where its TOML says nothing."""
     check(name, folder)
     tables = settings.read(folder, name)
-    return int(tables.get("common", {}).get("cell_timeout", 3_600))
+    return int(tables.get("common", {}).get("time_limit", 14_400))
 
 
 def arithmetic(name: str, folder: Path = FOLDER) -> str:
