@@ -97,7 +97,7 @@ def note(id, interval, item, protocol="corrected", unit="fraction", published=No
 # `colour(digits, scheme)` paints a stroke of intensity $v$ as $(v,0,0)$, $(0,v,0)$ or $(v,v,v)$.
 
 # %%
-splits = study.load_splits(cfg.digits, cfg.get("folder"), seed)
+splits = study.load_splits(cfg.digits, cfg.get("folder"), seed, cfg.get("subset"))
 painted = {
     scheme: colour(splits.real_world, scheme, seed=seed) for scheme in ("correlated", "random", "inverted", "grey")
 }

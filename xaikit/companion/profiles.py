@@ -75,9 +75,10 @@ def arithmetic(name: str, folder: Path = FOLDER) -> str:
     return str(tables.get("common", {}).get("arithmetic", NATIVE))
 
 
-def load_common(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """What a profile says of all notebooks; nothing for a name that is no profile."""
-    return settings.read(folder, name).get("common", {}) if name in names(folder) else {}
+def subset(name: str, section: str, folder: Path = FOLDER) -> int | None:
+    """How many of each data set a notebook takes at most under a profile; None, all, for a name that is no profile."""
+    tables = settings.read(folder, name) if name in names(folder) else {}
+    return {**tables.get("common", {}), **tables.get(section, {})}.get("subset")
 
 
 def rehearses(name: str, folder: Path = FOLDER) -> bool:

@@ -72,7 +72,8 @@ def fetch_all(
 
     Each is kept as soon as it ends, so that of a run that was stopped only what was going on is lost. With
     `checkpoints` the producer is also given one, the path of a file beside its result, from which it can go on; it is
-    removed when the result is there. A bar with the `label` counts them. Raises what `cache.fetch` raises, with the name of the job before the message.
+    removed when the result is there. A bar with the `label` counts them. Raises what `cache.fetch` raises, with the
+    name of the job before the message.
     """
     found = {name: cache.path_of(producer, job) for name, job in jobs.items()}
     with ExitStack() as locks:

