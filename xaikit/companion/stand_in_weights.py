@@ -23,6 +23,7 @@ from transformers import (
     BertTokenizerFast,
     BlipConfig,
     BlipForConditionalGeneration,
+    BlipImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -140,6 +141,7 @@ def write_blip_and_bert(folder: Path, words: Iterable[str]) -> None:
     config = BlipConfig(vision_config={**small, "image_size": 384, "patch_size": 16}, text_config=text)
     files = _slot(folder, "Salesforce/blip-image-captioning-base")
     BlipForConditionalGeneration(config).save_pretrained(files)
+    BlipImageProcessor(size={"height": 384, "width": 384}).save_pretrained(files)
     tokenizer.save_pretrained(files)
 
 
