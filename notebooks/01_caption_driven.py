@@ -102,10 +102,11 @@ painted = {
     scheme: colour(splits.real_world, scheme, seed=seed) for scheme in ("correlated", "random", "inverted", "grey")
 }
 display(pd.DataFrame({"digits": {name: len(getattr(splits, name)) for name in ("train", "test", "real_world")}}).T)
+shown = min(8, len(splits.real_world))
 figure = plots.image_grid(
-    torch.cat([data.image[:8] for data in painted.values()]),
-    [scheme if column == 0 else "" for scheme in painted for column in range(8)],
-    columns=8,
+    torch.cat([data.image[:shown] for data in painted.values()]),
+    [scheme if column == 0 else "" for scheme in painted for column in range(shown)],
+    columns=shown,
 )
 plt.show(figure)
 
