@@ -78,7 +78,7 @@ pretend-gpu: $(READY) ## all notebooks in small on a pretended GPU, and what of 
 	@$(PY) tests/device/everything.py
 
 rehearse: $(READY) ## the paper profile on stand-ins for its data and weights, on a pretended GPU
-	@XAIKIT_PRETEND_GPU=1 PYTHONPATH=tests/device/startup:tests/device $(PY) -m xaikit run --profile rehearsal
+	@$(PY) tests/device/rehearse.py
 
 check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)

@@ -57,7 +57,6 @@ from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import bootstrap_mean, proportion, verdict
 from xaikit.metrics.ranking import spearman
 from xaikit.models.clip import load_from
-from xaikit.saliency.cam import grad_cam
 from xaikit.storage.seeding import generator
 from xaikit.studies import caption_driven as study
 from xaikit.studies import caption_driven_figures as pictures
@@ -98,15 +97,16 @@ def note(id, interval, item, protocol="corrected", unit="fraction", published=No
 # `colour(digits, scheme)` paints a stroke of intensity $v$ as $(v,0,0)$, $(0,v,0)$ or $(v,v,v)$.
 
 # %%
-splits = study.load_splits(cfg.digits, cfg.get("folder"), seed)
+splits = study.load_splits(cfg.digits, cfg.get("folder"), seed, cfg.get("subset"))
 painted = {
     scheme: colour(splits.real_world, scheme, seed=seed) for scheme in ("correlated", "random", "inverted", "grey")
 }
 display(pd.DataFrame({"digits": {name: len(getattr(splits, name)) for name in ("train", "test", "real_world")}}).T)
+shown = min(8, len(splits.real_world))
 figure = plots.image_grid(
-    torch.cat([data.image[:8] for data in painted.values()]),
-    [scheme if column == 0 else "" for scheme in painted for column in range(8)],
-    columns=8,
+    torch.cat([data.image[:shown] for data in painted.values()]),
+    [scheme if column == 0 else "" for scheme in painted for column in range(shown)],
+    columns=shown,
 )
 plt.show(figure)
 
@@ -756,8 +756,7 @@ record.table("dose_response", pd.DataFrame(columns))
 # %%
 def heat(name, data):
     """Grad-CAM of the first fold's own answer."""
-    model = trained[name][0].model
-    return grad_cam(model, getattr(model.model, cfg.saliency_layer), data.image.to(cfg.device)).cpu()
+    return study.heat(trained[name][0].model, cfg.saliency_layer, data)
 
 
 look = real_world.select(examples)

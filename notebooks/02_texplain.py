@@ -107,18 +107,19 @@ captioner = captioners.load_from(cfg.captioner, cfg.device)
 language = captioner.language
 data = {variant: pictures.nine(cfg, seed, "test", variant) for variant in ("original", "only_bg_t")}
 original, drawn = data["original"], data["original"].scenes is not None
+PHOTOGRAPHS = None if drawn else "nothing is known of what causes photographs show"
 check_class_names(original.names)
 classifier = study.nine_classifier(cfg, seed)
 features = Features(classifier.model, vit_classifier.TOKENS)
 pairs = pictures.captioned(cfg)
 file = cfg.get("translator_file", "")
 translator = study.trained_translator(features, pairs, language, cfg.translator, seed, cfg.device, file=file)
-if file and not (study.DATASETS / file).is_file():
-    record.remark(
-        f"{file} is missing: the translator learned from {len(pairs):,} pictures instead of the paper's pairs"
-    )
-elif file:
-    record.remark(f"the translator is {file}; those of the controls learned from {len(pairs):,} pictures")
+learned_here = f"{len(pairs):,} pictures × {cfg.translator.epochs} epochs"
+learned = study.learned_from(file)  # of the file's translator, None where there is no such file
+if file and learned is None:
+    record.remark(f"{file} is missing: the translator learned from {learned_here} instead of the paper's pairs")
+elif learned:
+    record.remark(f"the translator is {file}, of {learned}; those of the controls learned from {learned_here}")
 explainer = study.Explainer(features, translator, language, cfg.sampling)
 
 known = {name: study.features_of(features, each.images, len(each), cfg.device) for name, each in data.items()}
@@ -333,6 +334,8 @@ for label, name in enumerate(original.names):
         slug = f"fig5.{name.replace(' ', '-')}.{kind}-word"
         row[f"sentences with a word for the {kind}"] = str(note(slug, mean(study.mentioned(own, wanted)), "Figure 5"))
     rows.append(row)
+if not any(homes.values()):
+    record.skip("fig5_homes", "no list says which words name the homes of what photographs show")
 pd.DataFrame(rows).set_index("category")
 
 # %% [markdown]
@@ -402,6 +405,10 @@ conditions = {
 others = {"untrained classifier": not_trained(pretrained=False)}
 if drawn:  # the classifier of photographs is not fine-tuned
     others["before fine-tuning"] = not_trained(pretrained=True)
+judge = "classifier"
+if learned:  # the controls' translators learned from less, so one for the classifier that learned from the same
+    judge = "classifier, same pairs"
+    others[judge] = features
 own = study.trained_translators(others, pairs, language, cfg.translator, dict.fromkeys(others, seed), cfg.device)
 conditions |= {name: explained_by(module, own[name]) for name, module in others.items()}
 conditions["captioner"] = study.frequencies(told.texts(seen, cfg.sentences, seed))
@@ -410,10 +417,12 @@ if "plain_decoder" in cfg:  # the paper's literal reading: a BERT that has never
     plain_translator = study.trained_translator(features, pairs, plain, cfg.translator, seed, cfg.device)
     through_bert = study.Explainer(features, plain_translator, plain, cfg.sampling)
     conditions["plain BERT"] = study.frequencies(through_bert.texts(known["original"], cfg.sentences, seed))
+of_explainer = dict.fromkeys(("classifier", "another picture", "zeros"), learned or learned_here)
+LEARNED = {**of_explainer, "captioner": "none: it is its own"}
 rows, counts, named = [], {}, {}
 for name, found in conditions.items():
-    slug = name.replace(" ", "-")
-    row = {"features of": name}
+    slug = name.replace(",", "").replace(" ", "-")
+    row = {"features of": name, "translator learned from": LEARNED.get(name, learned_here)}
     if drawn:
         counts[name] = study.matching(found, true, cfg.words)
         row["true words of ten"] = str(
@@ -431,12 +440,13 @@ explained = study.prior_shares(words["original"], prior, cfg.words)
 note("controls.share-explained-by-prior", mean(explained), "controls", "control")
 over = {"another picture": None, "zeros": None, "untrained classifier": None, "before fine-tuning": None}
 for name in over if drawn else ():
-    over[name] = note(f"controls.gain-over-{name.replace(' ', '-')}", mean(counts["classifier"] - counts[name]),
+    fair = "classifier" if name in of_explainer else judge
+    over[name] = note(f"controls.gain-over-{name.replace(' ', '-')}", mean(counts[fair] - counts[name]),
                       "controls", "control", "difference of counts")  # fmt: skip
 named_gain = {"untrained classifier": None, "before fine-tuning": None}
 for name in [name for name in named_gain if name in named]:
     named_gain[name] = note(f"controls.category-gain-over-{name.replace(' ', '-')}",
-                            mean(named["classifier"] - named[name]), "controls", "control", "difference")  # fmt: skip
+                            mean(named[judge] - named[name]), "controls", "control", "difference")  # fmt: skip
 print(f"Of the frequency of a top word, {np.mean(explained):.0%} would be there for any picture of this test.")
 
 # %% [markdown]
@@ -661,7 +671,9 @@ pd.Series(
 
 # %%
 tracks, covary = {"mentions": None, "excess": None}, {"nine": None, "birds": None}
-if drawn:
+if not drawn:
+    record.skip("causal", PHOTOGRAPHS)
+else:
     few = study.part(test, cfg.causal)
     z = study.features_of(speaker.features, few.images, len(few), cfg.device)
     of_birds = speaker.texts(z, cfg.class_sentences, seed_for(seed, "causal"))
@@ -832,9 +844,6 @@ plt.show(figure)
 
 
 # %%
-PHOTOGRAPHS = None if drawn else "nothing is known of what causes photographs show"
-
-
 def claim(id, item, protocol, text, rule, interval, evidence, threshold=0.0, missing=None):
     """Record what became of a claim; without an interval it was not run, for the reason `missing`."""
     record.claim(

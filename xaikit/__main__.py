@@ -61,7 +61,7 @@ def run(
     native: Annotated[bool, Option("--native", help="Let the CPU choose instructions and threads.")] = False,
     arithmetic: Annotated[str | None, Option(help="One of those of the bands, in place of the profile's.")] = None,
     force: Annotated[bool, Option("--force", help="Run even what is up to date.")] = False,
-    timeout: Annotated[int | None, Option(help="Seconds for a cell, in place of the profile's.")] = None,
+    timeout: Annotated[int | None, Option(help="Seconds for a notebook, in place of the profile's.")] = None,
     parameter: Annotated[
         list[str] | None, Option(metavar="NAME=VALUE", help="Of the notebook; again for more.")
     ] = None,

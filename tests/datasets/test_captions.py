@@ -3,8 +3,11 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from functools import partial
@@ -34,6 +37,7 @@ from xaikit.datasets.captions import (
     read_shards,
 )
 from xaikit.datasets.images import read_image
+from xaikit.storage.paths import ROOT
 
 EVERY_DIVISION = pytest.mark.parametrize(("processes", "workers"), [(1, 0), (3, 0), (1, 2), (2, 2)])
 
@@ -526,3 +530,96 @@ def test_images_that_are_listed_and_missing_are_named(tmp_path) -> None:
 def test_the_archives_leave_the_folders_that_are_read() -> None:
     (entry,) = [entry for entry in read_manifest() if entry.name == "coco2017_captions"]
     assert {file.unpack for file in entry.files} == {"annotations", "train2017", "val2017"}
+
+
+def test_a_batch_can_be_joined_of_images_of_any_shapes(shards) -> None:
+    joined: list[list[torch.Size]] = []
+
+    def join(images: list[Tensor]) -> Tensor:
+        assert all(image.dtype == torch.uint8 for image in images)
+        joined.append([image.shape for image in images])
+        return torch.stack([prepare(image) for image in images])
+
+    data, options = read_shards(shards / "*.tar", buffer=5), {"seed": 3, "workers": 2}
+    whole = list(batches(data, as_read, encode, 4, join=join, **options))
+    assert len({shape for shapes in joined for shape in shapes}) > 1
+    for (one, ids), (other, other_ids) in zip(whole, batches(data, prepare, encode, 4, **options), strict=True):
+        assert torch.equal(one, other) and torch.equal(ids, other_ids)
+
+
+def as_read(image: Tensor) -> Tensor:
+    return image
+
+
+def test_images_are_read_smaller_where_that_is_enough(tmp_path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 210, 3), dtype=np.uint8))
+    content = io.BytesIO()
+    picture.save(content, format="JPEG")
+    write_shard(tmp_path / "0.tar", [("0", {"jpg": content.getvalue(), "txt": b"picture 0, sentence 0"})])
+    for least, shape in ((None, (160, 210)), (81, (160, 210)), (80, (80, 105)), (40, (40, 53))):
+        ((images, _),) = batches(
+            read_shards(tmp_path / "0.tar"),
+            as_read,
+            encode,
+            4,
+            join=lambda images: images[0][None],
+            least=least,
+            seed=0,
+        )
+        assert images.shape[2:] == shape
+
+
+# A process of a training: what it has read it writes down batch by batch; it may lose a worker on its way.
+PROCESS = """
+import os, re, signal, sys
+from multiprocessing import active_children
+from pathlib import Path
+import torch
+from xaikit.datasets.captions import batches, read_shards
+
+def number(image):
+    return image[:, :1, :1].float()
+
+pattern, process, log, loses = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "loses"
+encode = lambda captions: torch.tensor([int(re.search("[0-9]+", caption)[0]) for caption in captions])
+options = {"seed": 5, "epoch": 1, "process": process, "processes": 4, "workers": 2}
+for count, (images, ids) in enumerate(batches(read_shards(pattern, buffer=7), number, encode, 3, **options)):
+    assert images[:, 0, 0, 0].tolist() == ids.tolist()
+    with log.open("a") as file:
+        file.write(" ".join(map(str, ids.tolist())) + "\\n")
+    if loses and count == 1:
+        for worker in active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+"""
+
+
+def test_four_processes_read_each_sample_once_and_none_is_lost_with_a_worker(tmp_path) -> None:
+    for shard in range(8):
+        numbers = range(12 * shard, 12 * shard + 12)
+        samples = [(f"{n:05d}", {"png": png(n), "txt": f"picture {n}, sentence 0".encode()}) for n in numbers]
+        write_shard(tmp_path / f"{shard}.tar", samples)
+    script = tmp_path / "process.py"
+    script.write_text(PROCESS)
+
+    def run(process: int, log: Path, how: str = "") -> subprocess.Popen:
+        command = [sys.executable, str(script), str(tmp_path / "*.tar"), str(process), str(log), how]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+
+    first, second = ([tmp_path / f"{when} {process}" for process in range(4)] for when in ("first", "second"))
+    running = [run(process, log, "loses" if process == 2 else "") for process, log in enumerate(first)]
+    said = [process.communicate(timeout=300)[1].decode() for process in running]
+    assert [process.returncode == 0 for process in running] == [True, True, False, True], said
+    assert "killed by signal" in said[2]
+    again = run(2, second[2])
+    said = again.communicate(timeout=300)[1].decode()
+    assert again.returncode == 0, said
+
+    def read(log: Path) -> list[list[int]]:
+        return [[int(number) for number in line.split()] for line in log.read_text().splitlines()]
+
+    # The second start reads what the first one did, in the same batches, and goes on behind it.
+    before, after = read(first[2]), read(second[2])
+    assert 2 <= len(before) < len(after) and after[: len(before)] == before
+    everything = [n for log in (*first[:2], second[2], first[3]) for batch in read(log) for n in batch]
+    assert sorted(everything) == list(range(96))
+    assert all(len(batch) == 3 for batch in after[:-1])

@@ -114,6 +114,15 @@ def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False
     return failed
 
 
+def on_stand_ins(profile: str) -> None:
+    """Where the profile rehearses: lead the libraries, which are not loaded yet, to the stand-ins."""
+    from xaikit.companion import profiles, rehearsal
+
+    if profiles.rehearses(profile):
+        os.environ |= rehearsal.environment(ROOT / "build" / profile)
+        rehearsal.cut_models(str(Path(os.environ["XAIKIT_DATA"]).parent / rehearsal.MODEL_CONFIGS))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="such as 04_clip_decomposition")
@@ -123,6 +132,7 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.setdefault("MPLBACKEND", "Agg")
     sys.path[:0] = [str(ROOT), str(HERE)]
+    on_stand_ins(options.profile)
     if options.real:
         out = ROOT / "build" / "gpu" / options.profile / options.name
         failed = run(options.name, out, profile=options.profile, keep_going=options.keep_going)

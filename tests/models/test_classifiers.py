@@ -99,6 +99,46 @@ def test_precise_batch_norm_averages_over_all_training_images(data) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+@pytest.mark.parametrize("killed_in", [2, 4, 8, 11])
+def test_a_killed_training_goes_on_between_epochs_and_ends_as_it_would_have(
+    data, monkeypatch, tmp_path, schedule: str, killed_in: int
+) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=4, measurements=5, schedule=schedule, weight_decay=0.1)
+    watched, checkpoint = {"all": data}, tmp_path / "some.checkpoint"
+    whole = train(recipe, *data, watched, seed=0)
+    monkeypatch.setattr(classifiers, "SAVE_EVERY", 0.0)
+    steps: list[int] = []
+    loss = classifiers.F.cross_entropy
+
+    def counted(logits: Tensor, target: Tensor) -> Tensor:
+        steps.append(len(target))
+        if killed_in == len(steps):
+            raise KeyboardInterrupt
+        return loss(logits, target)
+
+    monkeypatch.setattr(classifiers.F, "cross_entropy", counted)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, *data, watched, seed=0, checkpoint=checkpoint)
+    done = (killed_in - 1) // 3 * 3  # 3 steps an epoch
+    assert checkpoint.exists() == (done > 0)
+    steps.clear()
+    killed_in = -1
+    again = train(recipe, *data, watched, seed=0, checkpoint=checkpoint)
+    assert len(steps) == 12 - done
+    assert same(again.model, whole.model) and again.curves == whole.curves
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_damaged_checkpoint_counts_as_none(data, tmp_path) -> None:
+    checkpoint = tmp_path / "some.checkpoint"
+    checkpoint.write_bytes(b"broken off")
+    with pytest.warns(UserWarning, match="is damaged and is computed anew"):
+        again = train(RECIPE, *data, {}, seed=0, checkpoint=checkpoint)
+    assert same(again.model, train(RECIPE, *data, {}, seed=0).model)
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_cached_training_is_read_back_as_it_was(data, monkeypatch) -> None:
     watched = {"all": data, "first": (data[0][:1], data[1][:1])}
     job = {"recipe": RECIPE, "images": data[0], "labels": data[1], "watched": watched, "seed": 0}

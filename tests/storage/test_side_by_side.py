@@ -12,6 +12,7 @@ import torch
 from processes import is_running, wait_for
 from torch import nn
 
+from xaikit.storage import paths
 from xaikit.storage import side_by_side as module
 from xaikit.storage.side_by_side import fetch_all, side_by_side
 
@@ -49,6 +50,13 @@ def sleeps(folder: str) -> dict[str, int]:
     Path(folder, str(os.getpid())).touch()
     time.sleep(120)
     return {}
+
+
+def half_done(seed: int, checkpoint: Path) -> dict[str, int | str]:
+    if not checkpoint.exists():
+        checkpoint.write_text("half")
+        raise ValueError("It was stopped.")
+    return {"seed": seed, "went on from": checkpoint.read_text()}
 
 
 @pytest.fixture
@@ -118,3 +126,17 @@ def test_the_processes_end_with_the_one_that_started_them(tmp_path: Path) -> Non
         wait_for(lambda: not any(is_running(int(file.name)) for file in tmp_path.iterdir()), seconds=30)
     finally:
         parent.kill()
+
+
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_was_stopped_goes_on_from_its_checkpoint_which_then_goes(device: str) -> None:
+    options = {"label": "training", "device": device, "checkpoints": True}
+    jobs = {f"model {seed}": {"seed": seed} for seed in (0, 1)}
+    with pytest.raises(ValueError, match="It was stopped"):
+        fetch_all(half_done, {"model 0": jobs["model 0"]}, **options)
+    with pytest.raises(ValueError, match="model 1: It was stopped"):
+        fetch_all(half_done, jobs, **options)
+    found = fetch_all(half_done, jobs, **options)
+    assert found == {f"model {seed}": {"seed": seed, "went on from": "half"} for seed in (0, 1)}
+    assert not list(paths.CACHE.rglob("*.checkpoint"))

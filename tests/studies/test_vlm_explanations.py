@@ -1,6 +1,8 @@
 """What notebook 03 puts together: settings, maps, areas relative to chance, causes, the pictures of both profiles."""
 
 import dataclasses
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from rounding import clear_winners
 
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
+from xaikit.datasets.class_folders import read_class_folders
 from xaikit.datasets.idenprof import PROFESSIONS, read_professions
 from xaikit.models.clip import Clip, load_from
 from xaikit.models.hooks import evaluating
-from xaikit.perturbation.faces import write_boxes
+from xaikit.perturbation.faces import read_boxes, write_boxes
 from xaikit.perturbation.linear_probe import LinearProbe, embed
 from xaikit.perturbation.search import AGARWAL_2023
 from xaikit.storage import paths
@@ -51,7 +54,7 @@ def settings(clip, cars, cfg) -> tuple[study.Setting, study.Setting]:
 def test_both_profiles_have_what_the_notebook_reads() -> None:
     mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
     assert set(mini) - set(paper) == {"train", "test"}
-    assert set(paper) - set(mini) == {"folders", "cell_timeout"}
+    assert set(paper) - set(mini) == {"folders", "time_limit"}
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -124,6 +127,60 @@ def test_portraits_of_photographs_come_from_boxes_in_a_file(tmp_path, cfg) -> No
     assert all(torch.equal(face, expected) for face in people.faces)
     assert (people.masked[:, :, 12:30, 20:30] == 0).all()
     assert torch.equal(people.masked[:, :, :9], people.original[:, :, :9])
+
+
+def fake_easyocr(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[int, ...]]) -> None:
+    """An easyocr that finds an upright box, a slanted one and one outside in every photograph."""
+
+    class Reader:
+        def __init__(self, languages: list[str], **options: object) -> None:
+            assert languages == ["en"] and options == {"gpu": False, "recognizer": False, "verbose": False}
+
+        def detect(self, photograph: np.ndarray) -> tuple:
+            asked.append(photograph.shape)
+            return [[[20, 60, 10, 30], [-9, -1, 0, 5]]], [[[[100, 50], [120, 44], [122, 60], [102, 66]]]]
+
+    module = ModuleType("easyocr")
+    module.Reader = Reader
+    monkeypatch.setitem(sys.modules, "easyocr", module)
+
+
+def test_text_in_photographs_comes_from_a_file_or_a_detector_or_is_not_known(tmp_path, cfg, monkeypatch) -> None:
+    folder = tmp_path / "cars_test"
+    for label in "ab":
+        (folder / label).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.zeros((100, 150, 3), np.uint8)).save(folder / label / f"{i}.png")
+    found = read_class_folders(folder, exif=False)
+    cfg = Settings(cfg.as_dict() | {"size": 50, "device": "cpu"}, "photographs")
+    data = pictures.Classified(Prepared(found, 50), found.labels, found.names, found.names)
+    positions = torch.tensor([1, 4, 5])
+    monkeypatch.setitem(sys.modules, "easyocr", None)
+    nowhere, reason = pictures.text_regions(data, positions, cfg)
+    assert reason == "texts.json lists 0 of 3 pictures, and easyocr is missing: pip install easyocr"
+    assert not nowhere.any() and not (tmp_path / "texts.json").exists()
+    write_boxes(
+        tmp_path / "texts.json", {found.ids[4]: [(60.0, 20.0, 90.0, 70.0), (0.0, 0.0, 10.0, 10.0)], found.ids[5]: []}
+    )
+    listed, reason = pictures.text_regions(data, positions, cfg)
+    assert reason == "texts.json lists 2 of 3 pictures, and easyocr is missing: pip install easyocr"
+    expected = torch.zeros(3, 50, 50, dtype=torch.bool)
+    expected[1, 10:35, 18:33] = True  # as faces are: half the size, 12.5 columns cut off; the second box is there
+    assert torch.equal(listed, expected)
+    asked: list[tuple[int, ...]] = []
+    fake_easyocr(monkeypatch, asked)
+    for _ in range(2):  # the second time the file knows it
+        detected, reason = pictures.text_regions(data, positions, cfg)
+        assert reason is None and asked == [(100, 150, 3)] and torch.equal(detected[1:], expected[1:])
+        assert detected[0, 5:15, :17].all() and detected[0, 22:33, 38:48].all()
+    assert read_boxes(tmp_path / "texts.json")[found.ids[1]] == [(20, 10, 60, 30), (100, 44, 122, 66)]
+
+
+def test_text_on_drawn_cars_is_where_it_was_drawn(cfg) -> None:
+    data = pictures.task("cars", cfg, 0, "test")
+    positions = torch.tensor([0, 2, 3])
+    found, reason = pictures.text_regions(data, positions, cfg)
+    assert reason is None and torch.equal(found, pictures.regions(data, "text", cfg.size)[positions])
 
 
 @pytest.mark.parametrize("size", [(100, 150), (150, 100), (64, 64), (333, 500)])

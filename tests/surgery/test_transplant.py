@@ -565,9 +565,15 @@ def test_published_values_difference_follows_tags_through_both_defects() -> None
     assert torch.equal(values["influence"], values["swapped"] - values["zero"])
 
 
-def test_published_values_need_whole_batches() -> None:
-    with pytest.raises(ValueError, match="52 images do not fill batches of 25; leave out the last few"):
-        published_values(tagged(5, 52, 4)[:, :25], tagged(5, 52, 4)[4])
+def test_a_last_batch_may_be_smaller_and_sees_as_much_of_the_one_before() -> None:
+    whole, short = (published_values(tagged(5, n, 4)[:, :25], tagged(5, n, 4)[4]) for n in (75, 57))
+    zero, swapped = taken(short["zero"]), taken(short["swapped"])
+    assert zero[:50] == taken(whole["zero"])[:50] and swapped[:50] == taken(whole["swapped"])[:50]
+    # Four settings of seven images of the second batch, then the last batch's own: every fifth of these 35.
+    seen = [(4, 25 + image) for image in range(7)] * 4 + [(4, 50 + image) for image in range(7)]
+    assert zero[50:] == seen[::5] and swapped[50:] == seen[4::5]
+    with pytest.raises(ValueError, match="7 images are fewer than the 25 of the first batch"):
+        published_values(tagged(5, 50, 4)[:, :25], tagged(5, 50, 4)[4, :7])
 
 
 def reenacted(models: tuple, choice: Choice, text: Tensor, batches: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -61,11 +61,11 @@ def check(name: str, folder: Path = FOLDER) -> None:
         raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(names(folder))}")
 
 
-def cell_timeout(name: str, folder: Path = FOLDER) -> int:
-    """Seconds that one cell of a notebook may take under a profile; an hour where its TOML says nothing."""
+def time_limit(name: str, folder: Path = FOLDER) -> int:
+    """Seconds that a notebook may take under a profile; four hours where its TOML says nothing."""
     check(name, folder)
     tables = settings.read(folder, name)
-    return int(tables.get("common", {}).get("cell_timeout", 3_600))
+    return int(tables.get("common", {}).get("time_limit", 14_400))
 
 
 def arithmetic(name: str, folder: Path = FOLDER) -> str:
@@ -75,9 +75,10 @@ def arithmetic(name: str, folder: Path = FOLDER) -> str:
     return str(tables.get("common", {}).get("arithmetic", NATIVE))
 
 
-def load_common(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """What a profile says of all notebooks; nothing for a name that is no profile."""
-    return settings.read(folder, name).get("common", {}) if name in names(folder) else {}
+def subset(name: str, section: str, folder: Path = FOLDER) -> int | None:
+    """How many of each data set a notebook takes at most under a profile; None, all, for a name that is no profile."""
+    tables = settings.read(folder, name) if name in names(folder) else {}
+    return {**tables.get("common", {}), **tables.get(section, {})}.get("subset")
 
 
 def rehearses(name: str, folder: Path = FOLDER) -> bool:

@@ -79,8 +79,9 @@ class Record:
 
     def __init__(self, notebook: str, profile: str, seed: int) -> None:
         self.notebook, self.profile, self.seed = notebook, profile, seed
-        common = profiles.load_common(profile)
-        self.subset = common.get("subset")  # so many of each data set at most: such a run decides no claim
+        self.subset = profiles.subset(
+            profile, notebook
+        )  # so many of each data set at most: such a run decides no claim
         headless = os.environ.get("XAIKIT_OUT")
         self.folder = Path(headless) if headless else paths.BUILD / "interactive" / profile / notebook
         self._live = not headless

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,7 +13,8 @@ from filelock import FileLock
 from xaikit.storage.files import write_text
 
 MODEL_CONFIGS = "open_clip_configs"  # that open_clip reads in place of its own
-VERSION = 1  # of what is written: another one is written anew
+VIT_LAYERS = 1
+VERSION = 2  # of what is written: another one is written anew
 
 
 def environment(build: Path) -> dict[str, str]:
@@ -32,7 +34,8 @@ def environment(build: Path) -> dict[str, str]:
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
     configs = folder / MODEL_CONFIGS
-    write_text(startup / "00-stand-ins.py", f"import open_clip\nopen_clip.add_model_config({str(configs)!r})\n")
+    cut = f"from xaikit.companion.rehearsal import cut_models\ncut_models({str(configs)!r})\n"
+    write_text(startup / "00-stand-ins.py", cut)
     return {
         "XAIKIT_DATA": str(folder / "data"),
         "IPYTHONDIR": str(folder / "ipython"),
@@ -44,9 +47,28 @@ def _libraries(weights: Path) -> dict[str, str]:
     return {"HF_HOME": str(weights / "hub"), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(weights / "torch")}
 
 
+def cut_models(configs: str) -> None:
+    """Have the libraries build fewer layers in this process, under the same names, as the stand-ins' weights have them.
+
+    open_clip is given `configs`, a folder of its configurations; timm's ViT-B/16 of 384 pixels has `VIT_LAYERS`, not
+    12 blocks, and torchvision's ResNets have one block in each of their four stages.
+    """
+    import open_clip
+    from timm.models import _registry
+    from torchvision.models import resnet
+
+    if Path(configs).is_dir():
+        open_clip.add_model_config(configs)
+    name = "vit_base_patch16_384"
+    _registry._model_entrypoints[name] = partial(_registry.model_entrypoint(name), depth=VIT_LAYERS)
+    whole = resnet._resnet
+    resnet._resnet = lambda block, layers, *rest, **options: whole(block, [1] * len(layers), *rest, **options)
+
+
 def write(folder: Path) -> None:
     """Write all stand-ins into `folder`."""
     os.environ |= _libraries(folder / "weights")
+    cut_models(str(folder / MODEL_CONFIGS))
     from xaikit.companion import stand_in_weights, stand_ins  # they load the libraries
 
     stand_ins.write_all(folder / "data")

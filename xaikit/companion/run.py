@@ -114,8 +114,8 @@ def run_notebook(
 ) -> Path:
     """Run one notebook unless its results are up to date, and return the folder that holds them.
 
-    `parameters` are for the notebook's cell tagged so, beside `profile` and `seed`; no cell may take longer
-    than `timeout` seconds (by default what the profile says). `arithmetic` is one of `storage.arithmetic`, by default
+    `parameters` are for the notebook's cell tagged so, beside `profile` and `seed`; the notebook may take
+    `timeout` seconds (by default what the profile says). `arithmetic` is one of `storage.arithmetic`, by default
     the profile's. Another process that runs the same notebook is waited for.
     Raises ValueError for an unknown name, profile or parameter, and RuntimeError, saying what failed and
     where the log is, when the notebook fails; an earlier run's results then stay, but count as stale.
@@ -127,7 +127,7 @@ def run_notebook(
         raise ValueError(
             f"parameters must be numbers, texts, lists or dictionaries of them, not {parameters}"
         ) from None
-    timeout = timeout or profiles.cell_timeout(profile, root / "xaikit" / "companion" / "profiles")
+    timeout = timeout or profiles.time_limit(profile, root / "xaikit" / "companion" / "profiles")
     made_from = {"source": sources.notebook_source(name, profile, root), "parameters": dict(parameters or {})}
     with _exclusive(job):
         if not force and is_fresh(job, made_from):

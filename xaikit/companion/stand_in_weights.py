@@ -23,6 +23,7 @@ from transformers import (
     BertTokenizerFast,
     BlipConfig,
     BlipForConditionalGeneration,
+    BlipImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -91,7 +92,7 @@ def write_clips(folder: Path, configs: Path) -> None:
 
 
 def write_timm(folder: Path, name: str) -> None:
-    """A classifier of timm at its own size: timm takes no other depth by this name."""
+    """A classifier of timm, of as many layers as `rehearsal.cut_models` leaves it."""
     model = timm.create_model(name, pretrained=False)
     files = _slot(folder, f"timm/{name}")
     save_file(_halves(model), files / "model.safetensors")
@@ -102,7 +103,7 @@ def write_timm(folder: Path, name: str) -> None:
 
 
 def write_resnet(folder: Path) -> None:
-    """torchvision's ResNet-50, under the name of the file that it downloads."""
+    """torchvision's ResNet-50, cut as `rehearsal.cut_models` does it, under the name of the file that it downloads."""
     file = folder / "torch" / "hub" / "checkpoints" / ResNet50_Weights.IMAGENET1K_V2.url.rsplit("/", 1)[-1]
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(resnet50().state_dict(), file)
@@ -140,6 +141,7 @@ def write_blip_and_bert(folder: Path, words: Iterable[str]) -> None:
     config = BlipConfig(vision_config={**small, "image_size": 384, "patch_size": 16}, text_config=text)
     files = _slot(folder, "Salesforce/blip-image-captioning-base")
     BlipForConditionalGeneration(config).save_pretrained(files)
+    BlipImageProcessor(size={"height": 384, "width": 384}).save_pretrained(files)
     tokenizer.save_pretrained(files)
 
 

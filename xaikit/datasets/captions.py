@@ -5,6 +5,7 @@ category are also the prompts from which images are generated (section 4.3).
 """
 
 import json
+import math
 import os
 import re
 import tarfile
@@ -34,7 +35,8 @@ _END_OF_TAR = 1024  # zero bytes
 
 Pair = tuple[UInt8[Tensor, "3 height width"], str]
 Batch = tuple[Float[Tensor, "batch 3 size size"], Int64[Tensor, "batch length"]]
-Prepare = Callable[[UInt8[Tensor, "3 height width"]], Float[Tensor, "3 size size"]]
+Prepare = Callable[[UInt8[Tensor, "3 height width"]], Tensor]
+Join = Callable[[list[Tensor]], Float[Tensor, "batch 3 size size"]]
 Encode = Callable[[list[str]], Int64[Tensor, "texts length"]]
 
 
@@ -80,13 +82,15 @@ class CocoCaptions(Sequence):
         chosen = list(positions)
         return CocoCaptions(tuple(self.paths[i] for i in chosen), tuple(self.captions[i] for i in chosen))
 
-    def pairs(self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str]) -> Iterator[Pair]:
+    def pairs(
+        self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str], least: int | None = None
+    ) -> Iterator[Pair]:
         """Every `shares`-th image in the random order of this epoch, each with one of its captions, drawn anew."""
         draw = rng(seed, "captions", epoch)
         order, choice = draw.permutation(len(self)), draw.random(len(self))
         for position in order[share::shares].tolist():
             captions = self.captions[position]
-            image = read_image(self.paths[position], exif=False)
+            image = read_image(self.paths[position], exif=False, least=least)
             counts[READ] += 1
             yield image, captions[int(choice[position] * len(captions))]
 
@@ -102,7 +106,9 @@ class Shards:
         """The number of shards."""
         return len(self.urls)
 
-    def pairs(self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str]) -> Iterator[Pair]:
+    def pairs(
+        self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str], least: int | None = None
+    ) -> Iterator[Pair]:
         """The pairs of every `shares`-th shard in the random order of this epoch, shuffled within the buffer.
 
         Samples without a caption or an image that can be read are passed over; `counts` says how many.
@@ -119,7 +125,7 @@ class Shards:
             except ValueError:
                 counts[BAD_CAPTION] += 1
                 continue
-            image = _decoded(next((sample[ending] for ending in _IMAGE_ENDINGS if ending in sample), b""))
+            image = _decoded(next((sample[ending] for ending in _IMAGE_ENDINGS if ending in sample), b""), least)
             if image is None:
                 counts[BAD_IMAGE] += 1
                 continue
@@ -228,12 +234,24 @@ def read_shards(*patterns: str | Path, buffer: int = 1_000) -> Shards:
     return Shards(tuple(urls), buffer)
 
 
+def stacked(images: Sequence[Tensor]) -> Float[Tensor, "batch 3 size size"]:
+    """Images of one shape as a batch. Raises ValueError where they are not floats, or of several shapes."""
+    if odd := [i for i in images if not i.is_floating_point() or i.ndim != 3 or i.shape != images[0].shape]:
+        raise ValueError(
+            f"`prepare` gave {odd[0].dtype} {tuple(odd[0].shape)} after {tuple(images[0].shape)}; let it give floats "
+            "in one shape [3, size, size]."
+        )
+    return torch.stack(list(images))
+
+
 def batches(
     pairs: CocoCaptions | Shards,
     prepare: Prepare,
     encode: Encode,
     batch: int,
     *,
+    join: Join = stacked,
+    least: int | None = None,
     seed: int,
     epoch: int = 0,
     process: int = 0,
@@ -241,16 +259,17 @@ def batches(
     workers: int = 0,
     counts: Counter[str] | None = None,
 ) -> Iterator[Batch]:
-    """One epoch of images, in [0, 1] as `prepare` gives them, and of captions as the token ids that `encode` gives.
+    """One epoch of images, in [0, 1] as `join` gives them, and of captions as the token ids that `encode` gives.
 
     The processes see different images (of `Shards`: different shards) and together all of them, in another order and
     with other captions of COCO's five each epoch. The same arguments give the same batches. Only the last batch of a
     process may be smaller, and processes may have different numbers of batches.
 
     `prepare` takes an image as it is in the file and works in as many processes as there are `workers` (0: in this
-    one); where these are spawned, on Windows and macOS, it must be possible to pickle it. `encode` takes the captions
-    of a batch and works here. `counts` grows by the numbers of pairs that were READ and passed over as BAD_IMAGE or
-    BAD_CAPTION.
+    one); where these are spawned, on Windows and macOS, it must be possible to pickle it. What it gives, of any shapes
+    but one dtype, `join` makes a batch of: here, so on a GPU where that is better. `encode` takes the captions of a
+    batch and works here. `least` is `read_image`'s, for images that are made small anyway. `counts` grows by the
+    numbers of pairs that were READ and passed over as BAD_IMAGE or BAD_CAPTION.
 
     Raises ValueError for numbers that make no sense, for fewer images or shards than processes, for prepared images of
     differing shapes, for a shard that is damaged or breaks off, and, at the end, where no pair could be read.
@@ -262,10 +281,10 @@ def batches(
         )
     if len(pairs) < processes:
         raise ValueError(f"{len(pairs)} shards or images are too few for {processes} processes; use fewer processes.")
-    share = _Share(pairs, prepare, batch, seed, epoch, process, processes)
+    share = _Share(pairs, prepare, least, batch, seed, epoch, process, processes)
     order = generator(seed, "workers of captions", epoch, process)
     loader = DataLoader(share, batch_size=None, num_workers=workers, generator=order)
-    return _joined(loader, encode, batch, counts if counts is not None else Counter())
+    return _joined(loader, join, encode, batch, counts if counts is not None else Counter())
 
 
 @dataclass(eq=False)
@@ -274,13 +293,14 @@ class _Share(IterableDataset):
 
     source: CocoCaptions | Shards
     prepare: Prepare
+    least: int | None
     batch: int
     seed: int
     epoch: int
     process: int
     processes: int
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[str], dict[str, int]]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, list[list[int]], list[str], dict[str, int]]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         # Processes change fastest, so that their numbers of images differ by one at most, whatever the workers.
@@ -288,47 +308,49 @@ class _Share(IterableDataset):
         counts: Counter[str] = Counter()
         images: list[Tensor] = []
         captions: list[str] = []
-        for image, caption in self.source.pairs(self.seed, self.epoch, share, shares, counts):
+        for image, caption in self.source.pairs(self.seed, self.epoch, share, shares, counts, self.least):
             images.append(self.prepare(image))
             captions.append(caption)
             if len(captions) == self.batch:
-                yield _stacked(images), captions, dict(counts)
+                yield *_packed(images), captions, dict(counts)
                 counts.clear()
                 images, captions = [], []
-        yield _stacked(images), captions, dict(counts)
+        yield *_packed(images), captions, dict(counts)
 
 
-def _joined(loader: DataLoader, encode: Encode, batch: int, counts: Counter[str]) -> Iterator[Batch]:
+def _joined(loader: DataLoader, join: Join, encode: Encode, batch: int, counts: Counter[str]) -> Iterator[Batch]:
     """The workers' full batches, and then their last ones, joined and divided again."""
     total: Counter[str] = Counter()
     rest: list[Tensor] = []
     texts: list[str] = []
-    for images, captions, seen in loader:
+    for packed, shapes, captions, seen in loader:
+        images = _unpacked(packed, shapes)
         counts.update(seen)
         total.update(seen)
         if len(captions) == batch:
-            yield images, encode(captions)
+            yield join(images), encode(captions)
         elif captions:
-            rest.append(images)
+            rest += images
             texts += captions
     if not total[READ]:
         raise ValueError(
             f"No pair could be read ({total[BAD_IMAGE]:,} bad images, {total[BAD_CAPTION]:,} bad captions); check that "
             "images and captions lie under the same name, such as 000000000.jpg and 000000000.txt."
         )
-    if texts:
-        joined = torch.cat(rest)
-        for start in range(0, len(texts), batch):
-            yield joined[start : start + batch], encode(texts[start : start + batch])
+    for start in range(0, len(texts), batch):
+        yield join(rest[start : start + batch]), encode(texts[start : start + batch])
 
 
-def _stacked(images: Sequence[Tensor]) -> Tensor:
-    if odd := [i for i in images if not i.is_floating_point() or i.ndim != 3 or i.shape != images[0].shape]:
-        raise ValueError(
-            f"`prepare` gave {odd[0].dtype} {tuple(odd[0].shape)} after {tuple(images[0].shape)}; let it give floats "
-            "in one shape [3, size, size]."
-        )
-    return torch.stack(list(images)) if images else torch.empty(0)
+def _packed(images: Sequence[Tensor]) -> tuple[Tensor, list[list[int]]]:
+    """Images as one tensor, for a worker to send: hundreds of tensors would be as many open files."""
+    return torch.cat([image.flatten() for image in images]) if images else torch.empty(0), [
+        list(image.shape) for image in images
+    ]
+
+
+def _unpacked(packed: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    parts = packed.split([math.prod(shape) for shape in shapes]) if shapes else ()
+    return [part.view(*shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _tidy(caption: object) -> str:
@@ -339,10 +361,10 @@ def _tidy(caption: object) -> str:
     return words
 
 
-def _decoded(content: bytes) -> UInt8[Tensor, "3 height width"] | None:
+def _decoded(content: bytes, least: int | None) -> UInt8[Tensor, "3 height width"] | None:
     """The pixels in RGB, or nothing where they cannot be read."""
     try:
-        return read_image(content)
+        return read_image(content, least=least)
     except ValueError:
         return None
 

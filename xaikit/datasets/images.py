@@ -37,13 +37,15 @@ class Photograph:
 
 
 def read_image(
-    source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None
+    source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None, least: int | None = None
 ) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an image file, or of its content, in RGB, whatever it holds.
 
     Greys, palettes and CMYK become RGB; 16 bits, and floats in [0, 1], become 8 bits; what is transparent lies over
     white; of several frames the first counts. With `exif` a photograph is turned as its camera says; published
-    protocols such as ImageNet's do without. `changes` grows by what was done (`TURNED`, `ALPHA`, …).
+    protocols such as ImageNet's do without. `changes` grows by what was done (`TURNED`, `ALPHA`, …). With `least`, a
+    JPEG is read at a half, a quarter or an eighth of its size where both sides keep so many pixels, which is quicker:
+    its 8 x 8 blocks are averaged before they are decoded.
     Raises FileNotFoundError where the file is missing, and ValueError where it is damaged, no picture, or of more
     pixels than Pillow takes for safe.
     """
@@ -53,6 +55,8 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source if isinstance(source, Path) else BytesIO(source)) as picture:
+                if least is not None:
+                    picture.draft(None, (least, least))
                 pixels = np.array(_in_rgb(picture, exif, done))
     except FileNotFoundError as error:
         if isinstance(source, Path) and source.is_symlink():

@@ -1,7 +1,9 @@
 """The standalone classifiers of paper 1: torchvision ResNet-50s that call a digit five or eight."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +15,13 @@ from torchvision.models import ResNet50_Weights, resnet50
 
 from xaikit.models.hooks import evaluating
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.storage import cache
 from xaikit.storage.arithmetic import training_precision
 from xaikit.storage.seeding import generator, seed_for
 from xaikit.storage.side_by_side import fetch_all
 
 # CLIP's normalisation, which the published code gives to the standalone model too.
+SAVE_EVERY = 60.0  # seconds, or an epoch where that takes longer; a checkpoint of ResNet-50 has 0.3 GB
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -75,10 +79,13 @@ def train(
     watched: Mapping[str, tuple[Tensor, Tensor]],
     seed: int,
     device: str = "cpu",
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train a classifier on `images` in [0, 1], and measure it now and then on the `watched` (images, labels).
 
     The curves hold, as the set "train", the accuracy of the training batches since the last measurement.
+    A run that was killed goes on from its `checkpoint`, written between epochs, and ends with the weights and curves
+    that it would have had; one of another training is not told apart.
     Raises ValueError for an empty training set, an unknown schedule, and a loss that is not finite.
     """
     if len(images) < 2:
@@ -99,10 +106,21 @@ def train(
     measured_at = {round(steps * (i + 1) / recipe.measurements) for i in range(recipe.measurements)}
 
     curves: list[dict[str, float | str]] = []
-    seen = correct = 0
+    start = seen = correct = 0
+    if checkpoint is not None and (saved := cache.kept(checkpoint)) is not None:
+        start, seen, correct, curves = (saved.pop(key) for key in ("step", "seen", "correct", "curves"))
+        order.set_state(saved.pop("order"))
+        schedule.load_state_dict(saved.pop("schedule"))
+        _restore(trained, optimiser, saved)
+    saved_at = time.monotonic()
     trained.train()
-    for step in range(steps):
+    for step in range(start, steps):
         if step % chunks == 0:
+            if checkpoint is not None and step > start and time.monotonic() - saved_at >= SAVE_EVERY:
+                about = {"step": step, "seen": seen, "correct": correct, "curves": curves, "order": order.get_state()}
+                about["schedule"] = schedule.state_dict()
+                cache.write(checkpoint, "a checkpoint", about | _state(trained, optimiser))
+                saved_at = time.monotonic()
             # Parts of nearly one size: a last batch of a single image would have no batch statistics.
             epoch = torch.randperm(len(images), generator=order).tensor_split(chunks)
         rows = epoch[step % chunks]
@@ -129,14 +147,33 @@ def train(
     return Trained(trained.eval(), curves)
 
 
+def _state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """All that a model and its optimiser hold, for `cache.write`."""
+    own = optimiser.state_dict()
+    moments = {f"optimiser.{index}.{key}": value for index, each in own["state"].items() for key, value in each.items()}
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return {"groups": own["param_groups"], **weights, **moments}
+
+
+def _restore(model: nn.Module, optimiser: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give a model and its optimiser what `_state` took."""
+    model.load_state_dict({key.removeprefix("model."): value for key, value in saved.items() if key[:6] == "model."})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": saved["groups"]})
+
+
 def train_all(jobs: Mapping[str, Mapping[str, Any]], device: str = "cpu") -> dict[str, Trained]:
     """`train(**job, device=device)` for each job by its name, or what it gave before; the weights are frozen.
 
-    On a CPU they are trained side by side, each on one thread.
+    On a CPU they are trained side by side, each on one thread. What was stopped goes on between two epochs.
     """
     results = fetch_all(
         _trained, {name: {**job, "device": device} for name, job in jobs.items()},
-        label="training classifiers", device=device,
+        label="training classifiers", device=device, checkpoints=True,
     )  # fmt: skip
     return {name: _rebuilt(jobs[name]["recipe"], result, device) for name, result in results.items()}
 

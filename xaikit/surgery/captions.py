@@ -159,10 +159,20 @@ def published_values(
     edits of the batch before are still in place (`stale_edits`), and the columns taken for "before" and "after" belong
     to other images and stages (`published_columns`). Row n is scored with the labels of image n all the same.
 
-    Raises ValueError where the images do not fill whole batches.
+    A last batch may be smaller than the first; the public notebook never has one, as its sets fill theirs. It then
+    finds as many images of the batch before it still in place.
+
+    Raises ValueError where there are fewer images than in the first batch.
     """
-    columns = [published_columns(similarity) for similarity in stale_edits(first, swapped)]
-    before, after = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    settings, batch, _ = first.shape
+    if len(swapped) < batch:
+        raise ValueError(f"{len(swapped)} images are fewer than the {batch} of the first batch; give both of the same.")
+    whole = len(swapped) // batch * batch
+    seen, rest = list(stale_edits(first, swapped[:whole])), swapped[whole:]
+    if len(rest):
+        before = swapped[whole - batch : whole][: len(rest)]
+        seen.append(torch.stack([*[before] * (settings - 1), rest]))
+    before, after = (torch.cat(parts) for parts in zip(*map(published_columns, seen), strict=True))
     return {"zero": before, "swapped": after, "influence": after - before}
 
 

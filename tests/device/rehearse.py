@@ -1,0 +1,168 @@
+"""The paper profile in small: every notebook on stand-ins for its data and weights, on a pretended GPU.
+
+    python tests/device/rehearse.py [NOTEBOOK ...]
+
+First the translator of paper 2 is trained on stand-ins for its shards, so that its notebook finds one. Prints seconds
+and memory by section, and leaves them in build/rehearsal/sections.md. Fails where a notebook stops, where a pretended
+GPU refused something, and where a figure or table of the committed run in small is neither there nor skipped with a
+reason. Nothing is read of the cache of other runs.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PROFILE = "rehearsal"
+WARNED = "does not have a deterministic implementation"  # what a GPU says of an operation where it may go on
+
+
+@dataclass
+class Sections:
+    """Seconds, and the most memory in MiB, of each section that a run is in; of a process and all below it."""
+
+    process: psutil.Process
+    found: dict[str, list[float]] = field(default_factory=dict)
+    name: str = "the start"
+    began: float = field(default_factory=time.monotonic)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def enter(self, name: str) -> None:
+        """A section begins, and the one before it has ended."""
+        self.measure()
+        self.found[self.name][0] += time.monotonic() - self.began
+        self.name, self.began = name, time.monotonic()
+
+    def measure(self) -> None:
+        """Look at the memory."""
+        total = 0
+        try:
+            for process in (self.process, *self.process.children(recursive=True)):
+                total += process.memory_info().rss
+        except psutil.Error:
+            pass  # one of them has just ended
+        entry = self.found.setdefault(self.name, [0.0, 0.0])
+        entry[1] = max(entry[1], total / 2**20)
+
+    def watch(self) -> None:
+        """Look again and again."""
+        while not self.ended.wait(0.2):
+            self.measure()
+
+
+def followed(command: Sequence[str], environment: Mapping[str, str], name: str) -> tuple[int, dict[str, list[float]]]:
+    """Run a command that prints `name`, seconds and a heading where a section begins; its status, and its sections."""
+    heading = re.compile(rf"{re.escape(name)}\s+\d+ s  (.+)")
+    with subprocess.Popen(
+        command, cwd=ROOT, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        sections = Sections(psutil.Process(child.pid))
+        watcher = threading.Thread(target=sections.watch)
+        watcher.start()
+        for line in child.stdout or ():
+            if begun := heading.match(line):
+                sections.enter(begun[1].strip())
+            else:
+                print(line, end="", flush=True)
+        child.wait()
+        sections.ended.set()
+        watcher.join()
+        sections.enter("the end")
+    return child.returncode, {key: value for key, value in sections.found.items() if key != "the end"}
+
+
+def missing(name: str) -> list[str]:
+    """The figures and tables of the committed run in small that a rehearsal has neither made nor skipped, by reason."""
+    here, small = (
+        json.loads((ROOT / "figures" / profile / name / "numbers.json").read_text(encoding="utf-8"))
+        for profile in (PROFILE, "mini")
+    )
+    skipped = here.get("skipped", {})
+    for artefact, reason in skipped.items():
+        print(f"{name}: without {artefact}: {reason}")
+    made = {Path(file).stem for file in here["artefacts"]} | skipped.keys()
+    return sorted({Path(file).stem for file in small["artefacts"]} - made)
+
+
+def table(name: str, sections: Mapping[str, Sequence[float]]) -> list[str]:
+    """The rows of one notebook."""
+    rows = [f"| {name} | {section} | {seconds:.0f} | {most:,.0f} |" for section, (seconds, most) in sections.items()]
+    seconds = sum(each for each, _ in sections.values())
+    return [*rows, f"| {name} | **all** | {seconds:.0f} | {max(most for _, most in sections.values()):,.0f} |"]
+
+
+@contextmanager
+def environment(build: Path):
+    """The variables of a process with a pretended GPU, a cache of its own, and stand-ins for what libraries fetch."""
+    sys.path[:0] = [str(ROOT)]
+    from xaikit.companion import rehearsal
+
+    cache = build / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    path = os.pathsep.join(map(str, (HERE / "startup", HERE, ROOT)))
+    try:
+        yield {
+            **os.environ, **rehearsal.environment(build), "XAIKIT_PRETEND_GPU": "1", "PYTHONPATH": path,
+            "XAIKIT_CACHE": str(cache), "MPLBACKEND": "Agg",
+        }  # fmt: skip
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def train(data: Path, variables: Mapping[str, str]) -> tuple[int, dict[str, list[float]]]:
+    """`xaikit train-translator` for an epoch of the shards and one of COCO, into the data folder."""
+    from xaikit.companion.rehearsal import MODEL_CONFIGS
+
+    output = data / "texplain"
+    shutil.rmtree(output, ignore_errors=True)
+    arguments = [
+        "train-translator", str(output), "--shards", str(data / "shards" / "*.tar"), "--pairs", "16",
+        "--coco", str(data / "coco2017"), "--epochs", "1", "1", "--batch", "8", "--workers", "2",
+    ]  # fmt: skip
+    code = (
+        f"from xaikit.companion.rehearsal import cut_models; cut_models({str(data.parent / MODEL_CONFIGS)!r})\n"
+        f"from xaikit.__main__ import app; app({arguments!r})"
+    )
+    return followed([sys.executable, "-c", code], variables, "train-translator")
+
+
+def main(names: Sequence[str]) -> int:
+    build = ROOT / "build" / PROFILE
+    chosen = names or sorted(script.stem for script in (ROOT / "notebooks").glob("[0-9]*.py"))
+    lines, failed, start = ["| notebook | section | seconds | peak MiB |", "|---|---|---|---|"], [], time.monotonic()
+    with environment(build) as variables:
+        status, sections = train(Path(variables["XAIKIT_DATA"]), variables)
+        lines += table("train-translator", sections)
+        failed += ["train-translator"] if status else []
+        for name in chosen:
+            command = [sys.executable, "-m", "xaikit", "run", name, "--profile", PROFILE, "--force"]
+            status, sections = followed(command, variables, name)
+            lines += table(name, sections)
+            warned = (build / f"{name}.log").read_text(encoding="utf-8").count(WARNED)
+            lacking = [] if status else missing(name)
+            print(f"{name}: {'failed' if status else 'every cell ran'}, {warned} refusals", flush=True)
+            if lacking:
+                print(f"{name}: neither made nor skipped: {', '.join(lacking)}", file=sys.stderr)
+            failed += [name] if status or warned or lacking else []
+    text = "\n".join([*lines, "", f"{time.monotonic() - start:.0f} seconds in all"]) + "\n"
+    (build / "sections.md").write_text(text, encoding="utf-8")
+    print(text)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
