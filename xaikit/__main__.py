@@ -191,6 +191,20 @@ def train_translator(
     )  # fmt: skip
 
 
+@app.command(rich_help_panel=DATA)
+def cost(
+    write: Annotated[bool, Option("--write", help="Into docs/scale.md, too.")] = False,
+) -> None:
+    """Estimate hours and memory of the long jobs, on a laptop and on GPUs."""
+    from xaikit.companion import scale
+    from xaikit.storage.paths import ROOT, must_be_checkout
+
+    if write:
+        must_be_checkout(ROOT, "docs/scale.md is written")
+        scale.write()
+    print("estimated; how is said in docs/scale.md", *scale.page_tables().values(), sep="\n\n")
+
+
 @app.command(rich_help_panel=TRAIN)
 def train_models(
     names: Annotated[list[str] | None, Argument(metavar="MODEL", help="clip-vit-mini, say; by default all.")] = None,

@@ -2,6 +2,10 @@
 
 FLOPs are counted as torch's own counter does: two for each multiplication of a matrix product or convolution, none for
 the rest. Nothing is loaded for it, as a preflight must answer at once; the tests compare with the networks themselves.
+
+All of it is said for one image. `kept` is what backpropagation needs of a forward pass, to weights and input or, where
+they are `frozen`, to the input alone; `passing` the most that a forward pass without gradients holds at a time. Both
+are counted in numbers, not bytes.
 """
 
 import json
@@ -9,23 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-
-class Tower(Protocol):
-    """An image tower. All of it is said for one image; `kept` and `passing` are counted in numbers, not bytes.
-
-    `kept` is what backpropagation needs of a forward pass, to weights and input or (`frozen`) to the input alone;
-    `passing` the most that a forward pass without gradients holds at a time.
-    """
-
-    @property
-    def flops(self) -> float: ...
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def passing(self) -> int: ...
-    def kept(self, *, frozen: bool = False) -> int: ...
+Number = float | int
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,7 @@ class ViT:
     layers: int
     heads: int
     output: int = 0  # features or classes that the class token is projected to; 0: none
-    mlp: float = 4.0
+    mlp: Number = 4.0
 
     @property
     def tokens(self) -> int:
@@ -49,7 +39,7 @@ class ViT:
         return int(self.mlp * self.width)
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> Number:
         linear = 4 * self.width**2 + 2 * self.width * self._hidden
         attention = 2 * self.tokens * self.width
         patches = (self.tokens - 1) * 3 * self.patch**2 * self.width
@@ -117,7 +107,7 @@ class ResNet:
         return 4 * self.width * 2 ** (len(self.layers) - 1), (self.pixels // 2 ** (len(self.layers) + 1)) ** 2
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> Number:
         found = sum(2.0 * i * o * kernel**2 * side**2 for i, o, kernel, side in self.convolutions())
         channels, cells = self._last
         if not self.clip:
@@ -154,9 +144,9 @@ class Decoder:
     width: int = 768
     layers: int = 12
     vocabulary: int = 30_524
-    mlp: float = 4.0
+    mlp: Number = 4.0
 
-    def flops(self, words: int, conditions: int) -> float:
+    def flops(self, words: int, conditions: int) -> Number:
         """Of one forward pass over a sentence and the image's tokens that it looks at."""
         own = words * (4 + 2 + 2 * self.mlp) * self.width**2 + 2 * words**2 * self.width
         looking = 2 * conditions * self.width**2 + 2 * words * conditions * self.width
@@ -169,8 +159,9 @@ class Decoder:
 
     def kept(self, words: int, conditions: int) -> int:
         """What a gradient to the conditions needs: each layer's keys and values of these, and the words' own."""
-        own = words * (12 + 2 * self.mlp) * self.width
-        return int(self.layers * (own + 2 * conditions * self.width)) + 3 * words * self.vocabulary
+        # Three norms' inputs, q, k, v and results of both attentions, the GELU's input; the loss has the logits twice.
+        own = words * (9 + self.mlp) * self.width
+        return int(self.layers * (own + 2 * conditions * self.width)) + 2 * words * self.vocabulary
 
 
 def open_clip_tower(name: str) -> ViT | ResNet:
@@ -197,7 +188,7 @@ class TextTower:
     vocabulary: int
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> Number:
         return 2.0 * self.layers * self.length * (12 * self.width**2 + 2 * self.length * self.width)
 
     @property
@@ -225,6 +216,8 @@ def _open_clip_config(name: str) -> Mapping[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+Tower = ViT | ResNet
+
 # timm's vit_base_patch16_384, the classifier of paper 2; torchvision's resnet50 at 224 pixels.
 VIT_B16_384 = ViT(384, 16, 768, 12, 12, 1_000)
 RESNET50 = ResNet(224)
@@ -234,9 +227,9 @@ RESNET50 = ResNet(224)
 class StableDiffusion:
     """Stable Diffusion 1.5 at 512 pixels, by torch's counter on its blocks (the test counts them again)."""
 
-    step: float = 803_273_441_280  # FLOPs of the denoiser, for a latent and a prompt
-    decode: float = 2_514_518_933_504
-    encode: float = 1_116_658_466_816
+    step: Number = 803_273_441_280  # FLOPs of the denoiser, for a latent and a prompt
+    decode: Number = 2_514_518_933_504
+    encode: Number = 1_116_658_466_816
     parameters: int = 859_520_964 + 83_653_863 + 123_060_480  # denoiser, autoencoder, text tower
     # The autoencoder's widest maps: 256 channels at 512 × 512, beside two more of them.
     passing: int = 3 * 256 * 512 * 512
