@@ -65,6 +65,12 @@ def run(
     parameter: Annotated[
         list[str] | None, Option(metavar="NAME=VALUE", help="Of the notebook; again for more.")
     ] = None,
+    check: Annotated[
+        bool, Option("--check", help="Run nothing: list what is missing, and what it would take.")
+    ] = False,
+    card: Annotated[
+        str | None, Option(help="With --check: the GPU of the hours, RTX 4090 say; else the one here.")
+    ] = None,
 ) -> None:
     """Run notebooks that are not up to date; after a run of all of them, the report.
 
@@ -76,6 +82,12 @@ def run(
     if native and arithmetic not in (None, NATIVE):
         raise typer.BadParameter(f"--native and --arithmetic {arithmetic} exclude each other: leave one out")
     chosen = jobs(names or (), profile, seed, arithmetic=NATIVE if native else arithmetic)
+    if check:
+        from xaikit.companion import preflight
+
+        if preflight.check([job.name for job in chosen], profile, card).missing:
+            raise typer.Exit(1)
+        return
     failed = run_notebooks(chosen, force=force, timeout=timeout, parameters=dict(map(_assignment, parameter or ())))
     if not names:
         from xaikit.companion.report import report

@@ -164,7 +164,10 @@ def shown_hours(hours: Number) -> str:
 
 
 def shown_bytes(count: Number) -> str:
-    """In GB, with a digit behind the point below 10."""
+    """In GB, with a digit behind the point below 10; less than a tenth in MB or kB."""
+    for unit, size in (("kB", 1e3), ("MB", 1e6)):
+        if count < 100 * size:
+            return f"{count / size:.0f} {unit}"
     return f"{count / GB:.1f} GB" if count < 10 * GB else f"{count / GB:,.0f} GB"
 
 

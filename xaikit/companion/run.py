@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from xaikit.companion import profiles, rehearsal
+from xaikit.companion import preflight, profiles, rehearsal
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
 from xaikit.storage.files import replacing, write_text
@@ -117,7 +117,7 @@ def run_notebook(
     """
     (job,) = jobs([name], profile, seed, root, arithmetic)
     timeout = timeout or profiles.cell_timeout(profile, root / "xaikit" / "companion" / "profiles")
-    made_from = {"source": sources.notebook_source(name, profile, root), "parameters": dict(parameters or {})}
+    made_from = _made_from(job, parameters)
     with _exclusive(job):
         if not force and _is_fresh(job, made_from):
             os.utime(job.file(".stamp"))  # make compares times
@@ -137,7 +137,9 @@ def run_notebooks(
     """Run notebooks one after the other and return the names of those that failed, after saying why on stderr.
 
     The arguments are those of `run_notebook`, and so is what is raised, but for a failure, which stops no other one.
+    Raises RuntimeError, before anything runs, where files or weights of the profile are missing (`preflight.require`).
     """
+    _require(chosen, force, parameters)
     failed = []
     for job in chosen:
         try:
@@ -149,6 +151,17 @@ def run_notebooks(
             print(error, file=sys.stderr)
             failed.append(job.name)
     return failed
+
+
+def _require(chosen: Sequence[Job], force: bool, parameters: Mapping[str, Any] | None) -> None:
+    named = {job.name: job for job in chosen}
+
+    def up_to_date(name: str) -> bool:
+        return not force and _is_fresh(named[name], _made_from(named[name], parameters))
+
+    for profile, root in dict.fromkeys((job.profile, job.root) for job in chosen):
+        folder = root / sources.PACKAGE / "companion" / "profiles"
+        preflight.require(list(named), profile, folder, skipping=up_to_date)
 
 
 @contextmanager
@@ -164,6 +177,10 @@ def _exclusive(job: Job) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _made_from(job: Job, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"source": sources.notebook_source(job.name, job.profile, job.root), "parameters": dict(parameters or {})}
 
 
 def _is_fresh(job: Job, made_from: Mapping[str, Any]) -> bool:

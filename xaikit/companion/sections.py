@@ -72,7 +72,7 @@ def _caption_driven(tables: _Capped) -> list[Work]:
     matched = models + 4  # with those matched as published, on two sets each
     surgeries = models + 2 * tables["random_draws"] + 60
     return [
-        Work("Figure 1", flops, gpu=largest, host=cost.PROCESS),
+        Work("Figure 1", flops, gpu=largest, host=cost.PROCESS, disk=weights(*[network.parameters] * models)),
         Work(
             "Matching", {"float32": matched * tables["match_on"] * (2 * both + 22e9)},
             gpu=on_card(held, 2 * maps, 8.0 * channels), host=cost.PROCESS + 16.0 * channels,
@@ -159,6 +159,7 @@ def _texplain(tables: _Capped) -> list[Work]:
             decoded=sum(birds.values()) + runs * pairs, gpu=max(translating("adapted"), tuning, mapped, speaking),
             # The features of one run, and the masked pictures of five methods in all of them.
             host=memory + 2 * birds["train"] * features + (1 + 5 * runs) * birds["train"] * picture,
+            disk=weights(6 * runs * vit.parameters),
         ),
         Work(
             "Figure 4 and Table 1", {"float32": drawing, **learned("latents", latent_tokens, 16)},
