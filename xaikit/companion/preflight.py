@@ -497,7 +497,7 @@ def check(
     fetched = sum(item.state == "to be fetched" for item in found.items)
     short = len(found.missing) - fetched
     said = f"{short} of {len(found.items)} are not as needed" if short else "Nothing is missing"
-    say(said + (f"; {fetched} are fetched when a notebook asks for them." if fetched else "."))
+    say(said + (f"; fetched when a notebook asks for them: {fetched}." if fetched else "."))
     return found
 
 
