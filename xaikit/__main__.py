@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,9 +22,27 @@ Names = Annotated[list[str] | None, Argument(metavar="NOTEBOOK", help="01_captio
 Profile = Annotated[str, Option(help="Which models, data and sizes: mini or paper.")]
 Seed = Annotated[int, Option(help="Of all random draws.")]
 
+JOB = "As a job"  # the panel, and these its options: what `_submitted` takes off a command line
+Executor = Annotated[
+    Literal["slurm", "local"] | None, Option(help="Through SLURM, or here in the same way.", rich_help_panel=JOB)
+]
+Nodes = Annotated[int, Option(help="Machines.", rich_help_panel=JOB)]
+Gpus = Annotated[int, Option(help="On each of them.", rich_help_panel=JOB)]
+Hours = Annotated[float, Option(help="After which it is stopped and queued again.", rich_help_panel=JOB)]
+Memory = Annotated[int | None, Option(metavar="GB", help="On each; else the cluster's.", rich_help_panel=JOB)]
+Partition = Annotated[str | None, Option(help="Of the cluster.", rich_help_panel=JOB)]
+JOB_OPTIONS = ("--executor", "--nodes", "--gpus", "--hours", "--memory", "--partition")
+
+_asked: ContextVar[list[str]] = ContextVar("the command line")
+
 
 class Guarded(TyperGroup):
     """Commands whose failures are a sentence on stderr and exit status 1; where they are interrupted it is 130."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As ever; the command line is kept, to be submitted as it is (`_submitted`)."""
+        _asked.set(list(args))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
@@ -65,6 +84,18 @@ def run(
     parameter: Annotated[
         list[str] | None, Option(metavar="NAME=VALUE", help="Of the notebook; again for more.")
     ] = None,
+    check: Annotated[
+        bool, Option("--check", help="Run nothing: list what is missing, and what it would take.")
+    ] = False,
+    card: Annotated[
+        str | None, Option(help="With --check: the GPU of the hours, RTX 4090 say; else the one here.")
+    ] = None,
+    executor: Executor = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 0,
+    hours: Hours = 24.0,
+    memory: Memory = None,
+    partition: Partition = None,
 ) -> None:
     """Run notebooks that are not up to date; after a run of all of them, the report.
 
@@ -77,6 +108,18 @@ def run(
         raise typer.BadParameter(f"--native and --arithmetic {arithmetic} exclude each other: leave one out")
     chosen = jobs(names or (), profile, seed, arithmetic=NATIVE if native else arithmetic)
     parameters = dict(map(_assignment, parameter or ()))
+    if check:
+        from xaikit.companion import preflight
+
+        if preflight.check([job.name for job in chosen], profile, card).missing:
+            raise typer.Exit(1)
+        return
+    if executor is not None:
+        from xaikit.companion.preflight import require
+
+        require([job.name for job in chosen], profile)  # now, and not when the queue comes to it
+    if _submitted(executor, nodes, gpus, hours, memory, partition, shared=False):
+        return
     failed = run_notebooks(chosen, force=force, timeout=timeout, parameters=parameters)
     if not names:
         from xaikit.companion.report import report
@@ -149,12 +192,20 @@ def extract(
     seed: Seed = 0,
     batch: Annotated[int | None, Option(help="Images a forward pass, in place of the profile's.")] = None,
     workers: Annotated[int | None, Option(help="Threads that read images, a process.")] = None,
+    executor: Executor = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 0,
+    hours: Hours = 24.0,
+    memory: Memory = None,
+    partition: Partition = None,
 ) -> None:
     """Decompose the images of paper 4 beforehand, into the stores that its notebook reads (and else fills).
 
     On N GPUs: torchrun --nproc-per-node N -m xaikit extract ... What was stopped goes on where it was. Machines that
     share a folder share the work, if XAIKIT_CACHE names it.
     """
+    if _submitted(executor, nodes, gpus, hours, memory, partition, shared=True):
+        return
     from xaikit.companion import profiles, rehearsal
     from xaikit.storage import arithmetic
     from xaikit.storage.paths import BUILD
@@ -189,11 +240,19 @@ def train_translator(
     batch: Annotated[int, Option(help="Images a step, of all processes together.")] = 512,
     workers: Annotated[int, Option(help="Processes that read images, for each that trains.")] = 4,
     seed: Seed = 0,
+    executor: Executor = None,
+    nodes: Nodes = 1,
+    gpus: Gpus = 0,
+    hours: Hours = 24.0,
+    memory: Memory = None,
+    partition: Partition = None,
 ) -> None:
     """Train paper 2's translator: on webdataset shards of web pairs, cc3m/{00000..00331}.tar, then on COCO.
 
     On all GPUs: accelerate launch -m xaikit train-translator ... What was stopped goes on from its checkpoint.
     """
+    if _submitted(executor, nodes, gpus, hours, memory, partition, shared=True):
+        return
     from xaikit.studies.train_translator import train_translator
 
     train_translator(
@@ -201,6 +260,20 @@ def train_translator(
         prompt=prompt, longest=longest, variant=variant, epochs=epochs, learning_rates=learning_rates, batch=batch,
         workers=workers, seed=seed,
     )  # fmt: skip
+
+
+@app.command(rich_help_panel=DATA)
+def cost(
+    write: Annotated[bool, Option("--write", help="Into docs/scale.md, too.")] = False,
+) -> None:
+    """Estimate hours and memory of the long jobs, on a laptop and on GPUs."""
+    from xaikit.companion import scale
+    from xaikit.storage.paths import ROOT, must_be_checkout
+
+    if write:
+        must_be_checkout(ROOT, "docs/scale.md is written")
+        scale.write()
+    print("estimated; how is said in docs/scale.md", *scale.page_tables().values(), sep="\n\n")
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -219,6 +292,28 @@ def accept(names: Names = None, profile: Profile = "mini") -> None:
     from xaikit.companion.accept import accept
 
     print(f"wrote {accept(profile, names=names or ())}")
+
+
+def _submitted(
+    executor: Literal["slurm", "local"] | None,
+    nodes: int,
+    gpus: int,
+    hours: float,
+    memory: int | None,
+    partition: str | None,
+    *,
+    shared: bool,
+) -> bool:
+    """Whether the command was submitted as a job, which then does what was asked for."""
+    if executor is None:
+        if nodes != 1 or gpus or memory or partition:
+            raise typer.BadParameter("nodes, GPUs, memory and partition are of a job: name its --executor")
+        return False
+    from xaikit.companion.submit import Resources, submit, without
+
+    arguments = without(_asked.get(), JOB_OPTIONS)
+    print(submit(arguments, executor, Resources(nodes, gpus, hours, memory, partition), shared=shared))
+    return True
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -1,5 +1,6 @@
 """Masks lie where the maps point, fine-tuning does what its recipe says, and groups are counted as they should be."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from itertools import chain
@@ -291,6 +292,25 @@ def test_steps_stand_in_the_place_of_epochs(model) -> None:
     batches = listen(model, spy)
     fine_tune(model, spy, labels, Recipe(epochs=1, batch=4, learning_rate=0.1, steps=7), seed=0)
     assert [len(batch) for batch in batches] == [4, 3, 3, 4, 3, 3, 4]
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 10])
+def test_a_batch_in_parts_takes_the_same_steps(at_once) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.Flatten(), nn.Linear(96, 2))
+    pixels, labels = coloured(20)
+    spy = Spy(pixels)
+    batches = listen(model, spy)
+    whole = Recipe(epochs=3, batch=10, learning_rate=0.05)
+    parts = fine_tune(model, spy, labels, dataclasses.replace(whole, at_once=at_once), seed=1)
+    assert max(map(len, batches)) == at_once and sum(map(len, batches)) == 60
+    model._forward_pre_hooks.clear()
+    for one, other in zip(
+        parts.parameters(), fine_tune(model, pixels, labels, whole, seed=1).parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="at least 1"):
+        dataclasses.replace(whole, at_once=0)
 
 
 def test_group_weights_balance_what_is_drawn(model) -> None:

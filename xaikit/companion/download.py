@@ -61,6 +61,7 @@ class Entry:
     files: Sequence[File] = ()
     loader: str = ""
     argument: str = ""
+    repository: str = ""  # at the Hugging Face hub, where the argument does not name it
 
 
 def download(profile: str, *, only: str | None = None, to: Path = DATASETS) -> None:

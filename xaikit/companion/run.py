@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from xaikit.companion import profiles, rehearsal
+from xaikit.companion import preflight, profiles, rehearsal
 from xaikit.companion.progress import Progress
 from xaikit.companion.progress import read as read_progress
 from xaikit.storage import arithmetic as arithmetics
@@ -128,7 +128,7 @@ def run_notebook(
             f"parameters must be numbers, texts, lists or dictionaries of them, not {parameters}"
         ) from None
     timeout = timeout or profiles.time_limit(profile, root / "xaikit" / "companion" / "profiles")
-    made_from = {"source": sources.notebook_source(name, profile, root), "parameters": dict(parameters or {})}
+    made_from = _made_from(job, parameters)
     with _exclusive(job):
         if not force and is_fresh(job, made_from):
             os.utime(job.file(".stamp"))  # make compares times
@@ -149,7 +149,9 @@ def run_notebooks(
 
     The arguments are those of `run_notebook`, and so is what is raised, but for a failure (of the notebook, of its code
     or of the disk), which stops no other one.
+    Raises RuntimeError, before anything runs, where files or weights of the profile are missing (`preflight.require`).
     """
+    _require(chosen, force, parameters)
     failed = []
     for job in chosen:
         try:
@@ -161,6 +163,17 @@ def run_notebooks(
             print(error, file=sys.stderr, flush=True)
             failed.append(job.name)
     return failed
+
+
+def _require(chosen: Sequence[Job], force: bool, parameters: Mapping[str, Any] | None) -> None:
+    named = {job.name: job for job in chosen}
+
+    def up_to_date(name: str) -> bool:
+        return not force and is_fresh(named[name], _made_from(named[name], parameters))
+
+    for profile, root in dict.fromkeys((job.profile, job.root) for job in chosen):
+        folder = root / sources.PACKAGE / "companion" / "profiles"
+        preflight.require(list(named), profile, folder, skipping=up_to_date)
 
 
 @contextmanager
@@ -176,6 +189,10 @@ def _exclusive(job: Job) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _made_from(job: Job, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"source": sources.notebook_source(job.name, job.profile, job.root), "parameters": dict(parameters or {})}
 
 
 def is_fresh(job: Job, made_from: Mapping[str, Any]) -> bool:

@@ -27,6 +27,10 @@ from xaikit.texplain.translator import Features
 from xaikit.texplain.word_maps import classifier_grad_cam, first_said, word_grad_cam
 from xaikit.texplain.words import words_of
 
+MOST_SENTENCES = 16  # of an image, that its word map is made of
+# Sentences × tokens that go through the decoder at once: 16 pictures of the mini profile's, 7 of the paper's.
+WORD_MAPS = 70_000
+
 
 @dataclass(frozen=True, eq=False)
 class Masks:
@@ -103,12 +107,12 @@ def texplained(
     wanted = [{word, *flags.concepts.get(word, ())} for word in (flags.top[row] for row in rows.tolist())]
     said = first_said(sentences[rows], wanted, language.tokenizer, words_of)
     said = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), said], 2)
-    parts = []
-    for start in range(0, len(rows), 16):
-        part = slice(start, start + 16)
+    parts, together = [], min(16, max(1, WORD_MAPS // (MOST_SENTENCES * features.shape[1])))
+    for start in range(0, len(rows), together):
+        part = slice(start, start + together)
         maps = word_grad_cam(
             language.decoder, explainer.translator, features[rows[part]].to(device), whole[part].to(device),
-            said[part], grid=grid, pad=language.pad, prompt=len(language.prompt),
+            said[part], grid=grid, pad=language.pad, prompt=len(language.prompt), most=MOST_SENTENCES,
         )  # fmt: skip
         parts.append(masked(pixels[rows[part]], maps.cpu()))
     return Masks(flags.chosen, torch.cat(parts))

@@ -116,7 +116,8 @@ class Recipe:
 
     An epoch is as many images as there are; `steps`, where given, are that many batches in place of the epochs, so
     that methods with fewer images can be given equal time. "sgd" has momentum 0.9. The optimizer's `weight_decay` is
-    part of the gradient in "sgd", apart from it in "adamw".
+    part of the gradient in "sgd", apart from it in "adamw". Of a batch `at_once` images, where given, are in memory at
+    a time: the step is the same but for rounding, unless the model has batch norms, which see these alone.
     """
 
     epochs: int
@@ -126,10 +127,11 @@ class Recipe:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     steps: int | None = None
     precision: str = "float32"  # or "bfloat16", on a GPU that has it
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        if min(self.epochs, self.batch, 1 if self.steps is None else self.steps) < 1:
+        if min(self.epochs, self.batch, *(each for each in (self.steps, self.at_once) if each is not None)) < 1:
             raise ValueError("A recipe has less than one epoch, step or image a batch: give at least 1 of each.")
         if self.optimizer not in ("sgd", "adamw"):
             raise ValueError(f"Unknown optimizer {self.optimizer!r}: choose 'sgd' or 'adamw'.")
@@ -180,15 +182,16 @@ def fine_tune(
     batches = _batches(count, chunks, weights, generator(seed, "fine-tuning", "batches"))
     with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed_for(seed, "fine-tuning", "dropout"))
-        for step, rows in zip(steps, batches, strict=False):
-            with training_precision(device, recipe.precision):
-                logits = tuned(_pixels(images, rows, device)).float()
-            if highest >= logits.shape[1]:
-                raise ValueError(f"Label {highest} is not among the model's classes 0 to {logits.shape[1] - 1}.")
-            loss = F.cross_entropy(logits, labels[rows].to(device))
-            if not loss.isfinite():
-                raise ValueError(f"The loss is {loss.item()} in step {step + 1}: lower the learning rate.")
-            loss.backward()
+        for step, batch in zip(steps, batches, strict=False):
+            for rows in batch.split(recipe.at_once or len(batch)):
+                with training_precision(device, recipe.precision):
+                    logits = tuned(_pixels(images, rows, device)).float()
+                if highest >= logits.shape[1]:
+                    raise ValueError(f"Label {highest} is not among the model's classes 0 to {logits.shape[1] - 1}.")
+                loss = F.cross_entropy(logits, labels[rows].to(device))
+                if not loss.isfinite():
+                    raise ValueError(f"The loss is {loss.item()} in step {step + 1}: lower the learning rate.")
+                (loss if len(rows) == len(batch) else loss * len(rows) / len(batch)).backward()
             optimizer.step()
             optimizer.zero_grad()
     return tuned.eval().requires_grad_(False)
