@@ -287,11 +287,18 @@ def train_models(
 
 
 @app.command(rich_help_panel=TRAIN)
-def accept(names: Names = None, profile: Profile = "mini") -> None:
-    """Accept the present numbers, with bands from runs under eight seeds and arithmetics: hours."""
+def accept(
+    names: Names = None,
+    profile: Profile = "mini",
+    variants: Annotated[int | None, Option(help="So many more, in place of what is missing of eight.")] = None,
+) -> None:
+    """Accept the present numbers, with bands from runs under eight seeds and arithmetics: hours.
+
+    Each run is kept as it ends; those that the present source has made are not made again.
+    """
     from xaikit.companion.accept import accept
 
-    print(f"wrote {accept(profile, names=names or ())}")
+    print(f"wrote {accept(profile, names or (), more=variants)}")
 
 
 def _submitted(
