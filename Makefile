@@ -23,7 +23,7 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures runs $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
+.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
   check format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
@@ -42,11 +42,8 @@ help: ## this list
 
 # A notebook that fails stops no other one, and the report comes in any case.
 figures: $(READY) ## every table and figure, then the report
-	@$(MAKE) --keep-going --no-print-directory PROFILE='$(PROFILE)' runs; runs=$$?; \
-	$(PY) -m xaikit report --profile '$(PROFILE)' && exit $$runs
-
-runs: $(STAMPS)
-	@$(if $(RAN),,echo "Nothing to be done: every notebook is up to date.")
+	@$(MAKE) --keep-going --no-print-directory PROFILE='$(PROFILE)' $(NOTEBOOKS); status=$$?; \
+	$(PY) -m xaikit report --profile '$(PROFILE)' && exit $$status
 
 notebooks: $(READY) ## write the executed notebooks/*.ipynb
 	@$(PY) -m xaikit notebooks

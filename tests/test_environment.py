@@ -287,6 +287,7 @@ case "$1 $2 $3" in
     mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo "version = {dotted}.1" > .venv/pyvenv.cfg ;;
   "-m pip install") [ ! -e $here/no-network ] ;;
   "-m xaikit run")
+    [ ! -e $here/broken-$4 ] || exit 1
     mkdir -p figures/mini/$4 build/mini && touch figures/mini/$4/numbers.json build/mini/$4.stamp ;;
 esac
 """
@@ -368,6 +369,20 @@ def test_figures_runs_each_notebook_once(copy: Copy, jobs: str):
     status, output, calls = copy.make(jobs, "figures")
     assert (status, notebooks_run(calls), installs(calls)) == (0, [], 0)
     assert "Nothing to be done" in output
+
+
+@pytest.mark.parametrize("jobs", ["-j1", "-j2"])
+def test_figures_reports_the_others_where_one_fails(copy: Copy, jobs: str):
+    (copy.folder / "broken-01_one").touch()
+    status, _, calls = copy.make(jobs, "figures")
+    assert status != 0
+    assert sorted(notebooks_run(calls)) == ["01_one", "02_two"]
+    assert calls[-1].startswith("-m xaikit report --profile mini")
+    assert copy.make("01_one")[0] != 0 and copy.make("02_two")[0] == 0
+    status, _, calls = copy.make(jobs, "figures")
+    assert status != 0 and notebooks_run(calls) == ["01_one"] and "xaikit report" in calls[-1]
+    (copy.folder / "broken-01_one").unlink()
+    assert copy.make(jobs, "figures")[0] == 0
 
 
 def test_one_edited_notebook_runs_alone(copy: Copy):

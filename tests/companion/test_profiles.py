@@ -93,3 +93,20 @@ def test_prepare_leaves_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         torch.use_deterministic_algorithms(deterministic)
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_profile_says_whether_it_rehearses_or_one_that_it_is_like(folder: Path) -> None:
+    (folder / "rehearsal.toml").write_text('like = "paper"\n[common]\nstand_ins = true\n')
+    (folder / "smaller.toml").write_text('like = "rehearsal"\n[01_x]\nimages = 1\n')
+    found = {name: profiles.rehearses(name, folder) for name in profiles.names(folder)}
+    assert found == {"mini": False, "paper": False, "rehearsal": True, "smaller": True}
+    with pytest.raises(ValueError, match=r"^unknown profile 'huge': choose one of mini, paper, rehearsal, smaller$"):
+        profiles.rehearses("huge", folder)
+    assert {name for name in profiles.names() if profiles.rehearses(name)} == {"rehearsal"}
+
+
+def test_what_a_profile_says_of_all_notebooks(folder: Path) -> None:
+    (folder / "small.toml").write_text('like = "mini"\n[common]\nsubset = 7\n')
+    assert profiles.load_common("mini", folder) == {"threads": 2, "images": 9}
+    assert profiles.load_common("paper", folder) == profiles.load_common("no profile", folder) == {}
+    assert profiles.load_common("small", folder) == {"threads": 2, "images": 9, "subset": 7}

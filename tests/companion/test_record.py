@@ -205,3 +205,79 @@ def test_a_live_session_may_run_a_cell_again_and_says_where_files_go(
     fill(kept)
     assert kept.save() == tmp_path / "build" / "interactive" / "mini" / "01_x" / "numbers.json"
     assert os.listdir(out) == []
+
+
+def test_what_is_skipped_has_a_reason_and_is_said_twice(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is skipped, and beside the claims at the end of the page."""
+    kept = Record("01_x", "mini", 0)
+    kept.skip("fig2", "there are no texts in photographs")
+    kept.skip("table3", "there are no texts in photographs")
+    fill(kept)
+    assert json.loads(kept.save().read_text())["skipped"] == {
+        "fig2": "there are no texts in photographs",
+        "table3": "there are no texts in photographs",
+    }
+    assert capsys.readouterr().out.splitlines() == [
+        "skipped fig2: there are no texts in photographs",
+        "skipped table3: there are no texts in photographs",
+        "Not in this run: fig2, as there are no texts in photographs",
+        "Not in this run: table3, as there are no texts in photographs",
+    ]
+    for reason in ("", " \n"):
+        with pytest.raises(ValueError, match="'fig5' is skipped without a reason: give one"):
+            kept.skip("fig5", reason)
+    for artefact in ("fig4", "table1"):
+        with pytest.raises(ValueError, match=f"'{artefact}' was recorded, so it is not skipped"):
+            kept.skip(artefact, "it is late")
+    assert list(json.loads(kept.save().read_text())["skipped"]) == ["fig2", "table3"]
+
+
+def test_a_record_without_skips_remarks_and_subset_says_nothing_of_them(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    fill(kept)
+    assert not {"skipped", "remarks", "subset", "unfinished"} & json.loads(kept.save().read_text()).keys()
+
+
+def test_a_remark_is_kept_once_and_printed_each_time(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = Record("01_x", "mini", 0)
+    for text in ("10 captions were cut", "the pairs must do", "10 captions were cut"):
+        kept.remark(text)
+    assert capsys.readouterr().out.splitlines() == ["10 captions were cut", "the pairs must do", "10 captions were cut"]
+    assert json.loads(kept.save().read_text())["remarks"] == ["10 captions were cut", "the pairs must do"]
+
+
+@pytest.mark.parametrize("verdict", ["holds", "fails", "inconclusive"])
+def test_on_a_subset_nothing_is_decided(out: Path, verdict: record.Verdict) -> None:
+    kept = Record("01_x", "mini", 0)
+    kept.subset = 5
+    kept.number("n", 0.25, low=0.125, high=0.5, **NUMBER)
+    kept.claim("a", verdict=verdict, evidence=["n"], **CLAIM)
+    kept.claim("b", verdict="not-run", evidence=[], reason="there are no texts", **CLAIM)
+    kept.claim("c", verdict=verdict, evidence=[], **CLAIM)  # nor does it need numbers, which a subset may not give
+    saved = json.loads(kept.save().read_text())
+    assert saved["subset"] == 5
+    assert [claim["verdict"] for claim in saved["claims"]] == ["not-run"] * 3
+    decided = "on at most 5 of each data set no claim is decided"
+    assert [claim["reason"] for claim in saved["claims"]] == [decided, "there are no texts", decided]
+    assert kept.claims()["evidence"].tolist() == [decided, "there are no texts", decided]
+    with pytest.raises(ValueError, match="claim 'd' was run, so it needs no reason"):
+        kept.claim("d", verdict=verdict, evidence=["n"], reason="why not", **CLAIM)
+
+
+def test_what_is_recorded_is_there_before_the_record_is_saved(out: Path) -> None:
+    """A run that ends in an error leaves all that it had; numbers.json is of whole runs."""
+    kept = Record("01_x", "mini", 3)
+    assert os.listdir(out) == []
+    fill(kept)
+    kept.skip("fig9", "there are no texts")
+    kept.remark("10 captions were cut")
+    so_far = json.loads((out / "unfinished.json").read_text())
+    assert not (out / "numbers.json").exists()
+    saved = json.loads(kept.save().read_text())
+    assert sorted(os.listdir(out)) == ["fig4.pdf", "fig4.png", "numbers.json", "table1.csv"]
+    assert so_far.pop("unfinished") == "the run goes on, or was killed"
+    assert so_far.keys() == saved.keys() - {"source", "device", "machine", "precision", "seconds", "versions", "digest"}
+    assert sorted(number["id"] for number in so_far["numbers"]) == [number["id"] for number in saved["numbers"]]
+    assert {key: so_far[key] for key in ("notebook", "seed", "artefacts", "skipped", "remarks")} == {
+        key: saved[key] for key in ("notebook", "seed", "artefacts", "skipped", "remarks")
+    }

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,11 +48,23 @@ def ran(ran_once: Path, tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
-def said(root: Path, *options: str) -> tuple[int, str]:
-    """Exit status and output of `xaikit report`."""
-    command = [sys.executable, "-m", "xaikit", "report", *options]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def command(root: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of `xaikit`."""
+    whole = [sys.executable, "-m", "xaikit", *arguments]
+    done = subprocess.run(whole, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.returncode, done.stdout
+
+
+@pytest.fixture
+def reported(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the report of a checkout says, in this process."""
+
+    def said(root: Path, *, seeds: bool = False, failed: Sequence[str] = ()) -> str:
+        capsys.readouterr()
+        assert report.report(run.jobs([], "mini", root=root), seeds=seeds) == [*failed]
+        return capsys.readouterr().out
+
+    return said
 
 
 def rows(said: str) -> list[list[str]]:
@@ -61,7 +73,7 @@ def rows(said: str) -> list[list[str]]:
 
 
 def test_a_whole_run_of_the_code_that_is_here_is_fresh(ran: Path) -> None:
-    status_code, text = said(ran, "--seeds")
+    status_code, text = command(ran, "report", "--seeds")
     first, other = rows(text)
     assert status_code == 0
     assert first[:5] == [NAME, "fresh", first[2], "1", "1"] and other[:2] == ["seed-3", "fresh"]
@@ -70,17 +82,16 @@ def test_a_whole_run_of_the_code_that_is_here_is_fresh(ran: Path) -> None:
     assert status(job(ran)).state == State.FRESH
 
 
-def test_a_record_that_came_with_the_repository_is_committed(ran: Path) -> None:
+def test_a_record_that_came_with_the_repository_is_committed(ran: Path, reported: Callable[..., str]) -> None:
     shutil.rmtree(ran / "build")
-    status_code, text = said(ran)
-    assert (status_code, rows(text)) == (0, [[NAME, "committed, not run here"]])  # and none of its numbers
+    assert rows(reported(ran)) == [[NAME, "committed, not run here"]]  # and none of its numbers
     assert not (ran / "build").exists()
     edit(ran, "0.5 + seed / 100", "0.6 + seed / 100")
-    assert rows(said(ran)[1]) == [[NAME, "stale"]]
+    assert rows(reported(ran)) == [[NAME, "stale"]]
 
 
-def test_where_nothing_was_run_there_is_nothing(checkout: Path) -> None:
-    assert rows(said(checkout)[1]) == [[NAME, "no run"]]
+def test_where_nothing_was_run_there_is_nothing(checkout: Path, reported: Callable[..., str]) -> None:
+    assert rows(reported(checkout)) == [[NAME, "no run"]]
 
 
 @pytest.mark.parametrize(
@@ -91,12 +102,14 @@ def test_where_nothing_was_run_there_is_nothing(checkout: Path) -> None:
         ("requirements.lock", "numpy==2.0.0", "numpy==2.0.1"),
     ],
 )
-def test_a_change_makes_results_stale_those_of_other_seeds_too(ran: Path, file: str, old: str, new: str) -> None:
+def test_a_change_makes_results_stale_those_of_other_seeds_too(
+    ran: Path, file: str, old: str, new: str, reported: Callable[..., str]
+) -> None:
     text = (ran / file).read_text(encoding="utf-8")
     assert old in text
     (ran / file).write_text(text.replace(old, new), encoding="utf-8")
-    status_code, text = said(ran, "--seeds")
-    assert (status_code, rows(text)) == (0, [[NAME, "stale"], ["seed-3", "stale"]])
+    text = reported(ran, seeds=True)
+    assert rows(text) == [[NAME, "stale"], ["seed-3", "stale"]]
     assert f"{NAME} (seed-3): stale, as code or settings have changed since" in text
     assert text.splitlines()[-1] == "2 runs: 2 stale"
     (ran / file).write_text((ran / file).read_text(encoding="utf-8").replace(new, old), encoding="utf-8")
@@ -131,17 +144,16 @@ def test_other_parameters_than_those_asked_for_are_not_fresh(ran: Path) -> None:
     assert status(job(ran), {"extra": (2, 3)}).state == State.FRESH
 
 
-def test_what_cannot_be_read_is_stale_and_stops_no_other_notebook(ran: Path) -> None:
+def test_what_cannot_be_read_is_stale_and_stops_no_other_notebook(ran: Path, reported: Callable[..., str]) -> None:
     text = (ran / "notebooks" / f"{NAME}.py").read_text(encoding="utf-8").replace(f'"{NAME}"', '"02_later"')
     (ran / "notebooks" / "02_later.py").write_text(text, encoding="utf-8")
     edit(ran, 'print("drew it")', 'print("drew it"')
-    status_code, text = said(ran)
-    assert (status_code, rows(text)) == (0, [[NAME, "stale"], ["02_later", "no run"]])
-    assert "in the cell that begins 'import matplotlib.pyplot as plt': '(' was never closed (line 12)" in text
-    command = [sys.executable, "-m", "xaikit", "run"]
-    done = subprocess.run(command, cwd=ran, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert (done.returncode, [row[:2] for row in rows(done.stdout)]) == (1, [[NAME, "stale"], ["02_later", "fresh"]])
-    assert done.stdout.splitlines()[-1] == f"failed: {NAME}"
+    text = reported(ran)
+    assert rows(text) == [[NAME, "stale"], ["02_later", "no run"]]
+    assert "in the cell that begins 'import matplotlib.pyplot as plt': '(' was never closed (line 11)" in text
+    status_code, text = command(ran, "run")
+    assert (status_code, [row[:2] for row in rows(text)]) == (1, [[NAME, "stale"], ["02_later", "fresh"]])
+    assert text.splitlines()[-1] == f"failed: {NAME}"
 
 
 def test_after_a_failure_nothing_of_an_earlier_run_counts(ran: Path) -> None:
@@ -151,11 +163,14 @@ def test_after_a_failure_nothing_of_an_earlier_run_counts(ran: Path) -> None:
         run.run_notebook(NAME, root=ran)
     folder = ran / "build" / "mini" / f"{NAME}.unfinished"
     for _ in range(2):
-        status_code, text = said(ran)
+        status_code, text = command(ran, "report")
         assert (status_code, rows(text)) == (1, [[NAME, "failed"]])
         log = ran / "build" / "mini" / f"{NAME}.log"
-        assert f"{NAME}: failed in section 'Figure 1: a line'; log: {log}; 2 finished files are in {folder}" in text
-        assert text.splitlines()[-2:] == ["1 runs: 1 failed", f"failed: {NAME}"]
+        assert (
+            f"{NAME}: failed in section 'Figure 1: a line'; log: {log}; what it finished, 2 files, is in {folder}"
+            in text
+        )
+        assert text.splitlines()[-2:] == ["1 run: 1 failed", f"failed: {NAME}"]
         edit(ran, *RAISES[::-1]) if RAISES[1] in (ran / "notebooks" / f"{NAME}.py").read_text() else None
     assert sorted(file.name for file in folder.iterdir()) == ["fig1.pdf", "fig1.png", "numbers.json"]
     record = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
@@ -185,7 +200,7 @@ def test_a_run_goes_on_and_says_from_what_and_how_long(ran: Path, capsys: pytest
     run.run_notebook(NAME, root=ran)
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith(f"{NAME}: the last run failed in section 'The record', with 2 of 3 sections done in ")
-    assert f"1 steps since kept in {cache} (2 MB: train) are read, not computed; expect " in first
+    assert f"1 step since kept in {cache} (2 MB: train), to be read, not computed; expect " in first
     assert status(job(ran)).state == State.FRESH
     assert not list((ran / "build" / "mini").glob("*.unfinished"))
 
@@ -198,23 +213,25 @@ def sleeping(ran: Path) -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-m", "xaikit", "run", NAME], cwd=ran, stdout=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: (ran / "build" / "waiting").exists())
+        wait_for(lambda: (ran / "build" / "waiting").exists(), seconds=300)
         yield process
     finally:
         process.kill()
         process.communicate()
 
 
-def test_who_runs_it_is_seen_and_who_was_killed_too(ran: Path, sleeping: subprocess.Popen[str]) -> None:
-    status_code, text = said(ran)
-    assert (status_code, rows(text)) == (0, [[NAME, "running"]])
+def test_who_runs_it_is_seen_and_who_was_killed_too(
+    ran: Path, sleeping: subprocess.Popen[str], reported: Callable[..., str]
+) -> None:
+    text = reported(ran)
+    assert rows(text) == [[NAME, "running"]]
     assert f"{NAME}: running, in section 'Figure 1: a line'" in text
     sleeping.send_signal(signal.SIGKILL)
     sleeping.wait()
     wait_for(lambda: not run.is_running(job(ran)))
-    status_code, text = said(ran)
-    assert (status_code, rows(text)) == (1, [[NAME, "failed"]])
-    assert f"{NAME}: stopped in section 'Figure 1: a line'" in text and "2 finished files are in" in text
+    text = reported(ran, failed=[NAME])
+    assert rows(text) == [[NAME, "failed"]]
+    assert f"{NAME}: stopped in section 'Figure 1: a line'" in text and "what it finished, 2 files, is in" in text
 
 
 @pytest.mark.parametrize(
@@ -228,12 +245,12 @@ def test_a_damaged_record_is_named(ran: Path, content: bytes) -> None:
     assert status(job(ran, seed=3)).state == State.FRESH
 
 
-def test_a_damaged_record_stops_no_report_and_is_made_again(ran: Path) -> None:
+def test_a_damaged_record_stops_no_report_and_is_made_again(ran: Path, reported: Callable[..., str]) -> None:
     file = ran / "figures" / "mini" / NAME / "numbers.json"
     file.write_bytes(file.read_bytes()[:200])
-    status_code, text = said(ran, "--seeds")
-    assert (status_code, [row[:2] for row in rows(text)]) == (0, [[NAME, "damaged"], ["seed-3", "fresh"]])
-    assert f"{NAME}: {file} is damaged (" in text and "Traceback" not in text
+    text = reported(ran, seeds=True)
+    assert [row[:2] for row in rows(text)] == [[NAME, "damaged"], ["seed-3", "fresh"]]
+    assert f"{NAME}: {file} is damaged (" in text
     run.run_notebook(NAME, root=ran)
     assert status(job(ran)).state == State.FRESH
 
@@ -241,14 +258,25 @@ def test_a_damaged_record_stops_no_report_and_is_made_again(ran: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"01_small": 3}', '{"01_small": {"numbers": {"small.value": {}}}}']
 )
-def test_damaged_accepted_numbers_are_named_below_the_table(ran: Path, content: str) -> None:
+def test_damaged_accepted_numbers_are_named_below_the_table(
+    ran: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = ran / "data" / "accepted" / "mini.json"
     file.parent.mkdir()
     file.write_text(content, encoding="utf-8")
-    status_code, text = said(ran)
-    assert status_code == 1 and rows(text)[0][:5] == [NAME, "fresh", rows(text)[0][2], "1", "1"]
-    last = text.splitlines()[-1]
-    assert last.startswith("no number was compared: ") and "data/accepted/mini.json is damaged (" in last
+    with pytest.raises(ValueError, match=r"^no number was compared: .*data/accepted/mini\.json is damaged \("):
+        report.report([job(ran)])
+    (row,) = rows(capsys.readouterr().out)
+    assert row[:5] == [NAME, "fresh", row[2], "1", "1"]
+
+
+def test_a_run_of_another_seed_that_was_killed_has_its_row(ran: Path, reported: Callable[..., str]) -> None:
+    (ran / "build" / "mini" / "seed-5-plain").mkdir()
+    progress.Progress(job(ran, seed=5, arithmetic="plain").file(".run.json"), ["a"]).reach("a", 1.0)
+    text = reported(ran, seeds=True, failed=[f"{NAME} (seed-5-plain)"])
+    assert [row[:2] for row in rows(text)] == [[NAME, "fresh"], ["seed-3", "fresh"], ["seed-5-plain", "failed"]]
+    assert f"{NAME} (seed-5-plain): stopped in section 'a'" in text
+    assert rows(reported(ran)) == rows(text)[:1]
 
 
 def test_what_tests_will_run_first_is_said(ran: Path) -> None:
@@ -286,7 +314,7 @@ def test_how_far_a_run_came_is_kept_with_the_longest_of_each_section(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5_900, "98 min"), (12_000, "3 h 20 min")]
+    ("seconds", "text"), [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5_900.0, "98 min"), (12_000.0, "3 h 20 min")]
 )
 def test_durations_are_said_as_one_says_them(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text

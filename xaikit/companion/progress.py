@@ -52,7 +52,7 @@ class Progress:
             return
         with suppress(OSError):
             record = _read(self.folder / SO_FAR) or _read(self.folder / NUMBERS) or {}
-            record = {"unfinished": self.where, **record, "artefacts": self.artefacts}
+            record |= {"unfinished": self.where, "artefacts": self.artefacts}
             write_text(self.folder / NUMBERS, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             (self.folder / SO_FAR).unlink(missing_ok=True)
 
@@ -79,7 +79,7 @@ class Progress:
         if steps:
             size = sum(file.stat().st_size for file in steps) / 1e6
             names = ", ".join(sorted({file.stem.rpartition("-")[0] for file in steps}))
-            said += f"; {len(steps)} steps since kept in {cache} ({size:,.0f} MB: {names}) are read, not computed"
+            said += f"; {some(steps, 'step')} since kept in {cache} ({size:,.0f} MB: {names}), to be read, not computed"
         else:
             said += f"; no step of it is in {cache}"
         known = self._seconds_known()
@@ -122,6 +122,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def some(things: Sequence[Any], what: str) -> str:
+    """Their number and what they are: 1 file, 2 files."""
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -288,8 +288,9 @@ class Record:
     def _keep(self) -> None:
         """Leave what there is so far to whom finds a run that did not come to its end."""
         if not self._live:
+            ran = {"unfinished": "the run goes on, or was killed"}
             so_far = {"numbers": list(self._numbers.values()), "claims": list(self._claims.values())}
-            write_text(self.folder / SO_FAR, json.dumps(self._content({}, so_far), ensure_ascii=False))
+            write_text(self.folder / SO_FAR, json.dumps(self._content(ran, so_far), ensure_ascii=False))
 
     def _content(self, ran: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
         return {

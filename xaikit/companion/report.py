@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xaikit.companion import accept
-from xaikit.companion.progress import duration
+from xaikit.companion.progress import duration, some
 from xaikit.companion.run import Job, page_is_older, variants_run
 from xaikit.companion.state import State, status
 
@@ -63,7 +63,8 @@ def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[st
         if seeds:
             notes += _differing(records)
     notes.append(
-        f"{counted.total()} runs: " + ", ".join(f"{counted[state]} {state}" for state in State if counted[state])
+        f"{some(list(counted.elements()), 'run')}: "
+        + ", ".join(f"{counted[state]} {state}" for state in State if counted[state])
     )
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     console.print(table)

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from xaikit.companion import preflight, profiles, rehearsal
-from xaikit.companion.progress import Progress
+from xaikit.companion.progress import Progress, some
 from xaikit.companion.progress import read as read_progress
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
@@ -277,7 +277,7 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
     except BaseException as error:
         progress.stop("" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
         if kept := progress.artefacts:
-            print(f"{label}: what it finished, {len(kept)} files, is kept in {progress.folder}", flush=True)
+            print(f"{label}: what it finished, {some(kept, 'file')}, is kept in {progress.folder}", flush=True)
         if isinstance(error, RuntimeError):
             raise RuntimeError(f"{job.name}: {error}\nlog: {log}") from None
         raise

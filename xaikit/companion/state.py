@@ -82,7 +82,11 @@ def read_record(job: Job) -> dict[str, Any] | None:
 
 def _unfinished(job: Job, last: progress.Progress) -> str:
     said = f"{last.where}; log: {job.file('.log')}"
-    return f"{said}; {len(last.artefacts)} finished files are in {last.folder}" if last.artefacts else said
+    return (
+        f"{said}; what it finished, {progress.some(last.artefacts, 'file')}, is in {last.folder}"
+        if last.artefacts
+        else said
+    )
 
 
 def _not_fresh(job: Job, made_from: Mapping[str, Any], record: Mapping[str, Any]) -> Status:
