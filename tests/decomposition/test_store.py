@@ -243,7 +243,7 @@ def test_what_float16_cannot_hold_is_kept_as_it_is() -> None:
 
 
 def test_heads_are_named_from_float16_as_from_float32() -> None:
-    """Only texts that are nearly as good may swap: what float16 adds lies in the directions that the head has anyway."""
+    """What float16 adds lies in the directions that a head has anyway, so that only near ties may turn."""
     tower, images = build(layers=2, output_dim=48), draw(400)
     readout, pool = Readout.of(tower), torch.randn(300, 48, generator=generator(0, "texts"))
     pool = nn.functional.normalize(pool, dim=1)

@@ -379,6 +379,7 @@ def published_heads(model: Backbone) -> tuple[Head, ...]:
 # What the paper calls a head of ViT-L-14, and the topic that this is here.
 _NAMED = {
     "geo-locations": "place", "counting": "count", "colours": "colour", "animals": "object", "textures": "pattern",
+    "shapes": "shape",
 }  # fmt: skip
 
 
