@@ -93,3 +93,9 @@ def test_prepare_leaves_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         torch.use_deterministic_algorithms(deterministic)
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_subset_is_a_profiles_or_a_sections_own(folder: Path) -> None:
+    (folder / "few.toml").write_text("[common]\nsubset = 9\n[01_x]\nsubset = 2\n[02_y]\n")
+    assert profiles.subset("few", "01_x", folder) == 2 and profiles.subset("few", "02_y", folder) == 9
+    assert profiles.subset("mini", "01_x", folder) is None and profiles.subset("none", "01_x", folder) is None

@@ -205,3 +205,17 @@ def test_a_live_session_may_run_a_cell_again_and_says_where_files_go(
     fill(kept)
     assert kept.save() == tmp_path / "build" / "interactive" / "mini" / "01_x" / "numbers.json"
     assert os.listdir(out) == []
+
+
+def test_a_rehearsal_says_in_its_record_and_on_its_page_that_its_numbers_mean_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
+    monkeypatch.setattr(sources, "notebook_source", lambda *_: "")
+    for notebook in ("01_caption_driven", "02_texplain", "03_vlm_explanations", "04_clip_decomposition"):
+        file = Record(notebook, "rehearsal", 0).save()
+        said = capsys.readouterr().out
+        for sentence in json.loads(file.read_text())["remarks"]:
+            assert sentence in said
+        assert "its numbers mean nothing" in said and "no claim is decided" in said
+    assert "remarks" not in json.loads(Record("01_caption_driven", "mini", 0).save().read_text())
