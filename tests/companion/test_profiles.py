@@ -110,3 +110,9 @@ def test_what_a_profile_says_of_all_notebooks(folder: Path) -> None:
     assert profiles.load_common("mini", folder) == {"threads": 2, "images": 9}
     assert profiles.load_common("paper", folder) == profiles.load_common("no profile", folder) == {}
     assert profiles.load_common("small", folder) == {"threads": 2, "images": 9, "subset": 7}
+
+
+def test_a_subset_is_a_profiles_or_a_sections_own(folder: Path) -> None:
+    (folder / "few.toml").write_text("[common]\nsubset = 9\n[01_x]\nsubset = 2\n[02_y]\n")
+    assert profiles.subset("few", "01_x", folder) == 2 and profiles.subset("few", "02_y", folder) == 9
+    assert profiles.subset("mini", "01_x", folder) is None and profiles.subset("none", "01_x", folder) is None

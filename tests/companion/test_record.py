@@ -281,3 +281,17 @@ def test_what_is_recorded_is_there_before_the_record_is_saved(out: Path) -> None
     assert {key: so_far[key] for key in ("notebook", "seed", "artefacts", "skipped", "remarks")} == {
         key: saved[key] for key in ("notebook", "seed", "artefacts", "skipped", "remarks")
     }
+
+
+def test_a_rehearsal_says_in_its_record_and_on_its_page_that_its_numbers_mean_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
+    monkeypatch.setattr(sources, "notebook_source", lambda *_: "")
+    for notebook in ("01_caption_driven", "02_texplain", "03_vlm_explanations", "04_clip_decomposition"):
+        file = Record(notebook, "rehearsal", 0).save()
+        said = capsys.readouterr().out
+        for sentence in json.loads(file.read_text())["remarks"]:
+            assert sentence in said
+        assert "its numbers mean nothing" in said and "no claim is decided" in said
+    assert "remarks" not in json.loads(Record("01_caption_driven", "mini", 0).save().read_text())

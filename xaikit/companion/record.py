@@ -93,6 +93,10 @@ class Record:
         self._claims: dict[str, dict[str, Any]] = {}
         self._skipped: dict[str, str] = {}
         self._remarks: list[str] = []
+        if profile in profiles.names() and profiles.rehearses(profile):
+            self.remark("A rehearsal on stand-ins for data and weights: its numbers mean nothing.")
+        if self.subset is not None:
+            self.remark(f"On at most {self.subset} of each data set: no claim is decided.")
 
     def skip(self, artefact: str, reason: str) -> None:
         """Say why a figure or table, or a part of the notebook, is not there in this run.

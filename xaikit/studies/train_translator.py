@@ -155,8 +155,10 @@ def _seconds_an_image(
 ) -> tuple[float, float]:
     """How long one worker takes to read an image, and the device to train with one; of a few of the first."""
     images, texts, counts = [], [], Counter()
+    if isinstance(source, captions.Shards):
+        source = replace(source, buffer=1)  # a large one is filled before the first pair comes
     start = time.monotonic()
-    for image, caption in islice(source.pairs(0, 0, 0, len(source), counts, reading["least"]), TRIED):
+    for image, caption in islice(source.pairs(0, 0, 0, 1, counts, reading["least"]), TRIED):
         images.append(reading["prepare"](image))
         texts.append(caption)
     read = (time.monotonic() - start) / max(1, len(images))
