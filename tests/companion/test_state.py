@@ -1,6 +1,7 @@
 """Every state of a notebook's results, driven as its user would: by runs, edits, failures and kills."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -123,6 +124,9 @@ def test_results_that_were_changed_by_hand_are_named(ran: Path) -> None:
     assert status(job(ran)).why == "stale, as these were changed since the run: fig1.png"
     figure.unlink()
     assert status(job(ran)).why == "stale, as these were changed since the run: fig1.png"
+    page = ran / "build" / "mini" / f"{NAME}.ipynb"
+    page.write_text("{")
+    assert status(job(ran)).why == "stale, as these were changed since the run: 01_small.ipynb, fig1.png"
     (ran / "build" / "mini" / f"{NAME}.stamp").unlink()
     assert status(job(ran)).why == "stale, as fig1.png is gone"
     figure.write_bytes(before)
@@ -241,6 +245,21 @@ def test_a_damaged_record_is_named(ran: Path, content: bytes) -> None:
     file = ran / "figures" / "mini" / NAME / "numbers.json"
     file.write_bytes(content)
     assert status(job(ran)).state == State.DAMAGED
+    assert status(job(ran)).why.startswith(f"{file} is damaged (")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seconds", "long"), ("seconds", None), ("artefacts", [3]), ("artefacts", None), ("claims", [{}]),
+        ("claims", 3), ("numbers", [{"id": "a", "value": "1"}]), ("numbers", [{"id": "a", "value": math.nan}]),
+        ("skipped", ["fig1"]),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_none_is_named(ran: Path, key: str, value: object) -> None:
+    file = ran / "figures" / "mini" / NAME / "numbers.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, key: value}), encoding="utf-8")
     assert status(job(ran)).why.startswith(f"{file} is damaged (")
     assert status(job(ran, seed=3)).state == State.FRESH
 

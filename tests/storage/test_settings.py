@@ -52,3 +52,10 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
         settings.read(tmp_path, "small")
     with pytest.raises(FileNotFoundError, match=r"none\.toml"):
         settings.read(tmp_path, "none")
+
+
+@pytest.mark.parametrize("content", [b"[01_x\n", b"images = \n", b"\xff\xfe", b"<<<<<<< HEAD\n"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mini.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"mini\.toml is no TOML \(.+\): mend it, or restore it"):
+        settings.read(tmp_path, "mini")

@@ -8,7 +8,6 @@ import platform
 import re
 import sys
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from xaikit.companion import profiles
 from xaikit.companion.progress import NUMBERS, SO_FAR
 from xaikit.companion.units import RANGES
 from xaikit.storage import arithmetic, paths, sources
-from xaikit.storage.files import replacing, write_text
+from xaikit.storage.files import read_toml, replacing, write_text
 
 Protocol = Literal["as-published", "corrected", "control", "exact"]
 Verdict = Literal["holds", "fails", "inconclusive", "not-run"]
@@ -53,7 +52,7 @@ def is_published(id: str) -> bool:
 
 @cache
 def _published_numbers(file: Path) -> dict[str, dict[str, Any]]:
-    return {number["id"]: number for number in tomllib.loads(file.read_text(encoding="utf-8"))["number"]}
+    return {number["id"]: number for number in read_toml(file)["number"]}
 
 
 def rounded(value: float) -> float:

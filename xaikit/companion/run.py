@@ -198,7 +198,7 @@ def _made_from(job: Job, parameters: Mapping[str, Any] | None) -> dict[str, Any]
 def is_fresh(job: Job, made_from: Mapping[str, Any]) -> bool:
     """Whether the results are those of a whole run here, from `made_from` (the hash of the source, the parameters)."""
     expected = json.loads(json.dumps({**made_from, "files": checksums(job)}))  # as it was written: tuples are lists
-    return stamp(job) == expected and job.file(".ipynb").exists()
+    return stamp(job) == expected
 
 
 def stamp(job: Job) -> dict[str, Any] | None:
@@ -224,8 +224,8 @@ def is_running(job: Job) -> bool:
 
 
 def checksums(job: Job) -> dict[str, str]:
-    """sha256 of each file of the results."""
-    files = sorted(file for file in job.results.glob("*") if file.is_file())
+    """sha256 of each file of the results, and of the executed notebook."""
+    files = [file for file in (*sorted(job.results.glob("*")), job.file(".ipynb")) if file.is_file()]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -337,5 +337,5 @@ def page_is_older(job: Job) -> bool:
         return sources.holding_something(shown) != sources.cells(job.script, job.root)
     except FileNotFoundError:
         return False
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, SyntaxError):  # a damaged page, or a script that is no notebook
         return True

@@ -68,7 +68,9 @@ def read_record(job: Job) -> dict[str, Any] | None:
         return None
     record = read_json(file)
     try:
-        fits = {"notebook", "seconds", "artefacts", "source", "versions", "device"} <= record.keys()
+        fits = {"notebook", "source", "versions", "device"} <= record.keys() and record["seconds"] >= 0
+        fits &= all(isinstance(name, str) for name in record["artefacts"])
+        fits &= isinstance(record.get("skipped", {}), dict)
         fits &= all(
             isinstance(number["id"], str) and number["value"] == float(number["value"]) for number in record["numbers"]
         )
@@ -82,11 +84,9 @@ def read_record(job: Job) -> dict[str, Any] | None:
 
 def _unfinished(job: Job, last: progress.Progress) -> str:
     said = f"{last.where}; log: {job.file('.log')}"
-    return (
-        f"{said}; what it finished, {progress.some(last.artefacts, 'file')}, is in {last.folder}"
-        if last.artefacts
-        else said
-    )
+    if not last.artefacts:
+        return said
+    return f"{said}; what it finished, {progress.some(last.artefacts, 'file')}, is in {last.folder}"
 
 
 def _not_fresh(job: Job, made_from: Mapping[str, Any], record: Mapping[str, Any]) -> Status:
@@ -100,6 +100,5 @@ def _not_fresh(job: Job, made_from: Mapping[str, Any], record: Mapping[str, Any]
         return Status(State.COMMITTED, record=record)
     if stamp is not None and stamp.get("parameters") != made_from["parameters"]:
         return Status(State.STALE, f"stale, as it was made with the parameters {stamp.get('parameters')}", record)
-    if changed := sorted(name for name in {*there, *files} if there.get(name) != files.get(name)):
-        return Status(State.STALE, f"stale, as these were changed since the run: {', '.join(changed)}", record)
-    return Status(State.STALE, f"stale, as {job.file('.ipynb')} is gone", record)
+    changed = sorted(name for name in {*there, *files} if there.get(name) != files.get(name))
+    return Status(State.STALE, f"stale, as these were changed since the run: {', '.join(changed)}", record)

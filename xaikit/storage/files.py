@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import secrets
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): make it anew, or restore it from the repository") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file of TOML. Raises ValueError, naming the file, where it is damaged."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no TOML ({error}): mend it, or restore it from the repository") from None
 
 
 def write_text(path: Path, text: str) -> None:
