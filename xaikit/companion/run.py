@@ -214,7 +214,7 @@ def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
 
     with replacing(job.file(".ipynb")) as page:
         execute.write(executed, page)
-    _publish(part, job.results, job.file(".old"))
+    _publish(part, job.results)
     job.file(".part.ipynb").unlink()
     write_text(job.file(".stamp"), json.dumps({**made_from, "files": _checksums(job)}, indent=1) + "\n")
 
@@ -230,13 +230,16 @@ def _check_record(job: Job, file: Path, source: str) -> None:
         raise RuntimeError("the notebook or the code behind it changed while it ran: run it again")
 
 
-def _publish(part: Path, results: Path, old: Path) -> None:
-    """Replace the folder `results` as a whole."""
-    shutil.rmtree(old, ignore_errors=True)
+def _publish(part: Path, results: Path) -> None:
+    """Replace the folder `results` as a whole; `part` may lie on another file system, from which it is copied first."""
+    new, old = (results.with_name(f".{results.name}.{which}") for which in ("new", "old"))
+    for left in (new, old):  # by a process that was killed here
+        shutil.rmtree(left, ignore_errors=True)
     results.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(part, new)
     if results.exists():
         results.rename(old)
-    part.rename(results)
+    new.rename(results)
     shutil.rmtree(old, ignore_errors=True)
 
 
