@@ -24,7 +24,7 @@ unexport PROFILE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
-  check format bench lock clean FORCE
+  check audit-deps chaos format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
 # The list is made of this file: the headings below, and the targets with what is said of them.
@@ -81,6 +81,13 @@ check: $(READY) ## lint, check the format and who imports whom
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m ruff format --check $(CODE)
 	@PYTHONPATH=. $(VENV)/bin/lint-imports --cache-dir build/import-linter
+
+audit-deps: $(READY) ## licences of all that is installed, and what is declared and not used or used and not declared
+	@$(PY) tests/supply/licences.py
+	@$(PY) -m deptry .
+
+chaos: $(READY) ## kills, a full disk, two at once, no HOME, ...: is anything lost, or said that is not so? 20 minutes
+	@$(PY) tests/chaos/chaos.py
 
 bench: $(READY) ## run every benchmark
 	@set -e; for name in $(subst /,.,$(basename $(wildcard benchmarks/*/*.py))); do echo "== $$name"; $(PY) -m $$name; done

@@ -451,7 +451,7 @@ def test_help_names_every_target(copy: Copy):
         "": ["help"],
         "See results": ["figures", "notebooks"],
         "Try a notebook": ["lab", "01_one", "02_two"],
-        "Check": ["test", "test-lowest", "gpu", "pretend-gpu", "rehearse", "check", "bench"],
+        "Check": ["test", "test-lowest", "gpu", "pretend-gpu", "rehearse", "check", "audit-deps", "chaos", "bench"],
         "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
         "The papers' own models and data": ["data"],
     }

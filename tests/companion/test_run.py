@@ -1,3 +1,4 @@
+import errno
 import inspect
 import json
 import os
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from xaikit import __main__ as main
 from xaikit.__main__ import app
-from xaikit.companion import report, run
+from xaikit.companion import execute, report, run
 from xaikit.storage import arithmetic, paths
 from xaikit.studies import train_models
 from xaikit.studies.extract import extract
@@ -166,11 +167,44 @@ def test_a_killed_kernel_leaves_nothing_and_the_next_run_finishes(checkout: Path
     die_once = "import os\nif not died.exists():\n    died.touch()\n    os.kill(os.getpid(), 9)"
     die_once = f"from pathlib import Path\ndied = Path({str(died)!r})\n{die_once}"
     edit(checkout, 'print("drew it")', die_once)
-    with pytest.raises(RuntimeError, match="the kernel died"):
+    with pytest.raises(RuntimeError, match=r"the kernel died: .* there are [\d.]+ GB, [\d.]+ of them free now\. Close"):
         run.run_notebook(NAME, root=checkout)
     assert not (checkout / "figures").exists()
     run.run_notebook(NAME, root=checkout)
     assert "numbers.json" in results(checkout)
+
+
+def test_memory_that_was_refused_is_said(checkout: Path) -> None:
+    edit(checkout, 'print("drew it")', "import numpy\nnumpy.ones(2**60, dtype=numpy.uint8)")
+    with pytest.raises(RuntimeError, match=r"it asked for more memory than it could have: there are [\d.]+ GB"):
+        run.run_notebook(NAME, root=checkout)
+    for said in (
+        "MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "ValueError: no memory of it",
+    ):  # fmt: skip
+        assert bool(execute._NO_MEMORY.search(said)) == ("ValueError" not in said)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_results_may_lie_on_another_file_system(earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, folder = tmp_path / "build" / "01.part", tmp_path / "figures" / "01"
+    part.mkdir(parents=True)
+    (part / "new.txt").write_text("new")
+    if earlier:
+        folder.mkdir(parents=True)
+        (folder / "old.txt").write_text("old")
+        (tmp_path / "figures" / ".01.new").mkdir()  # of a process that was killed
+    rename = os.rename
+
+    def within_one(source: Path, target: Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", within_one)
+    run._publish(part, folder)
+    assert [path.name for path in folder.iterdir()] == ["new.txt"]
+    assert not part.exists() and list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_notebook_has_a_time_limit_for_all_its_cells_together(checkout: Path) -> None:

@@ -5,8 +5,11 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+import psutil
 
 from xaikit.storage import sources
 from xaikit.storage.extras import extra
@@ -21,7 +24,14 @@ with extra("notebooks"):
     from nbformat import NotebookNode
     from papermill.exceptions import PapermillExecutionError
 
+try:
+    import resource
+except ImportError:  # of Windows
+    resource = None
+
 _INJECTED = "injected-parameters"
+# What Python, numpy and torch say when memory runs out, on a CPU and on a GPU.
+_NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory|CUDA out of memory|OutOfMemoryError")
 _METADATA = {
     # As JupyterLab leaves it in page and script: else opening a page changes its script, or is refused. No version of
     # jupytext is written, and of a cell's metadata only its tags.
@@ -151,13 +161,29 @@ def execute(
         except PapermillExecutionError as error:
             trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
             last_lines = [line for line in trace.splitlines() if line.strip()][-8:]
+            if _NO_MEMORY.search(trace):
+                last_lines.append(_memory("it asked for more memory than it could have"))
             raise failure("\n".join(last_lines), trace) from None
         except CellTimeoutError:
             raise failure(f"the notebook took longer than {timeout} s: give a longer --timeout") from None
         except DeadKernelError:
-            raise failure("the kernel died: it was killed, perhaps for want of memory") from None
+            raise failure(_memory("the kernel died: it was killed, perhaps for want of memory")) from None
         reached("", time.monotonic() - start)
     return _cleaned(executed)
+
+
+def _memory(what: str) -> str:
+    """What happened, with the memory that there is: of the machine, or as far as this process may go."""
+    bounds = [psutil.virtual_memory().total]
+    if resource is not None and (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        bounds.append(limit)
+    with suppress(OSError, ValueError):  # of the container, where it has a bound
+        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    free = min(*bounds, psutil.virtual_memory().available)
+    return (
+        f"{what}: there are {min(bounds) / 1e9:.1f} GB, {free / 1e9:.1f} of them free now. Close other programs, or "
+        "give the notebook more memory; what it had finished is in the cache, and it goes on from there."
+    )
 
 
 def _kernel_manager(environment: Mapping[str, str], log: TextIO) -> type[AsyncKernelManager]:

@@ -300,12 +300,12 @@ def _check_record(job: Job, file: Path, source: str) -> None:
 
 
 def _publish(part: Path, results: Path) -> None:
-    """Replace the folder `results` as a whole."""
+    """Replace the folder `results` as a whole; `part` may lie on another file system, from which it is copied first."""
     new, old = (results.with_name(f".{results.name}.{word}") for word in ("new", "old"))
-    for left_over in (new, old):
+    for left_over in (new, old):  # by a process that was killed here
         shutil.rmtree(left_over, ignore_errors=True)
     results.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(part, new)  # a copy, where figures/ lies on another file system than build/
+    shutil.move(part, new)
     if results.exists():
         results.rename(old)
     new.rename(results)
