@@ -114,7 +114,7 @@ def environment(build: Path):
     path = os.pathsep.join(map(str, (HERE / "startup", HERE, ROOT)))
     try:
         yield {
-            **os.environ, **rehearsal.environment(build), "XAIKIT_PRETEND_GPU": "1", "PYTHONPATH": path,
+            **os.environ, **rehearsal.environment(build), "XAIKIT_PRETEND_GPU": "kernel", "PYTHONPATH": path,
             "XAIKIT_CACHE": str(cache),
         }  # fmt: skip
     finally:
@@ -135,6 +135,7 @@ def train(data: Path, variables: Mapping[str, str]) -> tuple[int, dict[str, list
         f"from xaikit.companion.rehearsal import cut_models; cut_models({str(data.parent / MODEL_CONFIGS)!r})\n"
         f"from xaikit.__main__ import app; app({arguments!r})"
     )
+    variables = {**variables, "XAIKIT_PRETEND_GPU": "1"}
     return followed([sys.executable, "-c", code], variables, "train-translator")
 
 
