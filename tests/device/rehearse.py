@@ -128,7 +128,7 @@ def train(data: Path, variables: Mapping[str, str]) -> tuple[int, dict[str, list
     output = data / "texplain"
     shutil.rmtree(output, ignore_errors=True)
     arguments = [
-        "train-translator", str(output), "--shards", str(data / "shards" / "*.tar"), "--pairs", "16",
+        "train-translator", str(output), "--shards", str(data / "shards" / "*.tar"), "--pairs", "8",
         "--coco", str(data / "coco2017"), "--epochs", "1", "1", "--batch", "8", "--workers", "2",
     ]  # fmt: skip
     code = (
