@@ -22,10 +22,14 @@ raise SystemExit(3)
 def test_sections_have_their_seconds_and_their_memory(capsys: pytest.CaptureFixture[str]) -> None:
     status, sections = rehearse.followed([sys.executable, "-c", CODE], os.environ, "01_x")
     assert status == 3 and list(sections) == ["the start", "One", "Two: more"]
-    assert sections["One"][0] > 1.1 and sections["One"][1] > 300 and sections["the start"][1] < 300
+    assert sections["One"][0] > 1.1 and sections["One"][2] > 300 and sections["the start"][2] < 300
     assert capsys.readouterr().out == "a line of its own\n"
-    rows = rehearse.table("01_x", {"One": [1.26, 300.4], "Two": [2.0, 2_500.0]})
-    assert rows == ["| 01_x | One | 1 | 300 |", "| 01_x | Two | 2 | 2,500 |", "| 01_x | **all** | 3 | 2,500 |"]
+    rows = rehearse.table("01_x", {"One": [1.26, 0.9, 300.4], "Two": [2.0, 2.2, 2_500.0]})
+    assert rows == [
+        "| 01_x | One | 1 | 1 | 300 |",
+        "| 01_x | Two | 2 | 2 | 2,500 |",
+        "| 01_x | **all** | 3 | 3 | 2,500 |",
+    ]
 
 
 def test_what_is_neither_made_nor_skipped_is_named(
