@@ -822,20 +822,26 @@ rows = []
 for n in cfg.sample_sizes:
     found = study.frequencies([each[:n] for each in fresh])
     alike = [study.rank_agreement(a, b) for a, b in zip(found, reference, strict=True)]
+    if np.isnan(alike).all():
+        record.remark(f"In {n} sentences no picture's words have an order.")
+        continue
     agree = mean(defined(alike, f"order of words in {n} sentences"))
     note(f"samples.{n}", agree, "samples", "control", "correlation")
     rows.append({"sentences": n, **vars(agree)})
-samples = pd.DataFrame(rows)
-figure, ax = plt.subplots(figsize=(5.4, 3.2))
-ax.plot(samples["sentences"], samples["value"], marker="o", color=plots.BLUE)
-ax.fill_between(samples["sentences"], samples["low"], samples["high"], alpha=0.2, color=plots.BLUE)
-ax.set_xscale("log")
-ax.set_xticks(cfg.sample_sizes, cfg.sample_sizes)
-ax.minorticks_off()
-ax.set_xlabel("sentences a picture")
-ax.set_ylabel(f"rank correlation with\n{cfg.sample_reference:,} other sentences")
-record.figure("samples", figure)
-plt.show(figure)
+if not rows:
+    record.skip("samples", "no picture's words have an order in any number of sentences")
+else:
+    samples = pd.DataFrame(rows)
+    figure, ax = plt.subplots(figsize=(5.4, 3.2))
+    ax.plot(samples["sentences"], samples["value"], marker="o", color=plots.BLUE)
+    ax.fill_between(samples["sentences"], samples["low"], samples["high"], alpha=0.2, color=plots.BLUE)
+    ax.set_xscale("log")
+    ax.set_xticks(cfg.sample_sizes, cfg.sample_sizes)
+    ax.minorticks_off()
+    ax.set_xlabel("sentences a picture")
+    ax.set_ylabel(f"rank correlation with\n{cfg.sample_reference:,} other sentences")
+    record.figure("samples", figure)
+    plt.show(figure)
 
 # %% [markdown]
 # ## The claims

@@ -193,3 +193,12 @@ def test_heat_is_found_in_batches_as_of_all_digits_at_once(model, digits, monkey
     finally:
         watched.remove()
     assert sizes == [25, 25]
+
+
+def test_an_auc_of_a_few_digits_has_an_interval(digits) -> None:
+    """Some resamples of four digits are of one class alone."""
+    four = digits.select([i for value in (0, 1) for i in (digits.shape == value).nonzero()[:2, 0].tolist()])
+    values = torch.zeros(4, 4)
+    values[:, 1] = four.shape.float()
+    found = study.cue_auc([values, values], four, 0)
+    assert found["shape"].value == 1.0 and 0 <= found["shape"].low < 1.0

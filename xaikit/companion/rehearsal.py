@@ -51,12 +51,15 @@ def cut_models(configs: str) -> None:
     """Have the libraries build fewer layers in this process, under the same names, as the stand-ins' weights have them.
 
     open_clip is given `configs`, a folder of its configurations; timm's ViT-B/16 of 384 pixels has `VIT_LAYERS`, not
-    12 blocks, and torchvision's ResNets have one block in each of their four stages.
+    12 blocks, and torchvision's ResNets have one block in each of their four stages. `Remembering` keeps less.
     """
     import open_clip
     from timm.models import _registry
     from torchvision.models import resnet
 
+    from xaikit.models import remembering
+
+    remembering.MEMORY = 2**29
     if Path(configs).is_dir():
         open_clip.add_model_config(configs)
     name = "vit_base_patch16_384"

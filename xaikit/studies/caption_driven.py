@@ -400,6 +400,8 @@ def cue_auc(similarities: list[Tensor], data: ColouredDigits, seed: int) -> dict
         ]
 
         def mean_auc(table: np.ndarray) -> float:
+            if len(np.unique(table[..., 1])) < 2:
+                return 0.5  # a resample of a few images may be of one class alone, and tells nothing apart
             return float(np.mean(auc(table[..., 0], table[..., 1])))
 
         result[cue] = cluster_bootstrap(rows, mean_auc, seed=seed, crossed=True).within(0.0, 1.0)

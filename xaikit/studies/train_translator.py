@@ -29,7 +29,7 @@ from xaikit.studies.texplain import encoded
 from xaikit.texplain.training import PAPER, Batch, train, write_translator
 from xaikit.texplain.translator import Features, Translator, sentence_loss
 
-TRIED = 32  # images, to see how long a training will take
+TRIED = 64  # images at most, to see how long a training will take
 
 
 def train_translator(
@@ -116,7 +116,8 @@ def train_translator(
             source, told = stages[stage]
             if accelerator.is_main_process:
                 tried = partial(_tried, translator, speaker, encoder, recipe.precision, device)
-                read, trained = _seconds_an_image(source, reading, partial(encoded, speaker, longest=longest), tried)
+                told_of = partial(encoded, speaker, longest=longest)
+                read, trained = _seconds_an_image(source, reading, told_of, tried, min(TRIED, share))
                 together = max(1, min(workers, cores() // min(processes, torch.cuda.device_count() or processes)))
                 print(f"{stage}: {expected(told, turns, processes * together / read, processes / trained)}", flush=True)
             curves[stage] = train(
@@ -152,13 +153,14 @@ def _seconds_an_image(
     reading: Mapping[str, Any],
     encode: captions.Encode,
     step: Callable[[Tensor, Tensor], None],
+    few: int,
 ) -> tuple[float, float]:
     """How long one worker takes to read an image, and the device to train with one; of a few of the first."""
     images, texts, counts = [], [], Counter()
     if isinstance(source, captions.Shards):
         source = replace(source, buffer=1)  # a large one is filled before the first pair comes
     start = time.monotonic()
-    for image, caption in islice(source.pairs(0, 0, 0, 1, counts, reading["least"]), TRIED):
+    for image, caption in islice(source.pairs(0, 0, 0, 1, counts, reading["least"]), few):
         images.append(reading["prepare"](image))
         texts.append(caption)
     read = (time.monotonic() - start) / max(1, len(images))
