@@ -11,8 +11,10 @@ from typing import NamedTuple
 import pytest
 import torch
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from xaikit.__main__ import app
+from xaikit.companion import run, states
 from xaikit.storage.paths import DATA, NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,9 +24,6 @@ SPANS = re.findall(r"`([^`\n]+)`", BLOCK.sub("", README))
 SHELL = "\n".join(code for language, code in BLOCK.findall(README) if not language)
 COMMANDS = [re.sub(r"\s+#.*", "", line).split() for line in [*SPANS, *SHELL.splitlines()]]
 BUILT = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
-
-WORKS = "works in mini; paper profile written, not run"
-NOT_YET = "not yet"
 
 
 class Row(NamedTuple):
@@ -165,10 +164,22 @@ def test_the_table_names_what_a_notebook_records(notebook: str):
     assert sorted(named) == sorted(recorded_artefacts(NOTEBOOKS / f"{notebook}.py"))
 
 
-def test_the_table_has_the_state_of_each_notebook():
-    assert {row.notebook[:2] for row in ROWS} == {"01", "02", "03", "04"}
-    for row in ROWS:
-        assert row.state == (WORKS if row.notebook in BUILT else NOT_YET), row
+def test_the_table_has_the_states_of_the_records():
+    assert {row.notebook for row in ROWS} == set(BUILT)
+    assert all(row.state.count(" · ") == 2 for row in ROWS)
+    assert states.filled(README) == README, "write it anew with: xaikit states"
+
+
+def test_the_lines_for_a_gpu_run_in_a_rehearsal(monkeypatch: pytest.MonkeyPatch):
+    block = README.partition("## On a GPU\n")[2].partition("```\n")[2].partition("```")[0]
+    lines = [re.sub(r"\s+#.*", "", line).replace("paper", "rehearsal").split()[1:] for line in block.splitlines()]
+    assert [line[0] for line in lines] == ["download", "run", "run"] and "--check" in lines[1]
+    started = []
+    monkeypatch.setattr(run, "run_notebook", lambda name, profile, **_: started.append((name, profile)))
+    for line in lines:
+        ran = CliRunner().invoke(app, line)
+        assert ran.exit_code == 0, ran.output
+    assert started == [("04_clip_decomposition", "rehearsal")]
 
 
 # ---- the rest ----

@@ -287,6 +287,16 @@ def train_models(
 
 
 @app.command(rich_help_panel=TRAIN)
+def states() -> None:
+    """Write the README's column of what ran where, from the records of mini, of rehearsals and of GPUs."""
+    from xaikit.companion import states
+    from xaikit.storage.paths import ROOT, must_be_checkout
+
+    must_be_checkout(ROOT, "README.md is written")
+    states.write()
+
+
+@app.command(rich_help_panel=TRAIN)
 def accept(
     names: Names = None,
     profile: Profile = "mini",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xaikit.__main__ import app
 from xaikit.companion import cost, profiles, scale, tables
-from xaikit.companion.cost import CARDS, ONE, Machine, Work, estimate, training_forecast
+from xaikit.companion.cost import CARDS, ONE, Machine, Work, estimate
 from xaikit.companion.sections import sections
 from xaikit.companion.towers import Decoder
 from xaikit.storage import settings
@@ -76,31 +76,6 @@ def test_cards_are_known_by_whole_words(name: str, known: str | None):
 )
 def test_hours_have_two_digits(hours: float, shown: str):
     assert cost.shown_hours(hours) == shown
-
-
-# ---- the line before a training ----
-
-
-def test_the_line_before_a_training():
-    line = training_forecast(14_000_000, 20, workers=8, each=8 / 1_900, card="NVIDIA H100 80GB HBM3", flops=1e9)
-    assert line == "14,000,000 pairs × 20 epochs at 1,900 images/s: 41 h; bound by decoding (estimated)"
-    slow = training_forecast(1_000, 2, workers=64, card="NVIDIA L4", flops=121e12 * 0.35 / 50)
-    assert slow == "1,000 pairs × 2 epochs at 50 images/s: 1 min; bound by computing (estimated)"
-
-
-def test_the_line_counts_processes_and_what_is_done():
-    one, eight = (training_forecast(10**9, 1, workers=4, processes=n, card="H100", flops=1e3) for n in (1, 8))
-    assert "at 185 images/s" in one and "at 1,480 images/s" in eight
-    half = training_forecast(10**9, 2, workers=4, card="H100", flops=1e3, done=10**9)
-    assert "for the 1,000,000,000 that are left" in half and one.split(": ")[1].split(";")[0] in half
-
-
-def test_the_line_says_what_it_does_not_know():
-    assert "what a toaster computes is not known" in training_forecast(10, 1, workers=1, card="toaster")
-    cpu = training_forecast(14_000_000, 20, workers=4)
-    assert "bound by computing" in cpu and "4,2" in cpu  # 4,200 days: README
-    with pytest.raises(ValueError, match="give 1 or more"):
-        training_forecast(10, 0, workers=1)
 
 
 # ---- memory ----

@@ -56,7 +56,7 @@ SAMPLING = 0.1
 # Measured with this package on two cores of a server; seconds of one core.
 DECODE = 0.0103  # a JPEG of ImageNet's size
 PREPARE = 0.0186  # to resize and crop it on the CPU
-PAIR = 4 / 185  # a web pair, read and prepared: 4 workers gave 170 to 200 a second
+PAIR = 0.0058  # a photograph of COCO's size to decode, which a card resizes and crops
 # benchmarks/texplain/translator.py: two threads of a CPU do so many images of the translator's training a second.
 CPU_PAIRS = 0.77
 
@@ -280,41 +280,3 @@ def translator_training(
         gpu=on_card(held, passing(tower, share, "bfloat16"), translator_bytes(share, longest, "bfloat16")),
         host=PROCESS + 4 * 0.6 * GB,  # four workers, each with torch and a few batches
     )
-
-
-def training_forecast(
-    pairs: int,
-    epochs: int,
-    *,
-    workers: int,
-    processes: int = 1,
-    card: str = "",
-    flops: Number | None = None,
-    each: Number = PAIR,
-    done: int = 0,
-) -> str:
-    """The line that is printed before a training starts: "14,000,000 pairs × 20 epochs at 1,900 images/s: 41 h".
-
-    `workers` read the pairs, for each process, which has a `card` of the known `CARDS`, or cores that compute besides.
-    `flops` are those of one pair, `done` the pairs that a checkpoint has behind it. Where the card is not known, the
-    line says that of reading alone. Raises ValueError for no pair, epoch, worker or process.
-    """
-    if min(pairs, epochs, workers, processes) < 1:
-        raise ValueError(f"{pairs} pairs, {epochs} epochs, {workers} workers, {processes} processes: give 1 or more.")
-    reading = processes * workers / each
-    flops = pair_flops(20) if flops is None else flops
-    known = card_named(card)
-    rates = {"decoding": reading}
-    if known is not None:
-        rates["computing"] = processes * known.bfloat16 * REACHED["bfloat16"] / flops
-    elif not card:
-        rates["computing"] = processes * 2 * cpu_rate() / flops
-    bound = min(rates, key=lambda name: rates[name])
-    rate = rates[bound]
-    left = pairs * epochs - done
-    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-    line = f"{pairs:,} pairs × {epochs} epochs at {shown} images/s: {shown_hours(left / rate / HOUR)}"
-    if done:
-        line += f" for the {left:,} that are left"
-    line += f"; bound by {bound}"
-    return f"{line} (what a {card} computes is not known)" if card and known is None else f"{line} (estimated)"

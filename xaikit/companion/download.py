@@ -105,6 +105,9 @@ def download(profile: str, *, only: str | None = None, to: Path = DATASETS) -> N
     if profile == "mini":
         print("The mini profile has nothing to download: --profile paper has.")
         return
+    if profiles.rehearses(profile):
+        print(f"The profile {profile} runs on stand-ins, which it writes first: there is nothing to download.")
+        return
     entries = read_manifest(MANIFEST)
     names = [entry.name for entry in entries]
     if only is not None and only not in names:

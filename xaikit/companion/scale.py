@@ -51,7 +51,7 @@ class Job:
 def jobs() -> list[Job]:
     """The long jobs: extraction, the translator's training, and each notebook under the paper profile."""
     found = [Job(f"`extract --model {name}`", (extraction(name),), True) for name in CLIPS]
-    stages = translator_training(), translator_training(COCO, COCO_EPOCHS, each=DECODE + PREPARE)
+    stages = translator_training(), translator_training(COCO, COCO_EPOCHS)
     found.append(Job(f"`train-translator`, {WEB_PAIRS:,} pairs × {WEB_EPOCHS} and COCO × {COCO_EPOCHS}", stages, True))
     own = settings.read(profiles.FOLDER, PROFILE)
     for notebook in sorted(name for name in own if name != "common"):
@@ -97,7 +97,7 @@ def input_table(card: Card = ONE.card) -> str:
          f"measured: {CPU_PAIRS} pairs a second on two threads of a server (`benchmarks/texplain/translator.py`)"),
         ("to decode a photograph of ImageNet", f"{1e3 * DECODE:.1f} ms of a core", "measured there"),
         ("to resize and crop it", f"{1e3 * PREPARE:.1f} ms of a core", "measured there"),
-        ("to read a web pair", f"{1e3 * PAIR:.1f} ms of a core", "measured there: 4 workers read 170 to 200 a second"),
+        ("to decode one of 640 × 480, as of web pairs", f"{1e3 * PAIR:.1f} ms of a core", "measured; cards crop it"),
         ("CUDA's own memory on a card", shown_bytes(CONTEXT), "assumed"),
         ("what an allocator holds above what is asked for", f"{SLACK - 1:.0%}", "assumed"),
         ("a process's memory beside its data", shown_bytes(PROCESS), "assumed"),

@@ -1,0 +1,149 @@
+"""What became of every artefact, for the README's table: in mini, in a rehearsal, on a GPU; from records, by no hand.
+
+    xaikit states
+
+A rehearsal and a run on a GPU leave records that are not committed. What they say is kept in `data/ran.json`, with
+commit and date, for as long as no later run says something else; records of other code than that which is here are
+passed over. The state column of the README is then written from that file and from the committed records of mini.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from xaikit.companion import profiles
+from xaikit.storage import sources
+from xaikit.storage.files import write_text
+from xaikit.storage.paths import ROOT
+
+PRETENDED = "a pretended GPU"  # the device that tests/device/pretend_gpu.py names
+ROW = re.compile(
+    r"^\| `(?P<notebook>\d\d_\w+)` \| (?P<artefacts>[^|]+) \| (?P<shows>[^|]+) \| (?P<state>[^|]*) \|$", re.M
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that is not committed: what it made, and what it left out, for which reason."""
+
+    notebook: str
+    profile: str
+    device: str
+    date: str
+    commit: str
+    source: str
+    digest: str
+    artefacts: tuple[str, ...]
+    skipped: Mapping[str, str]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device not in ("cpu", PRETENDED)
+
+
+def noted(root: Path = ROOT) -> list[Ran]:
+    """The runs that `data/ran.json` keeps. Raises ValueError, naming the file, where it is damaged."""
+    file = root / "data" / "ran.json"
+    if not file.is_file():
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["runs"]
+        return [Ran(**{**each, "artefacts": tuple(each["artefacts"])}) for each in found]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): restore it with git checkout") from None
+
+
+def note(root: Path = ROOT) -> list[Ran]:
+    """Keep what the records of rehearsals and of GPUs say that lie here; the result is all that is kept then."""
+    kept = {(each.notebook, each.profile, each.on_gpu): each for each in noted(root)}
+    for found in _present(root):
+        key = found.notebook, found.profile, found.on_gpu
+        same = key in kept and (kept[key].source, kept[key].digest) == (found.source, found.digest)
+        kept[key] = kept[key] if same else found
+    runs = [kept[key] for key in sorted(kept)]
+    write_text(root / "data" / "ran.json", json.dumps({"runs": [asdict(run) for run in runs]}, indent=1) + "\n")
+    return runs
+
+
+def filled(page: str, root: Path = ROOT) -> str:
+    """The page with the state of each row of its table of artefacts as the records have it."""
+    runs = noted(root)
+
+    def with_state(row: re.Match[str]) -> str:
+        names = re.findall(r"`(\w+)`", row["artefacts"])
+        state = _state(row["notebook"], names, runs, root)
+        return f"| `{row['notebook']}` | {row['artefacts']} | {row['shows']} | {state} |"
+
+    return ROW.sub(with_state, page)
+
+
+def write(root: Path = ROOT) -> None:
+    """Note what has run, and bring the README's table up to date."""
+    note(root)
+    readme = root / "README.md"
+    write_text(readme, filled(readme.read_text(encoding="utf-8"), root))
+
+
+def _state(notebook: str, names: Sequence[str], runs: Sequence[Ran], root: Path) -> str:
+    """As "mini · rehearsed 2026-11-29 · GPU: NVIDIA H100, paper, 2026-12-01", or what of it is not so."""
+    small = _record(root / "figures" / "mini" / notebook)
+    parts = ["mini" if small and set(names) <= _made(small) else "not in mini"]
+    own = [run for run in runs if run.notebook == notebook]
+    rehearsals = [run for run in own if profiles.rehearses(run.profile, _profiles(root))]
+    latest = max(rehearsals, key=lambda run: run.date, default=None)
+    if latest is None:
+        parts.append("not rehearsed")
+    elif set(names) <= {*latest.artefacts}:
+        parts.append(f"rehearsed {latest.date}")
+    elif set(names) <= {*latest.artefacts, *latest.skipped}:
+        parts.append(f"left out in the rehearsal of {latest.date}")
+    else:
+        parts.append("not rehearsed")
+    cards = [run for run in own if run.on_gpu and set(names) <= {*run.artefacts}]
+    best = max(cards, key=lambda run: (run.profile == "paper", run.date), default=None)
+    parts.append(f"GPU: {best.device}, {best.profile}, {best.date}" if best else "not run on a GPU")
+    return " · ".join(parts)
+
+
+def _present(root: Path) -> Iterator[Ran]:
+    """The records here of rehearsals and of runs on a GPU, of the code that is here."""
+    for file in sorted([*root.glob("figures/*/*/numbers.json"), *root.glob("build/gpu/*/*/numbers.json")]):
+        record = _record(file.parent)
+        if record is None or record["profile"] not in profiles.names(_profiles(root)):
+            continue
+        on_gpu = record["device"] not in ("cpu", PRETENDED)
+        if not on_gpu and not profiles.rehearses(record["profile"], _profiles(root)):
+            continue
+        if record["source"] != sources.notebook_source(record["notebook"], record["profile"], root):
+            print(f"passed over: {file.relative_to(root)} is of other code than that which is here")
+            continue
+        yield Ran(
+            record["notebook"], record["profile"], record["device"],
+            date.fromtimestamp(file.stat().st_mtime).isoformat(), _commit(root), record["source"], record["digest"],
+            tuple(sorted(_made(record))), record.get("skipped", {}),
+        )  # fmt: skip
+
+
+def _made(record: Mapping[str, Any]) -> set[str]:
+    return {Path(name).stem for name in record["artefacts"]} | ({"claims"} if record["claims"] else set())
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    file = folder / "numbers.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _profiles(root: Path) -> Path:
+    return root / sources.PACKAGE / "companion" / "profiles"
+
+
+def _commit(root: Path) -> str:
+    """The commit that is checked out, in short; "" where that is not known."""
+    asked = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return said.stdout.strip() if said.returncode == 0 else ""
