@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from xaikit.companion import profiles
 from xaikit.companion.units import RANGES
+from xaikit.datasets import intake
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import replacing, write_text
 
@@ -85,6 +86,7 @@ class Record:
         self._claims: dict[str, dict[str, Any]] = {}
         self._skipped: dict[str, str] = {}
         self._remarks: list[str] = []
+        self._intakes = len(intake.opened())  # of data sets that others opened in this process before
 
     def skip(self, artefact: str, reason: str) -> None:
         """Say why a figure or table, or a part of the notebook, is not there in this run.
@@ -253,7 +255,12 @@ class Record:
         return pd.DataFrame(rows)
 
     def save(self) -> Path:
-        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`."""
+        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`.
+
+        What became of the pictures of the data sets that were opened since the record was made is remarked before.
+        """
+        for sentence in filter(None, (each.report() for each in intake.opened(self._intakes))):
+            self.remark(sentence)
         numbers, claims = ([kept[id] for id in sorted(kept)] for kept in (self._numbers, self._claims))
         content = {
             "notebook": self.notebook,

@@ -78,6 +78,7 @@ def train_translator(
     translator = Translator(tokens, width, speaker.width, variant=variant)
 
     odd: Counter[str] = Counter()
+    pairs_read: Counter[str] = Counter()  # and those that were not
 
     def batches(stage: str, epoch: int) -> Iterator[Batch]:
         """Full batches; a process whose pairs are at an end starts them again."""
@@ -86,7 +87,7 @@ def train_translator(
             for images, sentences in captions.batches(
                 stages[stage][0], partial(_fitted, size=size), partial(encoded, speaker, longest=longest, counts=odd),
                 share, seed=seed_for(seed, "translator", stage, turn), epoch=epoch,
-                process=accelerator.process_index, processes=processes, workers=workers,
+                process=accelerator.process_index, processes=processes, workers=workers, counts=pairs_read,
             ):  # fmt: skip
                 if len(images) == share:
                     given += 1
@@ -105,8 +106,11 @@ def train_translator(
             )  # fmt: skip
     if accelerator.is_main_process:
         write_translator(output / "translator.safetensors", translator)
-        about = {"options": {key: str(value) for key, value in options.items()}, "captions": odd, "losses": curves}
+        about = {"options": {key: str(value) for key, value in options.items()}, "captions": odd, "pairs": pairs_read}
+        about["losses"] = curves
         write_text(output / "training.json", json.dumps(about, indent=1) + "\n")
+        if len(pairs_read) > 1:
+            print(f"pairs: {', '.join(f'{number:,} {what}' for what, number in pairs_read.most_common())}")
         for stage, curve in curves.items():
             print(f"{stage}: a loss of {curve[-1]:.4f} nats a token in the last of {len(curve):,} steps")
 
