@@ -9,6 +9,7 @@ from PIL import Image
 
 from xaikit.datasets.class_folders import Photographs, read_class_folders
 from xaikit.datasets.images import ALPHA, TURNED
+from xaikit.datasets.intake import HIDDEN
 
 
 def write_picture(path: Path, seed: int) -> None:
@@ -52,8 +53,18 @@ def test_what_is_no_photograph_of_a_class_is_left_out(cars) -> None:
         (cars / name).write_bytes(b"no picture")
     (cars / "Acura" / "notes.txt").write_text("no picture", encoding="utf-8")
     (cars / "Volvo" / "more").mkdir()
-    with pytest.warns(UserWarning, match=r"holds 3 files or folders that are not read \(index.jpg, Acura/notes"):
-        assert read_class_folders(cars).ids == SORTED
+    with pytest.warns(UserWarning) as said:
+        data = read_class_folders(cars)
+    assert data.ids == SORTED
+    assert [str(each.message).partition(" holds ")[2] for each in said] == [
+        "1 files or folders that are not read: they lie beside the classes' folders (index.jpg).",
+        "1 files or folders that are not read: they are no pictures by their names (Acura/notes.txt).",
+        "1 files or folders that are not read: they are no pictures by their names (Volvo/more).",
+    ]
+    assert sorted(data.intake.skipped.values()) == [1, 2, 2] and data.intake.skipped[HIDDEN] == 2
+    report = data.intake.report()
+    assert report.startswith("Of the files in cars: ") and "2 not read, hidden (.cache, Acura/._9.JPG)" in report
+    assert "Acura/notes.txt, Volvo/more" in report and data.select([0]).intake is data.intake
 
 
 @pytest.mark.parametrize("ending", [".webp", ".bmp", ".tif", ".TIFF", ".gif", ".jpe", ".jfif", ".ppm", ".tga"])
@@ -70,10 +81,33 @@ def test_a_folder_says_what_was_changed_in_its_photographs(cars) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (3, 2)).save(cars / "Volvo" / "b.jpg", exif=exif)
     data = read_class_folders(cars)
-    assert len(list(data)) == 7 and data.changes == {ALPHA: 1, TURNED: 1}
+    assert len(list(data)) == len(list(data)) == 7 and data.intake.changes == {ALPHA: 1, TURNED: 1}
     assert tuple(data[-1].image.shape) == (3, 3, 2)
     published = read_class_folders(cars, exif=False)
-    assert tuple(published[-1].image.shape) == (3, 2, 3) and not published.changes
+    assert tuple(published[-1].image.shape) == (3, 2, 3) and not published.intake.changes
+
+
+def test_photographs_that_cannot_be_read_can_be_left_out_by_name(cars) -> None:
+    (cars / "Acura" / "a.jpg").write_bytes(b"")
+    (cars / "Acura" / "b.jpg").write_bytes(b"<!doctype html><html>Log in</html>")
+    whole = (cars / "Volvo" / "1.PNG").read_bytes()
+    (cars / "Volvo" / "c.png").write_bytes(whole[: len(whole) // 2])
+    (cars / "Volvo" / "d.png").symlink_to(cars / "gone.png")
+    data = read_class_folders(cars)
+    assert len(data) == len(SORTED) + 4
+    with pytest.warns(UserWarning) as said:
+        good = data.readable()
+    assert good.ids == SORTED and len(said) == 4 and good.labels.tolist() == [0, 1, 1, 2, 2]
+    report = good.intake.report()
+    whys = {
+        "Acura/a.jpg": "it is empty",
+        "Acura/b.jpg": "it is a web page",
+        "Volvo/c.png": "is no image",
+        "Volvo/d.png": "a link to what is not there",
+    }
+    for file, why in whys.items():
+        assert any(file in part and why in part for part in report.split("; 1 not read")), (file, report)
+    assert len(list(good)) == len(SORTED)
 
 
 def test_photographs_are_read_one_by_one_when_asked_for(cars) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from xaikit.datasets.images import ALPHA, COLOURS, DEEP, FRAMES, TURNED, is_picture, passed_over, read_image
+from xaikit.datasets.images import ALPHA, COLOURS, DEEP, FRAMES, TURNED, is_picture, pictures_among, read_image
+from xaikit.datasets.intake import HIDDEN, Intake
 
 DRAWN = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -157,7 +158,7 @@ def test_links_folders_and_missing_files_are_named(tmp_path) -> None:
         read_image(tmp_path / "folder.jpg")
 
 
-def test_which_files_are_pictures() -> None:
+def test_which_files_are_pictures(tmp_path) -> None:
     names = [
         "a.jpg",
         "b.JPEG",
@@ -173,4 +174,18 @@ def test_which_files_are_pictures() -> None:
         "j.heic",
     ]
     assert [name for name in names if is_picture(Path(name))] == ["a.jpg", "b.JPEG", "c.webp", "d.tif"]
-    assert [path.name for path in passed_over(map(Path, names))] == ["f.txt", "g.pdf", "h.mpg", "i", "j.heic"]
+    intake = Intake(tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"5 files or folders that are not read: .* \(f.txt, g.pdf, h.mpg, i, j.heic\)"
+    ):
+        found = pictures_among([tmp_path / name for name in names], intake)
+    assert [path.name for path in found] == ["a.jpg", "b.JPEG", "c.webp", "d.tif"]
+    assert intake.skipped == {HIDDEN: 2, "they are no pictures by their names": 5}
+    assert intake.report().endswith("(f.txt, g.pdf, h.mpg, i, j.heic).")
+
+
+def test_an_intake_of_nothing_odd_says_nothing(tmp_path) -> None:
+    Image.fromarray(DRAWN).save(tmp_path / "a.png")
+    intake = Intake(tmp_path)
+    read_image(tmp_path / "a.png", intake=intake)
+    assert intake.report() == "" and intake.changes == intake.skipped == {}

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from xaikit.companion import profiles
 from xaikit.companion.progress import NUMBERS, SO_FAR
 from xaikit.companion.units import RANGES
+from xaikit.datasets import intake
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import read_toml, replacing, write_text
 
@@ -92,6 +93,7 @@ class Record:
         self._claims: dict[str, dict[str, Any]] = {}
         self._skipped: dict[str, str] = {}
         self._remarks: list[str] = []
+        self._intakes = len(intake.opened())  # of data sets that others opened in this process before
         if profile in profiles.names() and profiles.rehearses(profile):
             self.remark("A rehearsal on stand-ins for data and weights: its numbers mean nothing.")
         if self.subset is not None:
@@ -270,7 +272,12 @@ class Record:
         return pd.DataFrame(rows)
 
     def save(self) -> Path:
-        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`."""
+        """Write numbers.json: last, whole, and the same bytes for the same run but for its seconds and `machine`.
+
+        What became of the pictures of the data sets that were opened since the record was made is remarked before.
+        """
+        for sentence in filter(None, (each.report() for each in intake.opened(self._intakes))):
+            self.remark(sentence)
         numbers, claims = ([kept[id] for id in sorted(kept)] for kept in (self._numbers, self._claims))
         ran = {
             "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from xaikit.datasets.images import read_image
+from xaikit.datasets.images import is_picture, read_image
+from xaikit.datasets.intake import Intake
 from xaikit.storage.extras import extra
 from xaikit.storage.seeding import generator, rng, seed_for
 
@@ -51,10 +52,14 @@ class CaptionedPhotograph:
 
 @dataclass(frozen=True, eq=False)
 class CocoCaptions(Sequence):
-    """Images in the order of their file names, read from disk one by one as they are asked for, with their captions."""
+    """Images in the order of their file names, read from disk one by one as they are asked for, with their captions.
+
+    `intake` tells what was done to those that were read and which have no caption.
+    """
 
     paths: tuple[Path, ...]
     captions: tuple[tuple[str, ...], ...]
+    intake: Intake | None = None
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.captions):
@@ -75,12 +80,12 @@ class CocoCaptions(Sequence):
     def __getitem__(self, index: int) -> CaptionedPhotograph:
         """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         path = self.paths[index]
-        return CaptionedPhotograph(path.name, read_image(path, exif=False), self.captions[index])
+        return CaptionedPhotograph(path.name, read_image(path, exif=False, intake=self.intake), self.captions[index])
 
     def select(self, positions: Iterable[int]) -> "CocoCaptions":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
         chosen = list(positions)
-        return CocoCaptions(tuple(self.paths[i] for i in chosen), tuple(self.captions[i] for i in chosen))
+        return CocoCaptions(tuple(self.paths[i] for i in chosen), tuple(self.captions[i] for i in chosen), self.intake)
 
     def pairs(
         self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str], least: int | None = None
@@ -90,7 +95,7 @@ class CocoCaptions(Sequence):
         order, choice = draw.permutation(len(self)), draw.random(len(self))
         for position in order[share::shares].tolist():
             captions = self.captions[position]
-            image = read_image(self.paths[position], exif=False, least=least)
+            image = read_image(self.paths[position], exif=False, changes=counts, least=least)
             counts[READ] += 1
             yield image, captions[int(choice[position] * len(captions))]
 
@@ -125,7 +130,8 @@ class Shards:
             except ValueError:
                 counts[BAD_CAPTION] += 1
                 continue
-            image = _decoded(next((sample[ending] for ending in _IMAGE_ENDINGS if ending in sample), b""), least)
+            found = next((sample[ending] for ending in _IMAGE_ENDINGS if ending in sample), b"")
+            image = _decoded(found, counts, least)
             if image is None:
                 counts[BAD_IMAGE] += 1
                 continue
@@ -151,12 +157,16 @@ def read_coco(folder: Path, split: str) -> CocoCaptions:
         raise ValueError(f"{path} has no caption of {len(bare):,} images, {bare[0]} first; download it again.")
     images = folder / f"{split}2017"
     # One look at the folder: asking for each of 118,287 files takes minutes on a disk in the network.
-    if missing := sorted(captions.keys() - set(os.listdir(images) if images.is_dir() else ())):
+    there = set(os.listdir(images) if images.is_dir() else ())
+    if missing := sorted(captions.keys() - there):
         raise FileNotFoundError(
             f"{images} lacks {len(missing):,} of the {len(captions):,} images that {path.name} lists, {missing[0]} "
             f"first; unpack {images.name}.zip there."
         )
-    return CocoCaptions(tuple(images / name for name in captions), tuple(map(tuple, captions.values())))
+    intake = Intake(images)
+    beside = [images / name for name in sorted(there - captions.keys()) if is_picture(Path(name))]
+    intake.skip("they have no caption", beside)
+    return CocoCaptions(tuple(images / name for name in captions), tuple(map(tuple, captions.values())), intake)
 
 
 def read_categories(folder: Path, split: str) -> dict[str, frozenset[str]]:
@@ -269,7 +279,8 @@ def batches(
     one); where these are spawned, on Windows and macOS, it must be possible to pickle it. What it gives, of any shapes
     but one dtype, `join` makes a batch of: here, so on a GPU where that is better. `encode` takes the captions of a
     batch and works here. `least` is `read_image`'s, for images that are made small anyway. `counts` grows by the
-    numbers of pairs that were READ and passed over as BAD_IMAGE or BAD_CAPTION.
+    numbers of pairs that were READ and passed over as BAD_IMAGE or BAD_CAPTION, and of images that were changed
+    (`images.TURNED`, …).
 
     Raises ValueError for numbers that make no sense, for fewer images or shards than processes, for prepared images of
     differing shapes, for a shard that is damaged or breaks off, and, at the end, where no pair could be read.
@@ -361,10 +372,10 @@ def _tidy(caption: object) -> str:
     return words
 
 
-def _decoded(content: bytes, least: int | None) -> UInt8[Tensor, "3 height width"] | None:
+def _decoded(content: bytes, counts: Counter[str], least: int | None) -> UInt8[Tensor, "3 height width"] | None:
     """The pixels in RGB, or nothing where they cannot be read."""
     try:
-        return read_image(content, least=least)
+        return read_image(content, changes=counts, least=least)
     except ValueError:
         return None
 

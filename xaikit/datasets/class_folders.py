@@ -1,16 +1,15 @@
 """Photographs in one folder a class, as IdenProf and the mirrors of StanfordCars are laid out."""
 
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from xaikit.datasets.images import Photograph, is_picture, passed_over, read_image
+from xaikit.datasets.images import Photograph, is_picture, pictures_among, read_image
+from xaikit.datasets.intake import Intake
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +17,7 @@ class Photographs(Sequence):
     """Photographs read from disk one by one as they are asked for; a label is a position in `names`.
 
     `root` is the folder to which their ids, paths with slashes, are relative. With `exif` they are turned as their
-    cameras say. `changes` counts what was done to those that were read (`images.TURNED`, …), in this process.
+    cameras say. `intake` tells what was done to those that were read (`images.TURNED`, …) and what was passed over.
     """
 
     root: Path
@@ -26,7 +25,7 @@ class Photographs(Sequence):
     labels: Int64[Tensor, " n"]
     names: tuple[str, ...]
     exif: bool = True
-    changes: Counter[str] = field(default_factory=Counter, repr=False)
+    intake: Intake | None = None
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
@@ -45,7 +44,7 @@ class Photographs(Sequence):
     def __getitem__(self, index: int) -> Photograph:
         """Read one photograph. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         path = self.paths[index]
-        image = read_image(path, exif=self.exif, changes=self.changes)
+        image = read_image(path, exif=self.exif, intake=self.intake)
         return Photograph(path.relative_to(self.root).as_posix(), image, int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "Photographs":
@@ -53,15 +52,31 @@ class Photographs(Sequence):
         chosen = list(positions)
         return replace(self, paths=tuple(self.paths[index] for index in chosen), labels=self.labels[chosen])
 
+    def readable(self) -> "Photographs":
+        """The photographs that can be read, by reading all: a warning and the `intake` name the others, each by why.
+
+        Raises ValueError where none can be.
+        """
+        good, bad = [], {}
+        for index, path in enumerate(self.paths):
+            try:
+                read_image(path, exif=self.exif)
+                good.append(index)
+            except (ValueError, FileNotFoundError) as error:
+                bad.setdefault(f"they cannot be: {str(error).removeprefix(f'{path} ')}", []).append(path)
+        for reason, paths in bad.items():
+            (self.intake or Intake(self.root)).skip(reason, paths)
+        return self.select(good)
+
 
 def read_class_folders(root: Path, names: Sequence[str] | None = None, *, exif: bool = True) -> Photographs:
     """All photographs below `root` by class, classes and photographs in the order of their names.
 
     With `names`, these are the classes, in this order. Pictures are files under any name that Pillow reads; hidden
-    files and folders are left out, and a warning names the first of all others: files of other kinds, pictures beside
-    the folders and folders in them. `exif` is for people's own photographs; published data sets do without. Raises
-    FileNotFoundError where there is no folder or a class has no photograph, ValueError where the folders are others
-    than `names`.
+    files and folders are left out, and warnings name the first of all others: files of other kinds, pictures beside
+    the folders and folders in them. `Photographs.intake` keeps the whole list. `exif` is for people's own photographs;
+    published data sets do without. Raises FileNotFoundError where there is no folder or a class has no photograph,
+    ValueError where the folders are others than `names`.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -85,21 +100,14 @@ def read_class_folders(root: Path, names: Sequence[str] | None = None, *, exif: 
         raise ValueError(
             f"{root} and the list of classes differ in {odd[0]!r}; take the folders of the official release."
         )
-    order = tuple(folders if names is None else names)
-    beside = [path for path in root.iterdir() if path.is_file()]
-    lost = [*filter(is_picture, beside), *passed_over(beside)]
+    order, intake = tuple(folders if names is None else names), Intake(root)
+    beside = [path for path in root.iterdir() if not path.is_dir() or path.name.startswith(".")]
+    intake.skip("they lie beside the classes' folders", pictures_among(beside, intake))
     found = []
     for label, name in enumerate(order):
         inside = sorted((root / name).iterdir(), key=lambda path: path.name)
-        # Unpacked on a Mac, an archive can leave a hidden "._a.jpg" beside "a.jpg" that holds no picture.
-        files = [path for path in inside if is_picture(path) and not path.is_dir()]
-        if not files:
+        if not any(is_picture(path) and not path.is_dir() for path in inside):
             raise FileNotFoundError(f"{root / name} holds no photographs (.jpg, .png, …); unpack it again.")
-        lost += [path for path in inside if path.is_dir() and not path.name.startswith(".")]
-        lost += passed_over(path for path in inside if not path.is_dir())
-        found += [(path, label) for path in files]
-    if lost:
-        first = ", ".join(path.relative_to(root).as_posix() for path in lost[:5])
-        warnings.warn(f"{root} holds {len(lost)} files or folders that are not read ({first}).", stacklevel=2)
+        found += [(path, label) for path in pictures_among(inside, intake)]
     paths, labels = zip(*found, strict=True)
-    return Photographs(root, paths, torch.tensor(labels), order, exif)
+    return Photographs(root, paths, torch.tensor(labels), order, exif, intake)

@@ -14,7 +14,8 @@ from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from xaikit.datasets.images import Photograph, is_picture, read_image
+from xaikit.datasets.images import Photograph, pictures_among, read_image
+from xaikit.datasets.intake import Intake
 
 CLASSES, PER_CLASS = 1_000, 50
 CLASS_NAMES = tuple(IMAGENET_CLASSNAMES)  # as OpenAI curated them, in the order of `wordnet_ids`
@@ -28,11 +29,13 @@ class ImageNet(Sequence):
     """Photographs in the order of their file names, read from disk one by one as they are asked for.
 
     `labels` are positions in the sorted list of the 1,000 WordNet ids, which is the order of `CLASS_NAMES`: also in a
-    subset, so that a label means the same class everywhere.
+    subset, so that a label means the same class everywhere. `intake` tells what was done to those that were read and
+    which files were passed over.
     """
 
     paths: tuple[Path, ...]
     labels: Int64[Tensor, " n"]
+    intake: Intake | None = None
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
@@ -56,12 +59,12 @@ class ImageNet(Sequence):
         Raises ValueError or FileNotFoundError, naming the file, where it cannot be read.
         """
         path = self.paths[index]
-        return Photograph(path.name, read_image(path, exif=False), int(self.labels[index]))
+        return Photograph(path.name, read_image(path, exif=False, intake=self.intake), int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "ImageNet":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
         chosen = list(positions)
-        return ImageNet(tuple(self.paths[position] for position in chosen), self.labels[chosen])
+        return ImageNet(tuple(self.paths[position] for position in chosen), self.labels[chosen], self.intake)
 
 
 @cache
@@ -89,7 +92,11 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is missing; put ImageNet's validation images there or name their folder.")
     class_folders = [path for path in root.iterdir() if path.is_dir() and _CLASS_FOLDER.fullmatch(path.name)]
-    labelled = _from_class_folders(class_folders) if class_folders else _from_devkit(root, devkit or folder / DEVKIT)
+    intake = Intake(root)
+    if class_folders:
+        labelled = _from_class_folders(root, class_folders, intake)
+    else:
+        labelled = _from_devkit(root, devkit or folder / DEVKIT, intake)
     if not labelled:
         raise FileNotFoundError(
             f"{root} holds neither class folders such as n01440764 nor images ILSVRC2012_val_*.JPEG; unpack "
@@ -98,16 +105,21 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
     if not subset:
         _check_complete(root, Counter(label for _, label in labelled))
     labelled.sort(key=lambda pair: pair[0].name)
-    return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]))
+    return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]), intake)
 
 
-def _from_class_folders(folders: Iterable[Path]) -> list[tuple[Path, int]]:
+def _from_class_folders(root: Path, folders: Sequence[Path], intake: Intake) -> list[tuple[Path, int]]:
+    chosen = set(folders)
+    beside = [path for path in root.iterdir() if path not in chosen and not path.name.startswith(DEVKIT)]
+    intake.skip("they lie beside the classes' folders", pictures_among(beside, intake))
     return [
-        (path, _class_of(folder.name, folder)) for folder in folders for path in folder.iterdir() if is_picture(path)
+        (path, _class_of(folder.name, folder))
+        for folder in folders
+        for path in pictures_among(folder.iterdir(), intake)
     ]
 
 
-def _from_devkit(root: Path, devkit: Path) -> list[tuple[Path, int]]:
+def _from_devkit(root: Path, devkit: Path, intake: Intake) -> list[tuple[Path, int]]:
     """The images of a flat folder with the labels of the development kit.
 
     Its ground truth numbers the classes by ILSVRC2012_ID, which does not follow the sorted WordNet ids; meta.mat
@@ -116,6 +128,9 @@ def _from_devkit(root: Path, devkit: Path) -> list[tuple[Path, int]]:
     found = [(path, int(match[1])) for path in root.iterdir() if (match := _FLAT_NAME.fullmatch(path.name))]
     if not found:
         return []
+    named = {path for path, _ in found}
+    beside = [path for path in root.iterdir() if path not in named and not path.name.startswith(DEVKIT)]
+    intake.skip("they are not named as ImageNet's", pictures_among(beside, intake))
     meta, truth = devkit / "data" / "meta.mat", devkit / "data" / "ILSVRC2012_validation_ground_truth.txt"
     for path in (meta, truth):
         if not path.is_file():

@@ -17,6 +17,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from xaikit.datasets.intake import HIDDEN, Intake
+
 TURNED = "turned as its EXIF data say"
 ALPHA = "transparent, laid over white"
 FRAMES = "of several frames, the first one taken"
@@ -24,7 +26,7 @@ DEEP = "of more than 8 bits a channel, rounded to 8"
 COLOURS = "of other colours, made RGB"
 # Formats that Pillow knows by name, but which are films, documents or tables, or need other programs.
 _NO_PICTURES = {"MPEG", "EPS", "HDF5", "GRIB", "BUFR", "WMF", "PDF"}
-_JUNK = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # that systems leave in folders
+_JUNK = {"thumbs.db", "desktop.ini", "ehthumbs.db", ".ds_store"}  # that systems leave in folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +39,20 @@ class Photograph:
 
 
 def read_image(
-    source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None, least: int | None = None
+    source: Path | bytes,
+    *,
+    exif: bool = True,
+    changes: Counter[str] | None = None,
+    intake: Intake | None = None,
+    least: int | None = None,
 ) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an image file, or of its content, in RGB, whatever it holds.
 
     Greys, palettes and CMYK become RGB; 16 bits, and floats in [0, 1], become 8 bits; what is transparent lies over
     white; of several frames the first counts. With `exif` a photograph is turned as its camera says; published
-    protocols such as ImageNet's do without. `changes` grows by what was done (`TURNED`, `ALPHA`, …). With `least`, a
-    JPEG is read at a half, a quarter or an eighth of its size where both sides keep so many pixels, which is quicker:
-    its 8 x 8 blocks are averaged before they are decoded.
+    protocols such as ImageNet's do without. `changes` grows by what was done (`TURNED`, `ALPHA`, …); the data set's
+    `intake` notes it with the file. With `least`, a JPEG is read at a half, a quarter or an eighth of its size where
+    both sides keep so many pixels, which is quicker: its 8 x 8 blocks are averaged before they are decoded.
     Raises FileNotFoundError where the file is missing, and ValueError where it is damaged, no picture, or of more
     pixels than Pillow takes for safe.
     """
@@ -69,6 +76,8 @@ def read_image(
         raise ValueError(f"{where} is no image that can be read ({said}); restore it from its archive.") from error
     if changes is not None:
         changes.update(done)
+    if intake is not None and isinstance(source, Path):
+        intake.change(source.relative_to(intake.folder).as_posix(), done)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -77,9 +86,15 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in _endings() and not path.name.startswith(".")
 
 
-def passed_over(files: Iterable[Path]) -> list[Path]:
-    """Those of `files` that may be meant as data but are not read; hidden files and what systems leave are not."""
-    return [path for path in files if not is_picture(path) and path.name[0] != "." and path.name.lower() not in _JUNK]
+def pictures_among(paths: Iterable[Path], intake: Intake) -> list[Path]:
+    """The pictures among `paths` by their names; the `intake` notes the others, but not what systems leave behind."""
+    paths = [path for path in paths if path.name.lower() not in _JUNK]
+    pictures = [path for path in paths if is_picture(path) and not path.is_dir()]
+    hidden = [path for path in paths if path.name.startswith(".")]
+    intake.skip(HIDDEN, hidden)
+    chosen = {*pictures, *hidden}
+    intake.skip("they are no pictures by their names", [path for path in paths if path not in chosen])
+    return pictures
 
 
 @cache

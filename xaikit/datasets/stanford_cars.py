@@ -7,7 +7,8 @@ import torch
 from scipy.io import loadmat
 
 from xaikit.datasets.class_folders import Photographs, read_class_folders
-from xaikit.datasets.images import is_picture
+from xaikit.datasets.images import is_picture, pictures_among
+from xaikit.datasets.intake import Intake
 
 CLASSES = 196
 DEPTH = 4  # of folders within folders, as Kaggle's archives unpack (car_data/car_data/train)
@@ -85,4 +86,6 @@ def _official(folder: Path, root: Path, split: str) -> Photographs:
     paths = tuple(root / file for file, _ in labelled)
     if absent := next((path for path in paths if not path.is_file()), None):
         raise FileNotFoundError(f"{absent} is missing; unpack the photographs again.")
-    return Photographs(root, paths, torch.tensor([label for _, label in labelled]), names, exif=False)
+    labels, intake, listed = torch.tensor([label for _, label in labelled]), Intake(root), set(paths)
+    intake.skip("the kit has no label for them", sorted(set(pictures_among(root.iterdir(), intake)) - listed))
+    return Photographs(root, paths, labels, names, False, intake)

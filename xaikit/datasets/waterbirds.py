@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from xaikit.datasets.images import read_image
+from xaikit.datasets.intake import Intake
 
 FOLDER = "waterbird_complete95_forest2water2"  # what the archive leaves
 CLASS_NAMES = ("landbird", "waterbird")
@@ -40,12 +41,14 @@ class Waterbirds(Sequence):
     """Images in the order of metadata.csv, read from disk one by one as they are asked for.
 
     `ids` are the file names below `folder`; `labels` and `backgrounds` index CLASS_NAMES and BACKGROUNDS.
+    `intake` tells what was done to those that were read.
     """
 
     folder: Path
     ids: tuple[str, ...]
     labels: Int64[Tensor, " n"]
     backgrounds: Int64[Tensor, " n"]
+    intake: Intake | None = None
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.labels) == len(self.backgrounds):
@@ -71,15 +74,14 @@ class Waterbirds(Sequence):
     def __getitem__(self, index: int) -> Bird:
         """Read one image. Raises ValueError or FileNotFoundError, naming the file, where it cannot be read."""
         name = self.ids[index]
-        return Bird(
-            name, read_image(self.folder / name, exif=False), int(self.labels[index]), int(self.backgrounds[index])
-        )
+        image = read_image(self.folder / name, exif=False, intake=self.intake)
+        return Bird(name, image, int(self.labels[index]), int(self.backgrounds[index]))
 
     def select(self, positions: Iterable[int]) -> "Waterbirds":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
         chosen = list(positions)
         names = tuple(self.ids[position] for position in chosen)
-        return Waterbirds(self.folder, names, self.labels[chosen], self.backgrounds[chosen])
+        return Waterbirds(self.folder, names, self.labels[chosen], self.backgrounds[chosen], self.intake)
 
 
 def read_waterbirds(folder: Path, split: str = "test", *, check: bool = True) -> Waterbirds:
@@ -100,7 +102,8 @@ def read_waterbirds(folder: Path, split: str = "test", *, check: bool = True) ->
         columns = [_parse(row, f"{metadata}, line {rows.line_num}") for row in rows]
     chosen = [row for row in columns if SPLITS[row[1]] == split]
     names, _, labels, backgrounds = zip(*chosen, strict=True) if chosen else ((), (), (), ())
-    images = Waterbirds(folder, names, torch.tensor(labels).long(), torch.tensor(backgrounds).long())
+    labels, backgrounds = torch.tensor(labels).long(), torch.tensor(backgrounds).long()
+    images = Waterbirds(folder, names, labels, backgrounds, Intake(folder))
     found = tuple(torch.bincount(images.groups, minlength=len(GROUP_NAMES)).tolist())
     if check and found != COUNTS[split]:
         raise ValueError(

@@ -94,6 +94,7 @@ def train_translator(
         "least": size,
     }
     told_in = partial(encoded, speaker, longest=longest, counts=odd)
+    pairs_read: Counter[str] = Counter()  # and those that were not
 
     def batches(stage: str, epoch: int) -> Iterator[Batch]:
         """Full batches; a process whose pairs are at an end starts them again."""
@@ -101,7 +102,8 @@ def train_translator(
             given = 0
             for images, sentences in captions.batches(
                 stages[stage][0], encode=told_in, batch=share, seed=seed_for(seed, "translator", stage, turn),
-                epoch=epoch, process=accelerator.process_index, processes=processes, workers=workers, **reading,
+                epoch=epoch, process=accelerator.process_index, processes=processes, workers=workers, counts=pairs_read,
+                **reading,
             ):  # fmt: skip
                 if len(images) == share:
                     given += 1
@@ -127,8 +129,11 @@ def train_translator(
             )  # fmt: skip
     if accelerator.is_main_process:
         write_translator(output / "translator.safetensors", translator)
-        about = {"options": {key: str(value) for key, value in options.items()}, "captions": odd, "losses": curves}
+        about = {"options": {key: str(value) for key, value in options.items()}, "captions": odd, "pairs": pairs_read}
+        about["losses"] = curves
         write_text(output / "training.json", json.dumps(about, indent=1) + "\n")
+        if len(pairs_read) > 1:
+            print(f"pairs: {', '.join(f'{number:,} {what}' for what, number in pairs_read.most_common())}")
         for stage, curve in curves.items():
             print(f"{stage}: a loss of {curve[-1]:.4f} nats a token in the last of {len(curve):,} steps")
 
