@@ -444,7 +444,7 @@ def test_bad_data_sets_are_said_in_a_sentence_and_leave_nothing() -> None:
         DecomposedDataset(tower, images[:0])
     with pytest.raises(ValueError, match="3 ids for 4 images"):
         DecomposedDataset(tower, images, ids=["a", "b", "c"])
-    with pytest.raises(ValueError, match="shard of 0"):
+    with pytest.raises(ValueError, match="shard_size of DecomposedDataset"):
         DecomposedDataset(tower, images, shard_size=0)
     with pytest.raises(ValueError, match="image alone"):
         DecomposedDataset(tower, [(image, 1) for image in images])[0]

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.datasets.images import Photograph, is_picture, passed_over, read_image
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Photographs(Sequence):
     """Photographs read from disk one by one as they are asked for; a label is a position in `names`.
@@ -54,6 +56,7 @@ class Photographs(Sequence):
         return replace(self, paths=tuple(self.paths[index] for index in chosen), labels=self.labels[chosen])
 
 
+@public
 def read_class_folders(root: Path, names: Sequence[str] | None = None, *, exif: bool = True) -> Photographs:
     """All photographs below `root` by class, classes and photographs in the order of their names.
 

@@ -17,6 +17,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from xaikit.arguments import public
+
 TURNED = "turned as its EXIF data say"
 ALPHA = "transparent, laid over white"
 FRAMES = "of several frames, the first one taken"
@@ -27,6 +29,7 @@ _NO_PICTURES = {"MPEG", "EPS", "HDF5", "GRIB", "BUFR", "WMF", "PDF"}
 _JUNK = {"thumbs.db", "desktop.ini", "ehthumbs.db"}  # that systems leave in folders
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Photograph:
     """One image: its name among others, its pixels as they are in the file, 0 to 255, and its class, from 0 on."""
@@ -36,6 +39,7 @@ class Photograph:
     label: int
 
 
+@public
 def read_image(
     source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None
 ) -> UInt8[Tensor, "3 height width"]:

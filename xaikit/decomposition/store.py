@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from xaikit.arguments import Count, Natural, public
 from xaikit.decomposition.decompose import Coefficients, coefficients, image_tower
 from xaikit.storage import cache
 from xaikit.storage.hashing import feed
 
 
+@public
 class DecomposedDataset(Sequence[Coefficients]):
     """The `Coefficients` of a data set, in shards that are computed once and then read from the cache.
 
@@ -45,13 +47,15 @@ class DecomposedDataset(Sequence[Coefficients]):
         images: Any,
         *,
         ids: Sequence[str] | None = None,
-        shard_size: int = 512,
-        batch_size: int = 32,
-        workers: int = 0,
+        shard_size: Count = 512,
+        batch_size: Count = 32,
+        workers: Natural = 0,
     ) -> None:
         image_tower(tower)
+        if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images, str):
+            raise TypeError(f"images is a {type(images).__name__}; give a tensor of images or a data set.")
         if not len(images):
-            raise ValueError("There is no image in the data; choose a split that is not empty.")
+            raise ValueError("There are no images in the data; choose a split that is not empty.")
         if ids is not None and len(ids) != len(images):
             raise ValueError(f"There are {len(ids)} ids for {len(images)} images: give one for each.")
         if min(shard_size, batch_size) < 1:

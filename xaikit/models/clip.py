@@ -13,6 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from xaikit.arguments import Device, Texts, public
 from xaikit.models.cards import CLIP_WEIGHTS, check_folder
 from xaikit.models.preprocessing import Preprocessed, ShortestSide
 from xaikit.models.tokens import report_losses
@@ -41,13 +42,14 @@ class BareClip:
             return F.normalize(self.model.encode_text(self.tokenizer(texts).to(device)), dim=-1)
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Clip(BareClip):
     """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
 
     image_encoder: Preprocessed
 
-    def encode_texts(self, texts: list[str], *, strict: bool = False) -> Float[Tensor, "texts features"]:
+    def encode_texts(self, texts: Texts, *, strict: bool = False) -> Float[Tensor, "texts features"]:
         """Unit text embeddings, in the order of `texts`.
 
         Warns of texts beyond the context, which are cut, and of words that the tokenizer does not know, with the first
@@ -57,7 +59,8 @@ class Clip(BareClip):
         return super().encode_texts(texts)
 
 
-def load_clip(name: str, pretrained: str | None = None, device: str = "cpu") -> Clip:
+@public
+def load_clip(name: str, pretrained: str | None = None, device: Device = "cpu") -> Clip:
     """Load a CLIP by its open_clip name and weights ("RN50-quickgelu", "openai"), or from "local-dir:FOLDER".
 
     Weights that open_clip does not have yet it downloads, checked. In float32, in evaluation mode, frozen, behind the
