@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+import xaikit.arguments  # noqa: F401 - as users have it: the hook would check each step of its checks
+
 # Shapes and types of all calls are checked. (Its option for pytest refuses a package of which a module is loaded.)
 install_import_hook("xaikit", "beartype.beartype")
 

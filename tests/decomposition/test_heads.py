@@ -227,7 +227,7 @@ G = draw("g", 9, 5)
         (lambda: replace_heads(C, [(3, 0)], draw("r", 2, 1, 5)), "within"),
         (lambda: replace_heads(LAYERS, [(0, 1)], draw("r", 2, 1, 5)), "decompose to 'head'"),
         (lambda: neighbours(G, G, 9, same=True), "k is 9 and there are 8 other images"),
-        (lambda: neighbours(G, G, 0), "k is 0"),
+        (lambda: neighbours(G, G, 0), "k of neighbours"),
         (lambda: neighbours(G[:3], G, 1, same=True), "3 queries and 9 images"),
         (lambda: neighbours(G, G, 1, similarity="euclidean"), "Unknown similarity 'euclidean'"),
         (lambda: neighbours(G * torch.nan, G, 1), "NaN"),

@@ -51,7 +51,7 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(bounds, threshold, expec
 
 @pytest.mark.parametrize("bounds", [(0.2, 0.1), (float("nan"), 1.0), (0.0, float("nan"))])
 def test_a_verdict_refuses_bounds_without_order(bounds) -> None:
-    with pytest.raises(ValueError, match="has no order"):
+    with pytest.raises(ValueError, match=r"has no order|give a finite number"):
         verdict(bounds)
 
 
@@ -72,7 +72,7 @@ def test_proportion_at_the_ends_stays_within_zero_and_one() -> None:
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 5)])
 def test_proportion_refuses_impossible_counts(successes, n) -> None:
-    with pytest.raises(ValueError, match="No proportion"):
+    with pytest.raises(ValueError, match=r"No proportion|of proportion is"):
         proportion(successes, n)
 
 
@@ -338,7 +338,7 @@ def test_the_interval_over_runs_is_students() -> None:
     constant = over_runs([1, 1, 1])
     assert (constant.low, constant.value, constant.high, constant.sd) == (1, 1, 1, 0)
     for bad in ([0.9, 0.8], [0.9, 0.8, float("nan")]):
-        with pytest.raises(ValueError, match="give 3 finite values or more"):
+        with pytest.raises(ValueError, match=r"values\[2\] of over_runs"):
             over_runs(bad)
 
 

@@ -185,14 +185,14 @@ def test_average_precision_has_its_limits() -> None:
     assert average_precision(one, torch.ones(1, 4, dtype=torch.bool)).item() == 1
     with pytest.raises(ValueError, match="no positive item"):
         average_precision(one, torch.zeros(1, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="no positive item"):
+    with pytest.raises(ValueError, match="scores of average_precision"):
         average_precision(one[:, :0], torch.zeros(1, 0, dtype=torch.bool))
-    with pytest.raises(ValueError, match="score is NaN"):
+    with pytest.raises(ValueError, match="scores of average_precision"):
         average_precision(one * torch.nan, torch.ones(1, 4, dtype=torch.bool))
 
 
 def test_bad_masks_and_heatmaps_are_named(heatmaps, masks) -> None:
-    with pytest.raises(ValueError, match=r"masks are \(0, 11, 13\), the heatmaps \(0, 11, 13\)"):
+    with pytest.raises(ValueError, match="heatmaps of segmentation_scores"):
         segmentation_scores(heatmaps[:0], masks[:0])
     with pytest.raises(ValueError, match=r"masks are \(9, 11, 12\), the heatmaps \(9, 11, 13\)"):
         segmentation_scores(heatmaps, masks[:, :, 1:])
@@ -212,7 +212,7 @@ def test_bad_masks_and_heatmaps_are_named(heatmaps, masks) -> None:
     for bad in (torch.nan, torch.inf):
         spoilt = heatmaps.clone()
         spoilt[2, 3, 4] = bad
-        with pytest.raises(ValueError, match="heatmap holds NaN or infinity"):
+        with pytest.raises(ValueError, match="heatmaps of segmentation_scores"):
             segmentation_scores(spoilt, masks, ignore=-1)
 
 
@@ -251,10 +251,10 @@ def test_group_accuracy_takes_numbers_lists_and_tensors() -> None:
 @pytest.mark.parametrize(
     ("correct", "groups", "sentence"),
     [
-        ([], [], "one verdict and one group"),
+        ([], [], "correct of group_accuracy"),
         ([True], ["a", "b"], "one verdict and one group"),
         ([[True]], [["a"]], "one verdict and one group"),
-        ([0.5, 1], ["a", "b"], "other than true and false"),
+        ([0.5, 1], ["a", "b"], "correct of group_accuracy"),
         ([np.nan, 1], ["a", "b"], "other than true and false"),
     ],
 )
@@ -324,7 +324,7 @@ def test_bad_input_of_the_pointing_game() -> None:
         pointing_game(maps, regions[:, :5])
     with pytest.raises(ValueError, match="NaN, infinity or negative"):
         pointing_game(maps - 1, regions)
-    with pytest.raises(ValueError, match="NaN, infinity or negative"):
+    with pytest.raises(ValueError, match="attributions of pointing_game"):
         pointing_game(maps * torch.nan, regions)
     regions[1] = False
     with pytest.raises(ValueError, match="region of image 1 has no pixels"):

@@ -170,7 +170,7 @@ def test_predict_gives_the_highest_class_whatever_the_batches(trained, data) -> 
 
 
 def test_predict_needs_an_image(trained, data) -> None:
-    with pytest.raises(ValueError, match="There is no image to classify"):
+    with pytest.raises(ValueError, match="images of predict"):
         predict(trained.model, data[0][:0])
 
 

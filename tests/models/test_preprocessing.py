@@ -103,7 +103,7 @@ def test_behind_grey_preprocessing_no_trace_of_the_colour_is_left(side) -> None:
 def test_pixels_that_are_none_are_refused(bad, side) -> None:
     images = torch.rand(2, 3, side, side)
     images[1, 2, 3, 4] = bad
-    with pytest.raises(ValueError, match=r"Some pixels are NaN or outside \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"\[0, 1\]|holds NaN"):
         Preprocessed(nn.Identity(), 32, MEAN, STD).prepare(images)
 
 

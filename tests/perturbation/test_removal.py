@@ -141,7 +141,7 @@ def test_bad_input_of_removal(classifier: nn.Module) -> None:
     score, other = class_score(classifier, targets), substitute(images, "black")
     with pytest.raises(ValueError, match="do not fit images"):
         removal_curves(score, images, maps[:, :5], other, step=3)
-    with pytest.raises(ValueError, match="never ends"):
+    with pytest.raises(ValueError, match="step of removal_curves"):
         removal_curves(score, images, maps, other, step=0)
     with pytest.raises(ValueError, match="holds NaN or infinity"):
         removal_curves(score, images, maps * torch.nan, other, step=3)

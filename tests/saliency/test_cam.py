@@ -198,7 +198,7 @@ def test_grad_cam_refuses_layers_that_it_cannot_explain(net, images) -> None:
 
 
 def test_grad_cam_refuses_bad_images_and_targets(net, images) -> None:
-    with pytest.raises(ValueError, match="images are none"):
+    with pytest.raises(ValueError, match="images of grad_cam"):
         grad_cam(net, net.conv2, images[:0])
     for bad in (-1, 4):
         with pytest.raises(ValueError, match="classes 0 to 3"):
@@ -278,11 +278,11 @@ def test_rise_finds_the_part_that_matters() -> None:
 
 def test_bad_input_of_integrated_gradients_and_rise(smooth: nn.Module) -> None:
     images = torch.rand(2, 3, 14, 14)
-    with pytest.raises(ValueError, match="give at least one of each"):
+    with pytest.raises(ValueError, match="images of integrated_gradients"):
         integrated_gradients(lambda x, which: x.sum((1, 2, 3)), images[:0], images[:1])
     with pytest.raises(ValueError, match="has no gradient"):
         integrated_gradients(lambda x, which: torch.ones(len(x)), images, images[:1])
-    with pytest.raises(ValueError, match=r"keep in \(0, 1\]"):
+    with pytest.raises(ValueError, match="keep of rise"):
         rise(lambda x, which: torch.ones(len(x)), images, images[:1], seed=0, keep=0.0)
 
 

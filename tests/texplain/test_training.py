@@ -333,7 +333,7 @@ def test_what_a_training_refuses(tmp_path: Path) -> None:
     batches = InMemory(*pairs(), RECIPE.batch, seed=3)
     with pytest.raises(ValueError, match="Epoch 1 ended after 5 of its 6 batches"):
         fitted(translator(), batches, steps_an_epoch=6)
-    with pytest.raises(ValueError, match="An epoch has no step"):
+    with pytest.raises(ValueError, match="steps_an_epoch of train"):
         fitted(translator(), batches, steps_an_epoch=0, checkpoint=checkpoint)
     speaker = decoder()
     speaker.cls.predictions.bias.fill_(torch.inf)
@@ -344,7 +344,7 @@ def test_what_a_training_refuses(tmp_path: Path) -> None:
     assert not checkpoint.exists()
     features, sentences = pairs()
     for bad in ((features[:1], sentences[:1]), (features, sentences[:5]), (features, sentences[:, :0])):
-        with pytest.raises(ValueError, match=r"captions of .* images for the features of"):
+        with pytest.raises(ValueError, match="sentences of InMemory"):
             InMemory(*bad, 8, seed=0)
     with pytest.raises(ValueError, match="in batches of 1: give"):
         InMemory(features, sentences, 1, seed=0)

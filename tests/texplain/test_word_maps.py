@@ -119,8 +119,8 @@ def test_token_cam_is_the_weighted_sum_over_channels_of_the_patches(weights, tok
 def test_token_cam_refuses_other_grids_weights_and_nan() -> None:
     with pytest.raises(ValueError, match="7 tokens for 4 patches"):
         token_cam(FEATURES, FEATURES, (2, 2))
-    with pytest.raises(ValueError, match="Unknown weights"):
-        token_cam.__wrapped__(FEATURES, FEATURES, GRID, weights="mean")
+    with pytest.raises(ValueError, match="weights of token_cam"):
+        token_cam(FEATURES, FEATURES, GRID, weights="mean")
     with pytest.raises(ValueError, match="NaN or infinity"):
         token_cam(FEATURES, torch.full_like(FEATURES, torch.nan), GRID)
 
@@ -253,11 +253,11 @@ def test_bad_input_of_word_grad_cam(decoder, translator) -> None:
         attempt(words=[{PAD, START}, {6}, {8}])
     with pytest.raises(ValueError, match="marks of a word"):
         inspect.unwrap(word_grad_cam)(decoder, translator, FEATURES, SENTENCES, says()[:, :, 1:], grid=GRID, pad=PAD)
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="features of word_grad_cam"):
         attempt(FEATURES[:0], SENTENCES[:0], [])
-    with pytest.raises(ValueError, match="at most 0 sentences"):
+    with pytest.raises(ValueError, match="most of word_grad_cam"):
         attempt(most=0)
-    with pytest.raises(ValueError, match="prompt of 0"):
+    with pytest.raises(ValueError, match="prompt of word_grad_cam"):
         attempt(prompt=0)
 
 
@@ -384,7 +384,7 @@ def test_bad_input_of_classifier_grad_cam(vit) -> None:
     for bad in (TARGET + 1, TARGET - 1, TARGET[:2]):
         with pytest.raises(ValueError, match="The targets are not one of the classes 0 to 4"):
             classifier_grad_cam(vit, "blocks.1.norm1", IMAGES, bad, grid=(3, 4))
-    with pytest.raises(ValueError, match="images are none"):
+    with pytest.raises(ValueError, match="images of classifier_grad_cam"):
         classifier_grad_cam(vit, "blocks.1.norm1", IMAGES[:0], grid=(3, 4))
-    with pytest.raises(ValueError, match="hold NaN"):
+    with pytest.raises(ValueError, match="images of classifier_grad_cam"):
         classifier_grad_cam(vit, "blocks.1.norm1", IMAGES * torch.nan, grid=(3, 4))

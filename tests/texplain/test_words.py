@@ -160,7 +160,6 @@ def test_repeats_may_come_from_an_iterator() -> None:
     ("sentences", "options", "message"),
     [
         ([], {}, "no sentence"),
-        ("a bird", {}, "one string"),
         (
             ["a"],
             {"concepts": {"water": ["sea"], "blue": ["seas"]}},
@@ -182,7 +181,7 @@ def test_dominant_words_have_the_least_share_and_the_top_word_is_the_first() -> 
     assert dominant(frequencies) == ["bird", "boat", "sea"]
     assert dominant(frequencies, least=0) == ["bird", "boat", "sea", "rock"] and dominant({}) == []
     assert top_word(frequencies) == "bird"
-    with pytest.raises(ValueError, match=r"5\.0 of the sentences does not exist"):
+    with pytest.raises(ValueError, match="least of dominant"):
         dominant(frequencies, least=5.0)
     with pytest.raises(ValueError, match="no most frequent word"):
         top_word({})

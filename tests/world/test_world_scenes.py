@@ -270,7 +270,7 @@ def test_letters_are_not_mirrored_with_the_car() -> None:
         (lambda: CARS.replace(text="bmw"), "The text of Cars cannot be 'bmw'; choose from None, 'vega'"),
         (lambda: NINE.replace(variant="none"), "The variant of Nine cannot be 'none'"),
         (lambda: BIRDS.replace(seed=True), "The seed of a scene is True; give a whole number"),
-        (lambda: BIRDS.image(4), "A scene cannot be drawn at 4 x 4 pixels; take at least 8"),
+        (lambda: BIRDS.image(4), "size of Scene.image is 4; give 8 or more"),
         (lambda: BIRDS.image(64, without={"beak"}), "Birds has no part 'beak'; choose from 'background', "),
     ],
 )

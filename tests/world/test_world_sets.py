@@ -150,14 +150,14 @@ def test_pixels_alone_do_not_tell_the_kind_of_a_bird() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: birds(0, seed=0), "A set of 0 scenes cannot be made; ask for at least 1."),
+        (lambda: birds(0, seed=0), "n of birds is 0; give 1 or more."),
         (lambda: nine(5, seed=0, split="dev"), "Unknown split 'dev'; choose from 'train', "),
-        (lambda: birds(5, seed=0, alignment=1.2), "The share alignment is 1.2; it must be in [0, 1]."),
-        (lambda: cars(5, seed=0, written=float("nan")), "The share written is nan; it must be in [0, 1]."),
+        (lambda: birds(5, seed=0, alignment=1.2), "alignment of birds is 1.2; give numbers in [0, 1]."),
+        (lambda: cars(5, seed=0, written=float("nan")), "written of cars is nan; give a finite number."),
         (lambda: nine(5, seed=0, variant="x"), "The variant of Nine cannot be 'x'"),
         (lambda: birds(5, seed=0).labels("size"), "Birds has no factor 'size'; choose from 'species', "),
         (lambda: birds(5, seed=0).masks("beak"), "Birds has no part 'beak'; choose from "),
-        (lambda: next(birds(5, seed=0).batches(64, 0)), "A batch of 0 scenes cannot be drawn; take at least 1."),
+        (lambda: next(birds(5, seed=0).batches(64, 0)), "batch of SceneSet.batches is 0; give 1 or more."),
         (lambda: SceneSet.of([]), "A set holds scenes of one family, not of 0; give some of the same one."),
         (lambda: SceneSet.of([birds(1, seed=0)[0], cars(1, seed=0)[0]]), "A set holds scenes of one family, not of 2"),
     ],

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from xaikit.arguments import Count, Natural, Seed, public
 from xaikit.datasets.images import is_picture, read_image
 from xaikit.datasets.intake import Intake
 from xaikit.storage.extras import extra
@@ -50,6 +51,7 @@ class CaptionedPhotograph:
     captions: tuple[str, ...]
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class CocoCaptions(Sequence):
     """Images in the order of their file names, read from disk one by one as they are asked for, with their captions.
@@ -88,7 +90,7 @@ class CocoCaptions(Sequence):
         return CocoCaptions(tuple(self.paths[i] for i in chosen), tuple(self.captions[i] for i in chosen), self.intake)
 
     def pairs(
-        self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str], least: int | None = None
+        self, seed: Seed, epoch: Natural, share: int, shares: int, counts: Counter[str], least: int | None = None
     ) -> Iterator[Pair]:
         """Every `shares`-th image in the random order of this epoch, each with one of its captions, drawn anew."""
         draw = rng(seed, "captions", epoch)
@@ -100,19 +102,20 @@ class CocoCaptions(Sequence):
             yield image, captions[int(choice[position] * len(captions))]
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Shards:
     """Tar files of images and captions, streamed; `buffer` samples, still compressed, are held to be shuffled."""
 
     urls: tuple[str, ...]
-    buffer: int
+    buffer: Count
 
     def __len__(self) -> int:
         """The number of shards."""
         return len(self.urls)
 
     def pairs(
-        self, seed: int, epoch: int, share: int, shares: int, counts: Counter[str], least: int | None = None
+        self, seed: Seed, epoch: Natural, share: int, shares: int, counts: Counter[str], least: int | None = None
     ) -> Iterator[Pair]:
         """The pairs of every `shares`-th shard in the random order of this epoch, shuffled within the buffer.
 
@@ -139,6 +142,7 @@ class Shards:
             yield image, caption
 
 
+@public
 def read_coco(folder: Path, split: str) -> CocoCaptions:
     """COCO 2017's images of `split`, "train" or "val", with their captions, usually five each.
 
@@ -214,7 +218,8 @@ def captions_naming(data: CocoCaptions, word: str) -> list[str]:
     return found
 
 
-def read_shards(*patterns: str | Path, buffer: int = 1_000) -> Shards:
+@public
+def read_shards(*patterns: str | Path, buffer: Count = 1_000) -> Shards:
     """Tar shards as img2dataset writes them: of each sample, an image (000000000.jpg) and its caption (000000000.txt).
 
     Patterns are paths with * and with braces ("cc3m/{00000..00331}.tar"), or addresses with braces

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.datasets.images import Photograph, is_picture, pictures_among, read_image
 from xaikit.datasets.intake import Intake
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Photographs(Sequence):
     """Photographs read from disk one by one as they are asked for; a label is a position in `names`.
@@ -69,6 +71,7 @@ class Photographs(Sequence):
         return self.select(good)
 
 
+@public
 def read_class_folders(root: Path, names: Sequence[str] | None = None, *, exif: bool = True) -> Photographs:
     """All photographs below `root` by class, classes and photographs in the order of their names.
 

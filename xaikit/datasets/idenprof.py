@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xaikit.arguments import public
 from xaikit.datasets.class_folders import Photographs, read_class_folders
 
 # As the folders are named; the texts say "police officer" in place of "police".
@@ -10,6 +11,7 @@ PROFESSIONS = (
 )  # fmt: skip
 
 
+@public
 def read_professions(folder: Path, split: str) -> Photographs:
     """The photographs of `split`, train (900 a class) or test (200 a class), of the unpacked release.
 

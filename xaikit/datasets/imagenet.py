@@ -14,6 +14,7 @@ from scipy.io import loadmat
 from timm.data import ImageNetInfo
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.datasets.images import Photograph, pictures_among, read_image
 from xaikit.datasets.intake import Intake
 
@@ -24,6 +25,7 @@ _CLASS_FOLDER = re.compile(r"n\d{8}")
 _FLAT_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class ImageNet(Sequence):
     """Photographs in the order of their file names, read from disk one by one as they are asked for.
@@ -78,6 +80,7 @@ def prompts(class_name: str) -> list[str]:
     return [template(class_name) for template in OPENAI_IMAGENET_TEMPLATES]
 
 
+@public
 def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = False) -> ImageNet:
     """The validation images in `folder` or its subfolder `val`, in either of the two common layouts.
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.datasets.class_folders import Photographs, read_class_folders
 
 CLASS_NAMES = (
@@ -33,6 +34,7 @@ NONE = -1  # a class of ImageNet that is in none of the nine
 IMAGENET_CLASSES = (116, 52, 42, 36, 35, 27, 26, 20, 16)  # of ImageNet's 1,000, in each of the nine
 
 
+@public
 def read_imagenet9(folder: Path, variant: str, *, check: bool = True) -> Photographs:
     """The test images of one of VARIANTS, labelled by their positions in CLASS_NAMES, by class and file name.
 
@@ -52,6 +54,7 @@ def read_imagenet9(folder: Path, variant: str, *, check: bool = True) -> Photogr
     return images
 
 
+@public
 def read_in9l(folder: Path, split: str) -> Photographs:
     """The images of IN-9L, the larger training set ("train") and its validation images ("val"), which no one cleaned.
 

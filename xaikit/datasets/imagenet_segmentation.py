@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.storage.extras import extra
 
 IMAGES = 4_276
@@ -30,6 +31,7 @@ class SegmentedPhotograph:
     mask: Bool[Tensor, "size size"]
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class ImageNetSegmentation(Sequence):
     """The images and masks of `path` in their order there, read one by one; an id is the position, "00000" on."""
@@ -60,6 +62,7 @@ class ImageNetSegmentation(Sequence):
         return SegmentedPhotograph(name, image.mT.contiguous(), fit_mask(mask.T > 0, self.size, self.alignment))
 
 
+@public
 def read_segmentation(
     path: Path, size: int = 224, alignment: str = "aligned", *, check: bool = True
 ) -> ImageNetSegmentation:

@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.datasets.intake import HIDDEN, Intake
 
 TURNED = "turned as its EXIF data say"
@@ -29,6 +30,7 @@ _NO_PICTURES = {"MPEG", "EPS", "HDF5", "GRIB", "BUFR", "WMF", "PDF"}
 _JUNK = {"thumbs.db", "desktop.ini", "ehthumbs.db", ".ds_store"}  # that systems leave in folders
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Photograph:
     """One image: its name among others, its pixels as they are in the file, 0 to 255, and its class, from 0 on."""
@@ -38,6 +40,7 @@ class Photograph:
     label: int
 
 
+@public
 def read_image(
     source: Path | bytes,
     *,

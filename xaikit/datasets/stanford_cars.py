@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from scipy.io import loadmat
 
+from xaikit.arguments import public
 from xaikit.datasets.class_folders import Photographs, read_class_folders
 from xaikit.datasets.images import is_picture, pictures_among
 from xaikit.datasets.intake import Intake
@@ -16,6 +17,7 @@ _ANNOTATIONS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withla
 _LAYOUTS = "cars_train and cars_test with the development kit, or train and test with one folder a class"
 
 
+@public
 def read_cars(folder: Path, split: str) -> Photographs:
     """The photographs of `split`, train (8,144) or test (8,041); a class is make, model, body and year.
 

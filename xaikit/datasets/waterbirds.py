@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from xaikit.arguments import public
 from xaikit.datasets.images import read_image
 from xaikit.datasets.intake import Intake
 
@@ -36,6 +37,7 @@ class Bird:
     background: int
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Waterbirds(Sequence):
     """Images in the order of metadata.csv, read from disk one by one as they are asked for.
@@ -84,6 +86,7 @@ class Waterbirds(Sequence):
         return Waterbirds(self.folder, names, self.labels[chosen], self.backgrounds[chosen], self.intake)
 
 
+@public
 def read_waterbirds(folder: Path, split: str = "test", *, check: bool = True) -> Waterbirds:
     """One split ("train", "val", "test") of Waterbirds from its folder, which holds metadata.csv and the images.
 

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from xaikit.arguments import public
 from xaikit.models.batches import checked
 from xaikit.models.hooks import evaluating, hooked, in_own_precision
 
@@ -41,6 +42,7 @@ _SWITCHES = {
 }
 
 
+@public
 def image_tower(model: nn.Module) -> VisionTransformer:
     """The open_clip VisionTransformer in `model` (itself, or behind its preprocessing), if it can be decomposed.
 
@@ -95,6 +97,7 @@ def _values_and_output(block: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Te
     return weight, bias, *output
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Readout:
     """The weights' part of the decomposition: where a head's few numbers point in the joint space of CLIP.
@@ -143,6 +146,7 @@ class Readout:
         return cls(torch.stack(heads), ones, beta, own_mean)
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Contributions:
     """The terms of unit image embeddings. `attention` has the cells of its level between image and features.
@@ -162,6 +166,7 @@ class Contributions:
         return self.attention.flatten(1, -2).sum(1) + self.mlps.sum(1)
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Coefficients:
     """All that images add to the weights: layer and head level are rebuilt from it without loss.
@@ -217,6 +222,7 @@ class Coefficients:
         return centred / (self.std * self.norm)[:, None, None] + readout.beta / (terms * self.norm[:, None, None])
 
 
+@public
 def coefficients(tower: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Coefficients:
     """One forward pass of `tower`, and what `Contributions` are rebuilt from. In float32 for half-precision towers.
 
@@ -231,6 +237,7 @@ def coefficients(tower: nn.Module, images: Float[Tensor, "batch channels height 
     return _run(tower, images)
 
 
+@public
 @_exactly()
 def decompose(
     tower: nn.Module,
@@ -351,9 +358,11 @@ def _run(
             stream["output"] = (output[0] if isinstance(output, tuple) else output).detach().to(dtype)
 
     def check(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-        size = tuple(inputs[0].shape[-2:])
+        size, channels = tuple(inputs[0].shape[-2:]), vit.conv1.in_channels
         if size != tuple(vit.image_size):
             raise ValueError(f"The image size is {size}; the tower takes {tuple(vit.image_size)}: resize first.")
+        if inputs[0].shape[1] != channels:
+            raise ValueError(f"The images have {inputs[0].shape[1]} channels; the tower takes {channels}.")
 
     layers = {"output": vit, "start": vit.ln_pre, "end": vit.ln_post}
     for layer, block in enumerate(vit.transformer.resblocks):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from xaikit.arguments import Count, Side, public
 from xaikit.decomposition.decompose import Contributions
 
 _SIMILARITIES_AT_ONCE = 2**23
@@ -19,6 +20,7 @@ _SIMILARITIES_AT_ONCE = 2**23
 # --- mean ablation ----------------------------------------------------------------------------------------------
 
 
+@public
 def mean_contributions(batches: Iterable[Contributions]) -> Contributions:
     """The mean over all images of every term, as the contributions of one image; memory does not grow with them.
 
@@ -48,6 +50,7 @@ def mean_contributions(batches: Iterable[Contributions]) -> Contributions:
     return Contributions(*[(total / count).to(like)[None] for total in sums], level)
 
 
+@public
 def ablate(
     contributions: Contributions,
     means: Contributions,
@@ -87,6 +90,7 @@ def ablate(
     return embedding + (means.mlps - contributions.mlps).sum(1) if mlps else embedding
 
 
+@public
 def ablate_attention_cumulatively(
     contributions: Contributions, means: Contributions
 ) -> Float[Tensor, "steps batch features"]:
@@ -101,6 +105,7 @@ def ablate_attention_cumulatively(
     return steps.cumsum(1).transpose(0, 1)
 
 
+@public
 def replace_heads(
     contributions: Contributions,
     heads: Sequence[tuple[int, int]],
@@ -123,8 +128,15 @@ def replace_heads(
     """
     _check_level(contributions, "head")
     cells = contributions.attention.shape[1:3]
-    if len(set(heads)) < len(heads) or any(not (0 <= a < cells[0] and 0 <= b < cells[1]) for a, b in heads):
+    if (
+        not heads
+        or len(set(heads)) < len(heads)
+        or any(not (0 <= a < cells[0] and 0 <= b < cells[1]) for a, b in heads)
+    ):
         raise ValueError(f"The heads are {list(heads)}: name each once, within {tuple(cells)} layers and heads.")
+    expected = (len(contributions.embedding), len(heads), contributions.embedding.shape[1])
+    if replacements.shape != expected:
+        raise ValueError(f"The replacements are {tuple(replacements.shape)}: give {expected}, one a head and image.")
     old = torch.stack([contributions.attention[:, layer, head] for layer, head in heads], 1)
     return contributions.embedding + (replacements - old).sum(1)
 
@@ -145,10 +157,11 @@ def _check_means(contributions: Contributions, means: Contributions) -> None:
 # --- retrieval --------------------------------------------------------------------------------------------------
 
 
+@public
 def neighbours(
     queries: Float[Tensor, "queries features"],
     gallery: Float[Tensor, "images features"],
-    k: int,
+    k: Count,
     *,
     similarity: str = "cosine",
     same: bool = False,
@@ -182,22 +195,26 @@ def neighbours(
     return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
 
 
+@public
 def precision_at_k(
     found: Int64[Tensor, "queries k"], query_labels: Int[Tensor, " queries"], gallery_labels: Int[Tensor, " images"]
 ) -> Float[Tensor, " queries"]:
-    """For each query, the fraction of the neighbours that have its label."""
+    """For each query, the fraction of the neighbours that have its label. Raises ValueError for images not there."""
+    if found.min() < 0 or found.max() >= len(gallery_labels):
+        raise ValueError(f"Some images found are not among the {len(gallery_labels)} of the gallery: give its rows.")
     return (gallery_labels[found] == query_labels[:, None]).double().mean(1)
 
 
 # --- heatmaps ----------------------------------------------------------------------------------
 
 
+@public
 def heatmaps(
     tokens: Float[Tensor, "batch tokens features"],
     texts: Float[Tensor, "texts features"],
-    size: tuple[int, int],
+    size: Side,
     *,
-    grid: tuple[int, int] | None = None,
+    grid: Side | None = None,
     contrast: bool = False,
 ) -> Float[Tensor, "batch texts height width"]:
     """How much each place of the image speaks for each text: token contributions times text, at `size` pixels.
@@ -231,13 +248,14 @@ def heatmaps(
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+@public
 def class_heatmaps(
     contributions: Contributions,
     classes: Float[Tensor, "classes features"],
-    size: tuple[int, int],
+    size: Side,
     *,
     chosen: Int[Tensor, " batch"] | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: Side | None = None,
 ) -> Float[Tensor, "batch height width"]:
     """One map an image: for its class, less the mean over all classes. Contributions are of level "token".
 
@@ -245,6 +263,13 @@ def class_heatmaps(
     Raises ValueError as `heatmaps` does, and for a class that is not there.
     """
     _check_level(contributions, "token")
+    if classes.shape[1] != contributions.embedding.shape[1] or (
+        chosen is not None and len(chosen) != len(contributions.embedding)
+    ):
+        raise ValueError(
+            f"The classes are {tuple(classes.shape)} and chosen {None if chosen is None else len(chosen)}, for "
+            f"{tuple(contributions.embedding.shape)}: give texts of the same model, and a chosen class for each image."
+        )
     if chosen is None:
         chosen = (contributions.embedding @ classes.T).argmax(1)
     if chosen.min() < 0 or chosen.max() >= len(classes):

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from xaikit.arguments import Count, Natural, public
 from xaikit.decomposition.decompose import Coefficients, coefficients, image_tower
 from xaikit.storage import cache, paths
 from xaikit.storage.canonical import digest_of
@@ -25,6 +26,7 @@ BATCHES_AHEAD = 2  # read from disk while the model works
 _LARGE = "heads", "mlps"  # nearly all of the numbers; the others always stay as they are
 
 
+@public
 class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types would then ask for one
     """The `Coefficients` of a data set, in a folder of shards that are computed once and then read.
 
@@ -65,13 +67,15 @@ class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types
         about: Mapping[str, str] | None = None,
         dtype: torch.dtype | None = None,
         folder: Path | None = None,
-        shard_size: int = 512,
-        batch_size: int = 32,
-        workers: int = 0,
+        shard_size: Count = 512,
+        batch_size: Count = 32,
+        workers: Natural = 0,
     ) -> None:
         image_tower(tower)
+        if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")) or isinstance(images, str):
+            raise TypeError(f"images is a {type(images).__name__}; give a tensor of images or a data set.")
         if not len(images):
-            raise ValueError("There is no image in the data; choose a split that is not empty.")
+            raise ValueError("There are no images in the data; choose a split that is not empty.")
         if ids is not None and len(ids) != len(images):
             raise ValueError(f"There are {len(ids)} ids for {len(images)} images: give one for each.")
         if min(shard_size, batch_size) < 1:

@@ -18,10 +18,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from xaikit.arguments import Count, Natural, Texts, public
+
 _BLOCK = 8  # after so many picks the coordinates are cut down to what is left; costs nothing, and rounding starts anew
 _NUMBERS_AT_ONCE = 2**25  # the pool in the coordinates of some heads, 256 MiB: that of all may not fit
 
 
+@public
 class ContributionMoments:
     """Mean and covariance of each head's contributions, summed up batch by batch in float64 (Chan et al.).
 
@@ -65,6 +68,7 @@ def _outer(x: Tensor) -> Tensor:
     return x[..., :, None] * x[..., None, :]
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class TextSpan:
     """The texts that span each head, in the order of their picks; every prefix is the result for a smaller m.
@@ -79,7 +83,7 @@ class TextSpan:
     basis: Float[Tensor, "heads m features"]
 
     def reconstruct(
-        self, contributions: Float[Tensor, "images heads features"], m: int | None = None
+        self, contributions: Float[Tensor, "images heads features"], m: Natural | None = None
     ) -> Float[Tensor, "images heads features"]:
         """C' = mean + (C − mean) QᵀQ with the first `m` directions Q; the mean is that of the images of the fit.
 
@@ -88,18 +92,24 @@ class TextSpan:
         fitted = self.picks.shape[1]
         if m is not None and not 0 <= m <= fitted:
             raise ValueError(f"m is {m}; the basis has {fitted} directions: choose at most that many.")
+        if contributions.shape[1:] != self.mean.shape:
+            expected = tuple(self.mean.shape)
+            raise ValueError(
+                f"The contributions are {tuple(contributions.shape)}: give [images, {expected}] as fitted."
+            )
         mean, basis = self.mean.to(contributions), self.basis[:, :m].to(contributions)
         centred = (contributions - mean).transpose(0, 1)
         return mean + (centred @ basis.mT @ basis).transpose(0, 1)
 
 
+@public
 def textspan(
     contributions: ContributionMoments | Float[Tensor, "images heads features"],
     pool: Float[Tensor, "texts features"],
-    m: int,
+    m: Count,
     *,
-    texts: Sequence[str] | None = None,
-    rank: int | None = None,
+    texts: Texts | None = None,
+    rank: Count | None = None,
 ) -> TextSpan:
     """Pick `m` of the texts whose embeddings are `pool` for each head (Algorithm 1).
 
@@ -230,12 +240,13 @@ def _orthogonal(x: Tensor, rows: Tensor) -> Tensor:
     return x - ((x[:, None] @ rows.mT) @ rows)[:, 0]
 
 
+@public
 def textspan_as_published(
     contributions: Float[Tensor, "images heads features"],
     pool: Float[Tensor, "texts features"],
-    m: int,
+    m: Count,
     *,
-    rank: int = 80,
+    rank: Count = 80,
 ) -> TextSpan:
     """The greedy loop over all images as the published code runs it: in the data's precision, with a fixed `rank`.
 

@@ -1,13 +1,14 @@
 """Is the difference of two counts more than chance? Exact tests."""
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import stats
 
-from xaikit.metrics.intervals import checked, proportion
+from xaikit.arguments import Count, Natural, Numbers, public
+from xaikit.metrics.intervals import checked
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
+@public
+def mcnemar(first: Numbers, second: Numbers) -> float:
     """The exact two-sided p of McNemar's test that two verdicts on the same items, [n] each, are as often true.
 
     Only the items on which they differ count. Raises ValueError on empty input, unlike shapes, and other values than
@@ -25,9 +26,13 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
-def fisher(successes: int, n: int, other_successes: int, other_n: int) -> float:
+@public
+def fisher(successes: Natural, n: Count, other_successes: Natural, other_n: Count) -> float:
     """The two-sided p of Fisher's exact test that two independent shares are equal; raises as `proportion` does."""
-    for hits, size in ((successes, n), (other_successes, other_n)):
-        proportion(hits, size)  # for its checks
+    if successes > n or other_successes > other_n:
+        raise ValueError(
+            f"No shares: successes {successes} of {n}, other_successes {other_successes} of {other_n}; give no more "
+            "than there are."
+        )
     table = [[successes, n - successes], [other_successes, other_n - other_successes]]
     return float(stats.fisher_exact(table).pvalue)

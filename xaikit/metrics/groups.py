@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xaikit.arguments import Numbers, public
 from xaikit.metrics.intervals import Interval, proportion
 
 
+@public
 @dataclass(frozen=True)
 class GroupAccuracy:
     """Accuracy of each group, in the order of their names, with Wilson's intervals, and of all items together.
@@ -29,7 +31,8 @@ class GroupAccuracy:
         return self.groups[self.worst_group]
 
 
-def group_accuracy(correct: ArrayLike, groups: ArrayLike) -> GroupAccuracy:
+@public
+def group_accuracy(correct: Numbers, groups: ArrayLike) -> GroupAccuracy:
     """The accuracy of each group: `correct` [items] says which predictions are right, `groups` [items] names groups.
 
     Raises ValueError if there is no item, the lengths differ, or `correct` holds other values than true and false.

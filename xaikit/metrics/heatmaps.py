@@ -4,7 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xaikit.arguments import public
 
+
+@public
 def normalise(maps: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch height width"]:
     """Stretch each map to 0..1 for display; a constant map has nothing to show and becomes zero."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)

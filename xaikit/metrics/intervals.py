@@ -3,11 +3,13 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+
+from xaikit.arguments import Count, Numbers, Seed, Within, public
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -16,6 +18,7 @@ CHUNK = 2**20  # numbers resampled at once, which bounds the memory at a few ten
 Verdict = Literal["holds", "fails", "inconclusive"]
 
 
+@public
 @dataclass(frozen=True)
 class Interval:
     """An estimate `value` from `n` observations with its 95 % interval from `low` to `high`.
@@ -30,16 +33,28 @@ class Interval:
     value: float
     low: float
     high: float
-    n: int
+    n: Count
 
-    def within(self, low: float, high: float) -> "Interval":
-        """The part of the interval that is possible, for a statistic that lies in [low, high]."""
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(
+                f"The interval from low {self.low} to high {self.high} has no order: give the lower first."
+            )
+
+    def within(self, low: float | int, high: float | int) -> "Interval":
+        """The part of the interval that is possible, for a statistic that lies in [low, high].
+
+        Raises ValueError where no part is.
+        """
+        if low > high:
+            raise ValueError(f"The range from low {low} to high {high} has no order: give the lower first.")
         return Interval(self.value, max(self.low, low), min(self.high, high), self.n)
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+@public
 @dataclass(frozen=True)
 class Runs(Interval):
     """The mean of `n` runs with its 95 % interval, and the standard deviation `sd` between runs."""
@@ -47,6 +62,7 @@ class Runs(Interval):
     sd: float
 
 
+@public
 def verdict(interval: Interval | tuple[float, float], threshold: float = 0.0) -> Verdict:
     """Say whether a quantity exceeds `threshold`; inconclusive where its interval reaches across.
 
@@ -64,7 +80,10 @@ def verdict(interval: Interval | tuple[float, float], threshold: float = 0.0) ->
     return "fails" if high < threshold else "inconclusive"
 
 
-def proportion(successes: int | np.integer, n: int | np.integer) -> Interval:
+@public
+def proportion(
+    successes: Annotated[int | np.integer, Within(0)], n: Annotated[int | np.integer, Within(1)]
+) -> Interval:
     """The share `successes / n` with its Wilson score interval (Wilson 1927), good near 0 and 1 too.
 
     Raises ValueError unless 0 <= successes <= n and n >= 1.
@@ -75,6 +94,7 @@ def proportion(successes: int | np.integer, n: int | np.integer) -> Interval:
     return Interval(float(successes / n), float(low), float(high), int(n))
 
 
+@public
 def over_runs(values: Sequence[float | int]) -> Runs:
     """The mean over at least 3 runs (seeds) of a number, with Student's t interval.
 
@@ -88,11 +108,12 @@ def over_runs(values: Sequence[float | int]) -> Runs:
     return Runs(value, value - half, value + half, len(values), sd)
 
 
+@public
 def bootstrap(
     statistic: Callable[..., float | np.ndarray],
-    *samples: ArrayLike,
-    seed: int,
-    resamples: int = RESAMPLES,
+    *samples: Numbers,
+    seed: Seed,
+    resamples: Count = RESAMPLES,
     paired: bool = True,
 ) -> Interval:
     """Percentile bootstrap over rows (images) of `statistic(*samples)`, stretched to hold the estimate itself.
@@ -127,7 +148,8 @@ def bootstrap(
     return percentile(statistic(*arrays), draws, min(lengths))
 
 
-def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
+@public
+def bootstrap_mean(values: Numbers, seed: Seed, resamples: Count = RESAMPLES) -> Interval:
     """The mean of `values` [rows] with its bootstrap interval; raises as `bootstrap` does.
 
     >>> from xaikit import bootstrap_mean
@@ -138,13 +160,14 @@ def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> 
     return bootstrap(np.mean, values, seed=seed, resamples=resamples)
 
 
+@public
 def cluster_bootstrap(
     groups: Sequence[np.ndarray] | np.ndarray,
     statistic: Callable[[np.ndarray], float] = np.mean,
     *,
-    seed: int,
+    seed: Seed,
     crossed: bool = False,
-    resamples: int = RESAMPLES,
+    resamples: Count = RESAMPLES,
 ) -> Interval:
     """The interval of a statistic over groups (trained models, seeds) and the rows (images) in them.
 
@@ -179,14 +202,20 @@ def cluster_bootstrap(
         draws = [
             statistic(join([arrays[group] for group in rng.integers(count, size=count)])) for _ in range(resamples)
         ]
-        between = np.var(draws) * count / (count - 1)
+        between = _variance(draws) * count / (count - 1)
         within = 0.0
         if crossed:
-            within = np.var([statistic(table[:, rng.integers(n, size=n)]) for _ in range(resamples)])
+            within = _variance([statistic(table[:, rng.integers(n, size=n)]) for _ in range(resamples)])
+    if not np.isfinite([value, between, within]).all():
+        raise ValueError("The statistic is not finite on the groups or on a resample: is a denominator zero?")
     variance = between + within
     freedom = variance**2 / (between**2 / (count - 1) + within**2 / max(n - 1, 1)) if variance else np.inf
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
     return _finite(value, value - half, value + half, n)
+
+
+def _variance(draws: Sequence[float]) -> float:
+    return float(np.var(draws)) if np.isfinite(draws).all() else np.nan
 
 
 def percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:

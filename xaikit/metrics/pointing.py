@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from xaikit.arguments import NotNegative, Probability, Side, public
 
+
+@public
 @dataclass(frozen=True, eq=False)
 class Pointing:
     """How much of each image's attribution lies in a region, [images] each, and what chance would give.
@@ -31,12 +34,13 @@ class Pointing:
         return self.energy / self.area
 
 
+@public
 def pointing_game(
     attributions: Float[Tensor, "images height width"],
     regions: Bool[Tensor, "regions rows columns"],
     *,
-    tolerance: float | int = 0.0,
-    fraction: float | int = 0.05,
+    tolerance: NotNegative = 0.0,
+    fraction: Probability = 0.05,
 ) -> Pointing:
     """Does an attribution point at a region, such as a face?
 
@@ -84,7 +88,10 @@ def _dilated(regions: Bool[Tensor, "images height width"], radius: float) -> Boo
     return F.conv2d(regions.float()[:, None], disc[None, None], padding=reach)[:, 0] > 0.5
 
 
-def box_masks(boxes: Sequence[Sequence[float | int]], size: tuple[int, int]) -> Bool[Tensor, "boxes height width"]:
+@public
+def box_masks(
+    boxes: Sequence[tuple[float | int, float | int, float | int, float | int]], size: Side
+) -> Bool[Tensor, "boxes height width"]:
     """The pixels of each box (x0, y0, x1, y1), in pixels of images of `size` (height, width).
 
     A pixel belongs to a box that holds its centre. What lies outside of the image is cut off; raises ValueError for a

@@ -2,18 +2,20 @@
 
 import warnings
 from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy import stats
 
+from xaikit.arguments import ANYTHING, Count, Numbers, Seed, public
 from xaikit.metrics.intervals import RESAMPLES, Interval, bootstrap, checked, percentile
 
 FEWEST_POINTS = 5  # with 4 points even a perfect order has p = 2/4! = 0.083 and says nothing at the 5 % level
 
 
-def auc(score: ArrayLike, label: ArrayLike) -> float | np.ndarray:
+@public
+def auc(score: Numbers, label: Numbers) -> float | np.ndarray:
     """Area under the ROC curve: the chance that a positive outscores a negative, ties counted half.
 
     Arguments: `score` [..., n]; `label` of the same shape or [n], true (1) for positives.
@@ -36,7 +38,8 @@ def auc(score: ArrayLike, label: ArrayLike) -> float | np.ndarray:
     return float(area) if score.ndim == 1 else area
 
 
-def bootstrap_auc(score: ArrayLike, label: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
+@public
+def bootstrap_auc(score: Numbers, label: Numbers, seed: Seed, resamples: Count = RESAMPLES) -> Interval:
     """`auc` of `score` [n] and `label` [n] with its bootstrap interval; rows are drawn within each class.
 
     The class sizes stay as they are, so no resample lacks a class. Raises as `auc` does.
@@ -53,7 +56,8 @@ def bootstrap_auc(score: ArrayLike, label: ArrayLike, seed: int, resamples: int 
     return replace(interval, n=len(score))
 
 
-def spearman(x: ArrayLike, y: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Interval:
+@public
+def spearman(x: Numbers, y: Numbers, seed: Seed, resamples: Count = RESAMPLES) -> Interval:
     """Rank correlation of `x` [n] and `y` [n] with its percentile bootstrap interval over the points.
 
     A perfect order gives the interval [1, 1]; below 5 points, where any order may be chance, it is refused.
@@ -72,7 +76,8 @@ def spearman(x: ArrayLike, y: ArrayLike, seed: int, resamples: int = RESAMPLES) 
     return percentile(_rank_correlation(x, y), correlations[np.isfinite(correlations)], len(x))
 
 
-def defined(values: ArrayLike, what: str) -> Float[np.ndarray, " known"]:
+@public
+def defined(values: Annotated[Numbers, ANYTHING], what: str) -> Float[np.ndarray, " known"]:
     """The values [n] that are not NaN; warns of how many are left out, and the places of the first five.
 
     A correlation with what is constant does not exist, and is neither 0 nor anything else. Raises ValueError where

@@ -10,10 +10,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from xaikit.arguments import Seed, public
 from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import Interval, bootstrap
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class SegmentationScores:
     """What segmentation by heatmaps got right, image by image, so that any measure has an interval over images.
@@ -39,7 +41,7 @@ class SegmentationScores:
             *(np.concatenate([getattr(part, name) for part in parts]) for name in (field.name for field in fields(cls)))
         )
 
-    def interval(self, measure: str, seed: int) -> Interval:
+    def interval(self, measure: str, seed: Seed) -> Interval:
         """One of `MEASURES`, with its interval over images.
 
         "pixel-accuracy" is the share of labelled pixels in the right class, and "miou" the mean of background's and
@@ -49,7 +51,7 @@ class SegmentationScores:
         """
         return bootstrap(_measure(measure), *self._columns(measure), seed=seed)
 
-    def minus(self, other: "SegmentationScores", measure: str, seed: int) -> Interval:
+    def minus(self, other: "SegmentationScores", measure: str, seed: Seed) -> Interval:
         """How much better a measure is than that of `other`, for the same images; raises as `interval`."""
         if len(self.counts) != len(other.counts):
             raise ValueError(
@@ -71,6 +73,7 @@ class SegmentationScores:
         return tuple(self.counts.reshape(-1, 4).T)
 
 
+@public
 def segmentation_scores(
     heatmaps: Float[Tensor, "batch height width"],
     masks: Shaped[Tensor, "masks mask_height mask_width"],
@@ -117,6 +120,7 @@ def segmentation_scores(
     return SegmentationScores(counts.view(-1, 2, 2).cpu().numpy(), both.cpu().numpy(), alone.cpu().numpy())
 
 
+@public
 def foreground(
     heatmaps: Float[Tensor, "batch height width"], *, clip: bool = False
 ) -> tuple[Bool[Tensor, "batch height width"], Float[Tensor, "batch height width"]]:
@@ -132,6 +136,7 @@ def foreground(
     return heat > heat.mean((1, 2), keepdim=True), heat
 
 
+@public
 def average_precision(
     scores: Float[Tensor, "batch items"],
     labels: Bool[Tensor, "batch items"],

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import open_clip
 import torch
@@ -26,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from xaikit.arguments import Count, Device, Natural, Texts, Within, public
 from xaikit.models import clip_vit_mini
 from xaikit.models.cards import shipped
 from xaikit.models.clip import load_bare
@@ -48,6 +50,7 @@ _PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 LEARNING_RATES = {"decoder": 1e-3, "all": 3e-4}
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A frozen text decoder that says what it is conditioned on (`encoder_hidden_states` [batch, tokens, width])."""
@@ -55,8 +58,8 @@ class LanguageModel:
     decoder: nn.Module
     tokenizer: PreTrainedTokenizerFast
     prompt: list[int]  # the tokens that every sentence starts with
-    end: int
-    pad: int
+    end: Natural
+    pad: Natural
 
     @property
     def width(self) -> int:
@@ -64,7 +67,7 @@ class LanguageModel:
         config = self.decoder.config
         return getattr(config, "encoder_hidden_size", config.hidden_size)
 
-    def encode(self, texts: Sequence[str], longest: int) -> Int64[Tensor, "texts length"]:
+    def encode(self, texts: Texts, longest: Count) -> Int64[Tensor, "texts length"]:
         """Prompt, words and end of each text, padded behind.
 
         Warns of words that the tokenizer does not know. Raises ValueError for a text with no word, or of more than
@@ -75,13 +78,17 @@ class LanguageModel:
             words = self.tokenizer(text, add_special_tokens=False).input_ids
             row = [*self.prompt, *words, self.end]
             if not words or len(row) > longest:
-                raise ValueError(f"The caption {text!r} makes {len(row)} tokens; give 1 word to {longest} tokens.")
+                raise ValueError(
+                    f"The caption {text!r} makes {len(row)} tokens; give texts of 1 word to {longest} tokens."
+                )
             rows.append(torch.tensor(row))
         report_losses(texts, self.tokenizer, longest, prompt=len(self.prompt) + 1)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
 
-    def decode(self, sentences: Int64[Tensor, "sentences length"]) -> list[str]:
-        """The texts of sampled tokens (without prompt), each up to its end."""
+    def decode(self, sentences: Annotated[Int64[Tensor, "sentences length"], Within(0)]) -> list[str]:
+        """The texts of sampled tokens (without prompt), each up to its end. Raises ValueError for unknown tokens."""
+        if sentences.max() >= len(self.tokenizer):
+            raise ValueError(f"Some sentences hold tokens beyond {len(self.tokenizer) - 1}; give the tokenizer's own.")
         return self.tokenizer.batch_decode(sentences, skip_special_tokens=True)
 
 
@@ -97,6 +104,7 @@ class ImageTokens(nn.Module):
         return self.tower(pixel_values=self.preprocess.prepare(images)).last_hidden_state
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Captioner:
     """A frozen BLIP: the image tower that takes images in [0, 1] and gives tokens, and the language model."""
@@ -105,7 +113,8 @@ class Captioner:
     language: LanguageModel
 
 
-def load_captioner(name: str, prompt: str = "", device: str = "cpu") -> Captioner:
+@public
+def load_captioner(name: str, prompt: str = "", device: Device = "cpu") -> Captioner:
     """Load a BLIP from a folder or by its name at the hub, in float32, in evaluation mode, frozen.
 
     `prompt` is put before every caption, as BLIP's training did with "a picture of". A name may pin a commit

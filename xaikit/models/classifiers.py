@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torchvision.models import ResNet50_Weights, resnet50
 
+from xaikit.arguments import UNIT, Count, public
 from xaikit.models.hooks import evaluating
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage import cache
@@ -191,7 +192,10 @@ def _trained(**job: Any) -> dict[str, Any]:
     return {**trained.model.state_dict(), "curves": trained.curves}
 
 
-def predict(model: nn.Module, images: Float[Tensor, "n 3 height width"], batch: int = 200) -> Int64[Tensor, " n"]:
+@public
+def predict(
+    model: nn.Module, images: Annotated[Float[Tensor, "n 3 height width"], UNIT], batch: Count = 200
+) -> Int64[Tensor, " n"]:
     """The class of each image, on the CPU. Raises ValueError where there is no image."""
     if not len(images):
         raise ValueError("There is no image to classify; choose a split that is not empty.")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from xaikit.arguments import Device, Texts, public
 from xaikit.models.cards import CLIP_WEIGHTS, RESTORE, check_folder, shipped
 from xaikit.models.hub import clip_weights, said
 from xaikit.models.preprocessing import Preprocessed, ShortestSide
@@ -44,6 +45,7 @@ class BareClip:
 TEXTS_AT_ONCE = 256  # at CLIP's 77 tokens 0.8 GB with ViT-B-16's text tower, 1.6 GB with ViT-H-14's
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Clip(BareClip):
     """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
@@ -55,7 +57,7 @@ class Clip(BareClip):
         """All words that a mini CLIP knows, sorted; none where the tokenizer is of pieces and knows every word."""
         return known_words(self.tokenizer)
 
-    def encode_texts(self, texts: list[str], *, strict: bool = False) -> Float[Tensor, "texts features"]:
+    def encode_texts(self, texts: Texts, *, strict: bool = False) -> Float[Tensor, "texts features"]:
         """Unit text embeddings, in the order of `texts`, of which a few hundred are in memory at a time.
 
         Warns of texts beyond the context, which are cut, and of words that the tokenizer does not know, with the first
@@ -66,7 +68,10 @@ class Clip(BareClip):
         return torch.cat([super(Clip, self).encode_texts(texts[i : i + TEXTS_AT_ONCE]) for i in starts])
 
 
-def load_clip(name: str, pretrained: str | None = None, device: str = "cpu", *, revision: str | None = None) -> Clip:
+@public
+def load_clip(
+    name: str, pretrained: str | None = None, device: Device = "cpu", *, revision: str | None = None
+) -> Clip:
     """Load a CLIP by its open_clip name and weights ("RN50-quickgelu", "openai"), or from "local-dir:FOLDER".
 
     Weights that are not here yet are downloaded, of the hub's repositories the commit `revision`, by default the one

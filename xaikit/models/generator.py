@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from xaikit.arguments import UNIT, Count, Device, NotNegative, Seed, Texts, public
 from xaikit.models.cards import shipped
 from xaikit.models.clip_training import word_tokenizer
 from xaikit.models.hub import find, load_whole, named, remember, said
@@ -280,6 +282,7 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Generator:
     """A frozen Stable Diffusion, from prompts to pictures and to the latents that they are decoded from.
@@ -297,7 +300,7 @@ class Generator:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[str], *, seed: int, steps: int = 20, guidance: float | int = 3.0, batch: int = 50
+        self, prompts: Texts, *, seed: Seed, steps: Count = 20, guidance: NotNegative = 3.0, batch: Count = 50
     ) -> tuple[Float[Tensor, "prompts channels rows columns"], Float[Tensor, "prompts 3 height width"]]:
         """A picture in [0, 1] of each prompt, and the latents of the last step that it is decoded from; on the CPU.
 
@@ -330,7 +333,7 @@ class Generator:
 
     @torch.no_grad()
     def encode(
-        self, images: Float[Tensor, "images 3 height width"], *, batch: int = 50
+        self, images: Annotated[Float[Tensor, "images 3 height width"], UNIT], *, batch: Count = 50
     ) -> Float[Tensor, "images channels rows columns"]:
         """The latents of pictures in [0, 1], on the CPU: the means that the autoencoder finds, scaled as those drawn.
 
@@ -346,7 +349,8 @@ class Generator:
         return torch.cat(found) * vae.config.scaling_factor
 
 
-def load_generator(name: str | Path, device: str = "cpu") -> Generator:
+@public
+def load_generator(name: str | Path, device: Device = "cpu") -> Generator:
     """Load a Stable Diffusion from a folder, or by its name on the Hugging Face hub, from where it is downloaded.
 
     In float32, in evaluation mode, frozen, without a safety checker, as that would blacken pictures. A name may pin a

@@ -1,12 +1,14 @@
 """From pixels in [0, 1] to what a model expects, as a part of the model, and as the model's own library has it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, crop, normalize, pad, resize
+
+from xaikit.arguments import UNIT, Count, Probability, public
 
 Size = int | Sequence[int]  # of a square, or height and width
 
@@ -61,6 +63,7 @@ class ShortestSide(nn.Module):
         return self.model(self.prepare(images))
 
 
+@public
 class Preprocessed(ShortestSide):
     """`model` behind its preprocessing, so that all models take the same images in [0, 1], of any size.
 
@@ -93,7 +96,7 @@ class Preprocessed(ShortestSide):
         resize: str = "shortest",
         scale: Size | None = None,
         interpolation: str = "bicubic",
-        fill: float | int | Sequence[float] = 0.0,
+        fill: Probability | Sequence[Probability] = 0.0,
         floor: bool = False,
     ) -> None:
         super().__init__(model, size, mean, std, grey=grey)
@@ -105,7 +108,9 @@ class Preprocessed(ShortestSide):
         if interpolation not in _MODES:
             raise ValueError(f"Unknown interpolation {interpolation!r}: choose from {', '.join(_MODES)}.")
         if len(self.mean) != 3 or len(self.std) != 3 or not all(deviation > 0 for deviation in self.std):
-            raise ValueError(f"The mean {self.mean} and deviation {self.std} are not of three channels, or 0.")
+            raise ValueError(
+                f"The mean {self.mean} and std {self.std} are not of three channels, or std is not above 0."
+            )
         self.resize, self.interpolation, self.floor = resize, interpolation, floor
         self.fill = [float(value) for value in (fill if isinstance(fill, Sequence) else [fill] * 3)]
         own = (self.size, self.scale, resize, interpolation, floor)
@@ -130,7 +135,9 @@ class Preprocessed(ShortestSide):
 
         return cls(model, **read(found)).eval()
 
-    def prepare(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size1 size2"]:
+    def prepare(
+        self, images: Annotated[Float[Tensor, "batch 3 height width"], UNIT]
+    ) -> Float[Tensor, "batch 3 size1 size2"]:
         """What the model sees. Raises ValueError for pixels outside [0, 1], NaN among them, and not three channels."""
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"Images have shape {tuple(images.shape)}; give [batch, 3, height, width].")
@@ -154,7 +161,7 @@ class Preprocessed(ShortestSide):
                 images = resize(images, list(size), _MODES[self.interpolation], antialias=True).clamp(0, 1)
         return images.to(device)
 
-    def _new_size(self, height: int, width: int) -> tuple[int, int]:
+    def _new_size(self, height: int, width: Count) -> tuple[int, int]:
         if self.resize == "squash":
             return self.scale
         if self.resize == "shortest" and self.scale[0] == self.scale[1]:

@@ -1,10 +1,12 @@
 """What an explanation explains: one number an image."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from xaikit.arguments import Positive, Within, public
 from xaikit.models.hooks import at_least_float32
 
 # Images and which of all images they are, to one number each, from that image alone. The second argument is there
@@ -12,11 +14,22 @@ from xaikit.models.hooks import at_least_float32
 Score = Callable[[Float[Tensor, "batch 3 height width"], Int64[Tensor, " batch"]], Float[Tensor, " batch"]]
 
 
+def is_one_each(values: object, count: int) -> bool:
+    """Whether a score has given one number an image, none of them NaN or infinite."""
+    return isinstance(values, Tensor) and tuple(values.shape) == (count,) and bool(values.isfinite().all())
+
+
+def shape_of(values: object) -> str:
+    """What a score has given, for messages."""
+    return str(tuple(values.shape)) if isinstance(values, Tensor) else f"a {type(values).__name__}"
+
+
+@public
 def class_score(
     outputs: Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, "batch classes"]],
-    targets: Int64[Tensor, " images"],
+    targets: Annotated[Int64[Tensor, " images"], Within(0)],
     *,
-    softmax: float | int | None = None,
+    softmax: Positive | None = None,
 ) -> Score:
     """The score of each image for its own class, `targets`.
 

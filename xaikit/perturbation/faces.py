@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from xaikit.arguments import Device, Probability, public
 from xaikit.storage.files import write_text
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels, from the top left corner
 Detector = Callable[[UInt8[np.ndarray, "height width 3"]], list[Box]]
 
 
-def mtcnn(device: str = "cpu", least: float = 0.9) -> Detector:
+@public
+def mtcnn(device: Device = "cpu", least: Probability = 0.9) -> Detector:
     """The detector of the paper: MTCNN, with the weights that come with facenet-pytorch.
 
     Faces with a probability below `least` are left out, and boxes are cut off at the photograph's edges.
@@ -41,18 +43,25 @@ def mtcnn(device: str = "cpu", least: float = 0.9) -> Detector:
     return detect
 
 
+@public
 def find_faces(
     photographs: Iterable[tuple[str, UInt8[np.ndarray, "height width 3"]]], detector: Detector
 ) -> dict[str, list[Box]]:
     """The boxes of the faces in each photograph, by its name; none where the detector sees none."""
-    return {name: detector(photograph) for name, photograph in photographs}
+    found = {name: detector(photograph) for name, photograph in photographs}
+    for name, boxes in found.items():
+        if not isinstance(boxes, list) or any(len(box) != 4 for box in boxes):
+            raise ValueError(f"The detector gives {boxes!r} for {name}: let it give a list of (x0, y0, x1, y1).")
+    return found
 
 
+@public
 def write_boxes(file: Path, boxes: Mapping[str, Sequence[Box]]) -> None:
     """Write the boxes of each photograph as JSON, whole or not at all."""
     write_text(file, json.dumps({name: [list(box) for box in found] for name, found in boxes.items()}, indent=1) + "\n")
 
 
+@public
 def read_boxes(file: Path) -> dict[str, list[Box]]:
     """Read what `write_boxes` wrote. Raises ValueError where the file holds something else."""
     try:

@@ -1,6 +1,7 @@
 """A linear probe: CLIP's image tower, frozen, with a new classification layer on its unit embeddings."""
 
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +9,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from xaikit.arguments import UNIT, Count, Device, Positive, Seed, public
 from xaikit.models.hooks import evaluating
 from xaikit.storage.seeding import generator
 
 
+@public
 class LinearProbe(nn.Module):
     """Logits of images in [0, 1]: `head` of the unit embedding that the frozen `encoder` gives.
 
@@ -30,15 +33,17 @@ class LinearProbe(nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Annotated[Float[Tensor, "batch 3 height width"], UNIT]) -> Float[Tensor, "batch classes"]:
         """The logits of images in [0, 1]."""
         return _in_full(self.classify, self.encoder(images))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """The logits of unit embeddings."""
+        _check_width(embeddings, self.head.in_features)
         return self.head(embeddings)
 
 
+@public
 class ZeroShot(nn.Module):
     """Cosine similarities, in [−1, 1], of images in [0, 1] with a unit text embedding for each class.
 
@@ -58,13 +63,19 @@ class ZeroShot(nn.Module):
         self.encoder = encoder
         self.register_buffer("classes", classes)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Annotated[Float[Tensor, "batch 3 height width"], UNIT]) -> Float[Tensor, "batch classes"]:
         """The cosines of images in [0, 1]."""
         return _in_full(self.classify, self.encoder(images))
 
     def classify(self, embeddings: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
         """The cosines of unit embeddings."""
+        _check_width(embeddings, self.classes.shape[1])
         return embeddings @ self.classes.T
+
+
+def _check_width(embeddings: Tensor, width: int) -> None:
+    if embeddings.shape[1] != width:
+        raise ValueError(f"The embeddings have {embeddings.shape[1]} numbers, and the classes {width}: use one model.")
 
 
 def _in_full(classify: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
@@ -73,8 +84,9 @@ def _in_full(classify: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
         return classify(F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1))
 
 
+@public
 def embed(
-    encoder: nn.Module, batches: Iterable[Float[Tensor, "_ 3 height width"]], device: str = "cpu"
+    encoder: nn.Module, batches: Iterable[Annotated[Float[Tensor, "_ 3 height width"], UNIT]], device: Device = "cpu"
 ) -> Float[Tensor, "images features"]:
     """The unit embeddings of images in [0, 1], on the CPU. Raises ValueError where there is none, or for NaN."""
     with evaluating(encoder), torch.inference_mode():
@@ -84,15 +96,16 @@ def embed(
     return torch.cat(found).clone()  # out of inference mode, so that a head can be trained on them
 
 
+@public
 def train_head(
     embeddings: Float[Tensor, "images features"],
     labels: Int64[Tensor, " labels"],
-    classes: int,
+    classes: Count,
     *,
-    seed: int,
-    epochs: int = 100,
-    learning_rate: float | int = 0.01,
-    batch: int = 256,
+    seed: Seed,
+    epochs: Count = 100,
+    learning_rate: Positive = 0.01,
+    batch: Count = 256,
 ) -> nn.Linear:
     """The classification layer, trained with Adam and cross-entropy on embeddings that are computed once.
 

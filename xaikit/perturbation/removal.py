@@ -1,8 +1,7 @@
 """Deletion and insertion: how a model's score changes as pixels go, or come, in an attribution's order."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,10 +9,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
 
-from xaikit.models.scores import Score
+from xaikit.arguments import UNIT, Count, Positive, Probability, Seed, Side, public
+from xaikit.models.scores import Score, shape_of
 from xaikit.storage.seeding import generator
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class RemovalCurves:
     """The score of each image as more and more of its pixels are taken out, or put in.
@@ -53,16 +54,17 @@ class RemovalCurves:
         return torch.trapezoid(heights, self.fractions.double(), dim=-1)
 
 
+@public
 def removal_curves(
     score: Score,
-    images: Float[Tensor, "images 3 height width"],
+    images: Annotated[Float[Tensor, "images 3 height width"], UNIT],
     attributions: Float[Tensor, "maps rows columns"],
-    substitutes: Float[Tensor, "#images 3 height width"],
+    substitutes: Annotated[Float[Tensor, "#images 3 height width"], UNIT],
     *,
-    step: int,
+    step: Count,
     insertion: bool = False,
-    seed: int | None = None,
-    batch: int = 256,
+    seed: Seed | None = None,
+    batch: Count = 256,
 ) -> RemovalCurves:
     """Deletion: the `step` pixels of highest attribution are replaced first, then the next `step`, until all are.
 
@@ -101,6 +103,8 @@ def removal_curves(
             other = substitutes[rows] if len(substitutes) > 1 else substitutes
             kept = images[rows]
             values = score(torch.where(first == insertion, kept, other.expand_as(kept)), rows)
+            if not isinstance(values, Tensor):
+                raise ValueError(f"The score of {len(rows)} images is {shape_of(values)}: give one number each.")
             if values.ndim not in (1, 2) or len(values) != len(rows) or not values.isfinite().all():
                 raise ValueError(
                     f"The score of {len(rows)} images is {tuple(values.shape)}, or NaN: give one number each, or a row."
@@ -110,8 +114,9 @@ def removal_curves(
     return RemovalCurves(scores, (counts / total).float().cpu())
 
 
+@public
 def removal_order(
-    attributions: Float[Tensor, "images height width"], seed: int | None = None
+    attributions: Float[Tensor, "images height width"], seed: Seed | None = None
 ) -> Int[Tensor, "images pixels"]:
     """The pixels of each image, by position in its rows, from the highest attribution to the lowest.
 
@@ -127,12 +132,13 @@ def removal_order(
     return shuffled.gather(1, flat.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
 
 
+@public
 def substitute(
-    images: Float[Tensor, "images 3 height width"],
+    images: Annotated[Float[Tensor, "images 3 height width"], UNIT],
     kind: Literal["mean", "black", "blur"],
     *,
-    mean: Sequence[float] | None = None,
-    blur: float = 5.0,
+    mean: tuple[Probability, Probability, Probability] | None = None,
+    blur: Positive = 5.0,
 ) -> Float[Tensor, "images 3 height width"]:
     """What pixels are replaced by: a `mean` colour (0 for the model, after its normalisation), black, or a blur.
 
@@ -155,12 +161,14 @@ def substitute(
     return torch.tensor(mean).to(images)[:, None, None].expand_as(images)
 
 
-def random_attribution(images: int, size: tuple[int, int], seed: int) -> Float[Tensor, "images height width"]:
+@public
+def random_attribution(images: Count, size: Side, seed: Seed) -> Float[Tensor, "images height width"]:
     """The baseline that knows nothing: pixels in random order."""
     return torch.rand(images, *size, generator=generator(seed, "random attribution"))
 
 
-def centre_attribution(images: int, size: tuple[int, int]) -> Float[Tensor, "images height width"]:
+@public
+def centre_attribution(images: Count, size: Side) -> Float[Tensor, "images height width"]:
     """The baseline that knows where photographers aim: 1 at the centre, falling with the distance from it."""
     rows, columns = (torch.linspace(-1, 1, side) for side in size)
     return torch.exp(-2 * (rows[:, None] ** 2 + columns**2)).expand(images, -1, -1)

@@ -11,7 +11,7 @@ by Adam, with M clamped to [0, 1] after each step. The attribution is 1 − M (A
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
 
-from xaikit.models.scores import Score
+from xaikit.arguments import UNIT, Count, NotNegative, Positive, Seed, Side, public
+from xaikit.models.scores import Score, is_one_each, shape_of
 from xaikit.storage.seeding import generator
 
-Images = Float[Tensor, "images 3 height width"]
-Masks = Float[Tensor, "images side side"]
+Images = Annotated[Float[Tensor, "images 3 height width"], UNIT]
+Masks = Annotated[Float[Tensor, "images side side"], UNIT]
 
 _DECAY, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
 _LOG = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _STILL = (
 PAPER_PIXELS = 224  # the side of the images that the presets' lengths are meant for
 
 
+@public
 @dataclass(frozen=True)
 class Recipe:
     """How the mask is sought.
@@ -47,23 +49,23 @@ class Recipe:
     a Gaussian over the enlarged mask.
     """
 
-    steps: int = 300
-    rate: float | int = 0.1
-    side: int = 28
-    area: float | int = 1e-4
-    variation: float | int = 1e-2
-    power: float | int = 3.0
+    steps: Count = 300
+    rate: Positive = 0.1
+    side: Count = 28
+    area: NotNegative = 1e-4
+    variation: NotNegative = 1e-2
+    power: Positive = 3.0
     mean: bool = False
     isotropic: bool = False
     enlarged: Literal["bilinear", "nearest"] = "bilinear"
-    smooth: float | int = 0.0
-    blur: float | int = 10.0
+    smooth: NotNegative = 0.0
+    blur: Positive = 10.0
     median: bool = False
-    jitter: int = 4
-    noise: float | int = 0.0
+    jitter: Count = 4
+    noise: NotNegative = 0.0
     start: Literal["half", "uniform", "ones"] = "half"
 
-    def at(self, pixels: int) -> "Recipe":
+    def at(self, pixels: Count) -> "Recipe":
         """The recipe for images of that side: lengths in pixels shrink or grow with it, from the 224 they are for."""
         scale = pixels / PAPER_PIXELS
         blur = 2 * round(self.blur * scale / 2 - 0.5) + 1 if self.median else self.blur * scale
@@ -84,14 +86,15 @@ PRESETS = {
 }
 
 
+@public
 def meaningful_perturbation(
     score: Score,
     images: Images,
     recipe: Recipe = AGARWAL_2023,
     *,
-    seed: int,
+    seed: Seed,
     ids: Sequence[str | int] | None = None,
-    batch: int = 32,
+    batch: Count = 32,
     patience: int | None = None,
     autocast: bool = False,
 ) -> Masks:
@@ -145,9 +148,8 @@ def meaningful_perturbation(
     return found
 
 
-def attribution(
-    masks: Masks, size: tuple[int, int], recipe: Recipe = AGARWAL_2023
-) -> Float[Tensor, "images height width"]:
+@public
+def attribution(masks: Masks, size: Side, recipe: Recipe = AGARWAL_2023) -> Float[Tensor, "images height width"]:
     """A = 1 − M at the images' size (height, width), in [0, 1], enlarged as it was while it was sought.
 
     `masks` and `recipe` are those of `meaningful_perturbation`, which raises ValueError where they do not fit.
@@ -163,6 +165,7 @@ def attribution(
     return 1 - _enlarge(masks, size, recipe).clamp(0, 1)
 
 
+@public
 def variation(masks: Masks, recipe: Recipe = AGARWAL_2023) -> Float[Tensor, " images"]:
     """TV_β of each mask: a sum, or mean, over pairs of neighbours."""
     down, right = masks.diff(dim=1), masks.diff(dim=2)
@@ -174,6 +177,7 @@ def variation(masks: Masks, recipe: Recipe = AGARWAL_2023) -> Float[Tensor, " im
     return total(down.abs() ** recipe.power, dim=(1, 2)) + total(right.abs() ** recipe.power, dim=(1, 2))
 
 
+@public
 def blurred(images: Images, recipe: Recipe = AGARWAL_2023) -> Images:
     """What a mask of 0 leaves of the images: a Gaussian blur, cut off at four deviations, or a median filter."""
     if recipe.median:
@@ -250,8 +254,8 @@ class _Search:
         rows = self.rows[sought]
         with torch.autocast(sharp.device.type, torch.bfloat16, enabled=self.autocast):
             score = self.score(perturbed, rows)
-        if score.shape != rows.shape or not score.isfinite().all():
-            raise ValueError(f"The score of {len(rows)} images is {tuple(score.shape)}, or NaN: give one number each.")
+        if not is_one_each(score, len(rows)):
+            raise ValueError(f"The score of {len(rows)} images is {shape_of(score)}, or NaN: give one number each.")
         score = score.to(masks)
         if check:
             self._check(score, masks)

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from xaikit.arguments import public
 from xaikit.models.hooks import at_least_float32, evaluating, hooked, in_own_precision, with_gradients
 
 
+@public
 def cam(
     features: Float[Tensor, "batch channels height width"], class_weights: Float[Tensor, "batch channels"]
 ) -> Float[Tensor, "batch height width"]:
@@ -21,6 +23,7 @@ def cam(
     return torch.einsum("bkhw,bk->bhw", features, class_weights)
 
 
+@public
 @in_own_precision()
 def grad_cam(
     model: nn.Module,

@@ -1,6 +1,6 @@
 """RISE: the mean of random masks, weighted by what the model says behind each (Petsiuk et al., 2018)."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -8,20 +8,22 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from xaikit.models.scores import Score
+from xaikit.arguments import UNIT, Count, PositiveShare, Seed, Side, public
+from xaikit.models.scores import Score, is_one_each, shape_of
 from xaikit.storage.seeding import generator
 
 
+@public
 def rise(
     score: Score,
-    images: Float[Tensor, "images 3 height width"],
-    substitutes: Float[Tensor, "#images 3 height width"],
+    images: Annotated[Float[Tensor, "images 3 height width"], UNIT],
+    substitutes: Annotated[Float[Tensor, "#images 3 height width"], UNIT],
     *,
-    seed: int,
-    masks: int = 4_000,
-    cells: int = 7,
-    keep: float = 0.5,
-    batch: int = 256,
+    seed: Seed,
+    masks: Count = 4_000,
+    cells: Count = 7,
+    keep: PositiveShare = 0.5,
+    batch: Count = 256,
 ) -> Float[Tensor, "images height width"]:
     """The mean of random masks, each weighted by the score of the image seen through it, over `keep`.
 
@@ -49,17 +51,18 @@ def rise(
                 other = substitutes[row if len(substitutes) > 1 else 0]
                 seen = torch.lerp(other, image, drawn[:, None])
                 values = score(seen, torch.full((len(seen),), row))
-                if values.shape != seen.shape[:1] or not values.isfinite().all():
+                if not is_one_each(values, len(seen)):
                     raise ValueError(
-                        f"The score of image {row} behind {len(seen)} masks is {tuple(values.shape)}, or holds NaN or "
+                        f"The score of image {row} behind {len(seen)} masks is {shape_of(values)}, or holds NaN or "
                         "infinity: give one number each."
                     )
                 total[row] += torch.einsum("m,mhw->hw", values.double(), drawn.double())
     return (total / (masks * keep)).to(images)
 
 
+@public
 def random_masks(
-    count: int, size: Sequence[int], cells: int, keep: float, draw: torch.Generator
+    count: Count, size: Side, cells: Count, keep: PositiveShare, draw: torch.Generator
 ) -> Float[Tensor, "count height width"]:
     """Coarse random masks in [0, 1], enlarged to one cell more than `size` and cut out at a random place."""
     step = [-(-side // cells) for side in size]

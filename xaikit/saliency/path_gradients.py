@@ -1,21 +1,25 @@
 """Integrated gradients: what each pixel adds on the way from a baseline to the image (Sundararajan et al., 2017)."""
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from xaikit.models.scores import Score
+from xaikit.arguments import UNIT, Count, public
+from xaikit.models.scores import Score, shape_of
 
 
+@public
 def integrated_gradients(
     score: Score,
-    images: Float[Tensor, "images 3 height width"],
-    baselines: Float[Tensor, "#images 3 height width"],
+    images: Annotated[Float[Tensor, "images 3 height width"], UNIT],
+    baselines: Annotated[Float[Tensor, "#images 3 height width"], UNIT],
     *,
-    steps: int = 50,
-    batch: int = 64,
+    steps: Count = 50,
+    batch: Count = 64,
 ) -> Float[Tensor, "images height width"]:
     """(x − x') ∫₀¹ ∂score/∂x (x' + α(x − x')) dα for each pixel, summed over its colours: signed.
 
@@ -45,6 +49,8 @@ def integrated_gradients(
         path = torch.lerp(start, images[rows], points[at][:, None, None, None]).requires_grad_()
         with torch.enable_grad():
             value = score(path, rows)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"The score of {len(rows)} images is {shape_of(value)}: give one number each.")
         if not value.requires_grad:
             raise ValueError("The score has no gradient: compute it from the images with torch, and not under no_grad.")
         (gradient,) = torch.autograd.grad(value.sum(), path)

@@ -5,10 +5,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from xaikit.arguments import public
+
 # Added to each denominator of a relevance rule, with its sign: a total of 0 has nothing to hand out.
 STABILISER = 1e-9
 
 
+@public
 def linear_relevance(
     inputs: Float[Tensor, "*rows inputs"],
     weight: Float[Tensor, "outputs inputs"],
@@ -21,6 +24,7 @@ def linear_relevance(
     return hand_out(inputs.clamp(min=0), inputs.clamp(max=0), weight, relevance)
 
 
+@public
 def product_relevance(
     left: Float[Tensor, "*rows n k"], right: Float[Tensor, "*rows k m"], relevance: Float[Tensor, "*rows n m"]
 ) -> tuple[Float[Tensor, "*rows n k"], Float[Tensor, "*rows k m"]]:
@@ -32,6 +36,7 @@ def product_relevance(
     return left * (share @ right.mT), right * (left.mT @ share)
 
 
+@public
 def sum_relevance(
     one: Float[Tensor, "batch *rest"], other: Float[Tensor, "batch *rest"], relevance: Float[Tensor, "batch *rest"]
 ) -> tuple[Float[Tensor, "batch *rest"], Float[Tensor, "batch *rest"]]:

@@ -14,12 +14,14 @@ from jaxtyping import Float, Int
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from xaikit.arguments import Natural, public
 from xaikit.models.hooks import in_own_precision
 from xaikit.saliency.cam import cam
 from xaikit.saliency.relevance import hand_out, sum_relevance
 from xaikit.saliency.tower import Directions, Images, Maps, check_tower, constant, embed, precision, walk_down
 
 
+@public
 def text_directions(
     texts: Float[Tensor, "texts dimensions"], labels: Int[Tensor, " batch"], *, minus_mean: bool = False
 ) -> Directions:
@@ -50,6 +52,7 @@ def upsample(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch height w
 # directions or weights, and directions that are zero or do not fit.
 
 
+@public
 @in_own_precision()
 def raw_attention(tower: nn.Module, images: Images) -> Maps:
     """How much the class token attends to each patch in the last block, mean over heads; knows no direction."""
@@ -57,8 +60,9 @@ def raw_attention(tower: nn.Module, images: Images) -> Maps:
     return _patch_map(tower, layer.attention[:, :, 0].mean(1))
 
 
+@public
 @in_own_precision()
-def attention_rollout(tower: nn.Module, images: Images, *, start: int = 1) -> Maps:
+def attention_rollout(tower: nn.Module, images: Images, *, start: Natural = 1) -> Maps:
     """Attention rollout: the class row of Â_L · … · Â_start, where Â = (E_h A + I) / 2; knows no direction.
 
     `start` is the first block that counts, from 0: 1 in the evaluations of Chefer et al., 0 in the paper.
@@ -91,6 +95,7 @@ def grad_cam(tower: nn.Module, images: Images, directions: Directions) -> Maps:
     return _finished(tower, cam(attention, alpha / attention.shape[1]).relu())
 
 
+@public
 @in_own_precision()
 def partial_lrp(tower: nn.Module, images: Images, directions: Directions) -> Maps:
     """The class row of the relevance of the last block's attention, clipped at 0, mean over heads.
@@ -101,6 +106,7 @@ def partial_lrp(tower: nn.Module, images: Images, directions: Directions) -> Map
     return _patch_map(tower, layer.attention_relevance[:, :, 0].clamp(min=0).mean(1))
 
 
+@public
 @in_own_precision()
 def lrp(tower: nn.Module, images: Images, directions: Directions) -> Float[Tensor, "batch height width"]:
     """Layer-wise relevance propagation down to the pixels, signed, summed over colours: [batch, height, width].
@@ -129,6 +135,7 @@ def lrp(tower: nn.Module, images: Images, directions: Directions) -> Float[Tenso
         return _finished(tower, F.fold(pixels.mT, tower.image_size, size, stride=size).sum(1))
 
 
+@public
 @in_own_precision()
 def chefer(
     tower: nn.Module,
@@ -136,7 +143,7 @@ def chefer(
     directions: Directions,
     *,
     rule: Literal["cvpr2021", "iccv2021"] = "cvpr2021",
-    start: int = 1,
+    start: Natural = 1,
 ) -> Maps:
     """The class row of Ā_L · … · Ā_start, where Ā = I + E_h(∇A ⊙ R)⁺, and ∇A = dy/dA.
 

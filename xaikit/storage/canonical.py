@@ -1,10 +1,10 @@
 """What code does, as a hash that does not change when code only moves.
 
 The digest of a definition at the top of a module (a function, a class, an assignment) is that of its syntax tree
-without docstrings, comments, annotations and imports. A name of this package is written as the digest of what it names,
-a name of another package as its absolute dotted name, and a local name as it is. So neither the module where a
-definition lies counts, nor its own name, nor what else is there; but every default, decorator, table and base class
-that it reaches. Nothing is run.
+without docstrings, comments, annotations, the decorator that checks arguments against these, and imports. A name of
+this package is written as the digest of what it names, a name of another package as its absolute dotted name, and a
+local name as it is. So neither the module where a definition lies counts, nor its own name, nor what else is there; but
+every default, other decorator, table and base class that it reaches. Nothing is run.
 
 To be sure that nothing is missed:
 - statements of a module that are neither definitions nor imports count for every definition of the module,
@@ -27,6 +27,7 @@ from xaikit.storage.paths import ROOT
 PACKAGE = "xaikit"
 # Modules and definitions that only find, check or keep what others make: no result depends on what they do.
 ONLY_KEEP = {
+    "xaikit.arguments",
     "xaikit.companion.profiles.FOLDER",
     "xaikit.models.cards",
     "xaikit.models.clip._check_folder",
@@ -43,6 +44,7 @@ _IGNORED_FIELDS = {"annotation", "ctx", "kind", "returns", "simple", "type_comme
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _MATCHED = (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
 _FIELD_KINDS = {"ClassVar", "InitVar", "KW_ONLY"}  # annotations that say what a dataclass does with a field
+_ONLY_CHECKS = "kept public"  # how `arguments.public` is written, which says of arguments what their annotations say
 _WHOLE, _EFFECTS = "*", "!"  # in place of a definition's name: the module as a whole, and its other statements
 
 
@@ -55,6 +57,13 @@ class _Use:
 
 
 @dataclass(frozen=True, slots=True)
+class _Decorator:
+    """A decorator that is a name or a path of attributes."""
+
+    use: _Use
+
+
+@dataclass(frozen=True, slots=True)
 class _Node:
     """A definition, by its module and its name there."""
 
@@ -62,7 +71,7 @@ class _Node:
     name: str
 
 
-_Piece = str | _Use
+_Piece = str | _Use | _Decorator
 
 
 @dataclass
@@ -192,9 +201,13 @@ class Code:
         for piece in form:
             if isinstance(piece, str):
                 pieces.append(piece)
-            else:
-                found = self._resolve(piece.module or module, piece.path, not piece.module, frozenset(), walked)
+                continue
+            use = piece.use if isinstance(piece, _Decorator) else piece
+            found = self._resolve(use.module or module, use.path, not use.module, frozenset(), walked)
+            if not isinstance(piece, _Decorator):
                 pieces += ["<", *found, ">"]
+            elif found != [_ONLY_CHECKS]:
+                pieces += ["(<", *found, ">),"]
         return pieces, {self._paths[name] for name in walked if name in self._paths}
 
     def _resolve(
@@ -557,7 +570,7 @@ class _Writer:
     def write_definition(self, node: ast.AST, scope: _Scope | None) -> None:
         """A function or class without its own name: what surrounds its body is evaluated outside of its scope."""
         self.pieces.append(f"{type(node).__name__}(")
-        self.write(getattr(node, "decorator_list", []), scope)
+        self._write_decorators(getattr(node, "decorator_list", []), scope)
         if isinstance(node, ast.ClassDef):
             self.write([*node.bases, *node.keywords], scope)
             inner = _Scope(_bound(node.body, self.package), scope, is_class=True)
@@ -567,6 +580,20 @@ class _Writer:
             inner.bound.plain |= {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
         self.write(node.body if isinstance(node, ast.Lambda) else _undocumented(node), inner)
         self.pieces.append(")")
+
+    def _write_decorators(self, decorators: list[ast.expr], scope: _Scope | None) -> None:
+        self.pieces.append("[")
+        for node in decorators:
+            names = (
+                (node.id,) if isinstance(node, ast.Name) else _chain(node) if isinstance(node, ast.Attribute) else ()
+            )
+            meanings = list(_look_up(names[0], scope)) if names else []
+            if len(meanings) == 1 and isinstance(meanings[0], _Use):
+                self.pieces.append(_Decorator(_Use(meanings[0].module, meanings[0].path + names[1:])))
+            else:
+                self.write(node, scope)
+                self.pieces.append(",")
+        self.pieces.append("]")
 
     def _write_comprehension(self, node: ast.expr, scope: _Scope | None) -> None:
         inner = _Scope(_bound([part.target for part in node.generators], self.package), scope)

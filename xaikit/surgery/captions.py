@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from xaikit.arguments import public
 from xaikit.models.batches import Batches, checked
 from xaikit.models.hooks import evaluating
 
 
+@public
 @dataclass(frozen=True)
 class Captions:
     """For each cue ("shape", "colour", …) one caption for each value that the cue can take.
@@ -54,6 +56,7 @@ class Captions:
         return slice(start, start + len(self.cues[cue]))
 
 
+@public
 def similarities(
     encoder: nn.Module, text_features: Float[Tensor, "captions features"], batches: Batches
 ) -> Float[Tensor, "images captions"]:
@@ -69,20 +72,31 @@ def similarities(
     >>> similarities(encoder, texts, torch.rand(6, 3, 8, 8).split(2)).shape
     torch.Size([6, 4])
     """
-    text_features = F.normalize(text_features, dim=-1)
+    text_features, parts = F.normalize(text_features, dim=-1), []
     with evaluating(encoder), torch.no_grad():
-        parts = [
-            (F.normalize(encoder(images), dim=-1) @ text_features.to(images).T).cpu() for images in checked(batches)
-        ]
+        for images in checked(batches):
+            features = F.normalize(encoder(images), dim=-1)
+            if features.shape[1:] != text_features.shape[1:]:
+                width = text_features.shape[1]
+                raise ValueError(
+                    f"The text_features have {width} numbers, the images' {tuple(features.shape[1:])}; use one model."
+                )
+            parts.append((features @ text_features.to(images).T).cpu())
     result = torch.cat(parts)
     if not result.isfinite().all():
         raise ValueError("Some similarities are NaN; check the swapped statistics and the model's weights.")
     return result
 
 
+def _check_columns(values: Tensor, captions: Captions) -> None:
+    if values.shape[1] != len(captions.texts):
+        raise ValueError(f"There are {values.shape[1]} columns for {len(captions.texts)} captions; give one each.")
+
+
 # --- the corrected protocol ------------------------------------------------------------------------------------
 
 
+@public
 def cue_contrast(
     similarity: Float[Tensor, "images captions"],
     captions: Captions,
@@ -104,6 +118,7 @@ def cue_contrast(
     >>> cue_contrast(similarity, captions, "colour", torch.tensor([0, 1]))  # of a red digit and of a green one
     tensor([ 0.2000, -0.0500])
     """
+    _check_columns(similarity, captions)
     values = similarity[:, captions.columns(cue)]
     if label.shape != values.shape[:1]:
         raise ValueError(f"There are {len(label)} labels of {cue!r} for {len(values)} images; give one an image.")
@@ -117,6 +132,7 @@ def cue_contrast(
 # --- the protocol as published -----------------------------------------------------------------------------------
 
 
+@public
 def dominant_captions(
     values: Float[Tensor, "images captions"], captions: Captions, labels: dict[str, Int64[Tensor, " images"]]
 ) -> dict[str, float]:
@@ -128,6 +144,7 @@ def dominant_captions(
     """
     if set(labels) != set(captions.cues):
         raise ValueError(f"There are labels for {sorted(labels)} but captions for {sorted(captions.cues)}; give both.")
+    _check_columns(values, captions)
     top = values.argmax(dim=1)
     shares = {}
     for cue, label in labels.items():
@@ -144,11 +161,16 @@ def dominant_captions(
     return shares
 
 
+@public
 def cue_share(shares: dict[str, float], cue: str) -> float:
     """The part of `dominant_captions` that names `cue`, rightly, wrongly or any: the bars of Figure 4."""
-    return sum(share for key, share in shares.items() if key.split(" ", 1)[1] == cue)
+    found = [share for key, share in shares.items() if key.partition(" ")[2] == cue]
+    if not found:
+        raise ValueError(f"There is no share of the cue {cue!r}; there are some of {', '.join(shares)}.")
+    return sum(found)
 
 
+@public
 def published_values(
     first: Float[Tensor, "settings batch captions"], swapped: Float[Tensor, "images captions"]
 ) -> dict[str, Float[Tensor, "images captions"]]:
@@ -176,6 +198,7 @@ def published_values(
     return {"zero": before, "swapped": after, "influence": after - before}
 
 
+@public
 def stale_edits(
     first: Float[Tensor, "settings batch captions"], swapped: Float[Tensor, "images captions"]
 ) -> Float[Tensor, "batches settings batch captions"]:
@@ -195,6 +218,7 @@ def stale_edits(
     return torch.cat([first[None], later])
 
 
+@public
 def published_columns(
     similarity: Float[Tensor, "settings images captions"],
 ) -> tuple[Float[Tensor, "images captions"], Float[Tensor, "images captions"]]:

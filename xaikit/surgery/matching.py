@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xaikit.arguments import Count, Side, public
 from xaikit.models.batches import Batches, checked
 from xaikit.models.hooks import at_least_float32, check_hookable, evaluating, in_own_precision, listening
 from xaikit.models.shortcuts import trunk
@@ -22,6 +23,7 @@ from xaikit.models.shortcuts import trunk
 SMALLEST_STD = 1e-5
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Maps:
     """The activation maps of some `layers` of `model`, numbered through in the layers' order."""
@@ -37,6 +39,7 @@ class Maps:
             raise ValueError(f"{which} part of the {type(self.model).__name__}; name layers of this model.")
 
 
+@public
 def convolutions(model: nn.Module, images: Float[Tensor, "batch channels height width"] | None = None) -> Maps:
     """Every convolution of a classifier but the projections on its shortcuts (49 layers, 22,720 maps in ResNet-50).
 
@@ -58,6 +61,7 @@ def convolutions(model: nn.Module, images: Float[Tensor, "batch channels height 
     return Maps(model, layers)
 
 
+@public
 def stages(model: nn.Module) -> Maps:
     """The outputs of the four stages of an open_clip ResNet image tower (3,840 maps in RN50), after their last ReLU.
 
@@ -85,6 +89,7 @@ def stages(model: nn.Module) -> Maps:
     return Maps(model, {name: module for name, (module,) in found.items()})
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class ActivationStatistics:
     """Mean and standard deviation of every map over images and space, and how many maps each layer has."""
@@ -107,11 +112,17 @@ class ActivationStatistics:
         self, layer: str, activation: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """N = (A − μ) / σ (Eq. 2), with σ at least `SMALLEST_STD`; in float32 at least."""
+        if self.channels.get(layer) != activation.shape[1]:
+            raise ValueError(
+                f"The layer {layer!r} has {self.channels.get(layer, 'no')} maps in these statistics, the activation "
+                f"{activation.shape[1]}; give a layer's own."
+            )
         activation = at_least_float32(activation)
         mean, std = (values[self.span[layer]].to(activation)[:, None, None] for values in (self.mean, self.std))
         return (activation - mean) / std.clamp_min(SMALLEST_STD)
 
 
+@public
 @in_own_precision()
 def map_shapes(maps: Maps, images: Float[Tensor, "batch channels height width"]) -> dict[str, tuple[int, int, int]]:
     """Channels, height and width of each layer's maps for such images; works on the meta device too."""
@@ -168,9 +179,10 @@ def _mean_and_squares(activation: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (values - mean[:, None]).square_().sum(dim=1)
 
 
+@public
 @in_own_precision()
 def activation_statistics(
-    maps: Maps, batches: Batches, *, as_published: bool = False, published_batch: int | None = None
+    maps: Maps, batches: Batches, *, as_published: bool = False, published_batch: Count | None = None
 ) -> ActivationStatistics:
     """Mean and standard deviation of every map over all images and positions, in one pass (section 2.2).
 
@@ -208,6 +220,7 @@ def activation_statistics(
     )
 
 
+@public
 @in_own_precision()
 def match_activations(
     source: Maps,
@@ -277,14 +290,17 @@ class _Sizes(dict):
         return self[size]
 
 
+@public
 def upsampling_adjoint(
-    maps: Float[Tensor, "batch channels height width"], size: tuple[int, int]
+    maps: Float[Tensor, "batch channels height width"], size: Side
 ) -> Float[Tensor, "batch channels small_height small_width"]:
     """Uᵀ of the bilinear upsampling U from `size` to the size of `maps` (`align_corners=False`).
 
     U is separable, so Uᵀ X = U_hᵀ X U_w with one matrix for each axis; an axis that keeps its size is left alone.
     """
     height, width = maps.shape[-2:]
+    if size[0] > height or size[1] > width:
+        raise ValueError(f"The size {tuple(size)} is larger than the maps, {(height, width)}; give a smaller one.")
     if size[1] != width:
         maps = maps @ _interpolation(size[1], width).to(maps)
     if size[0] != height:

@@ -16,10 +16,12 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from xaikit.arguments import Probability, public
 from xaikit.models.hooks import at_least_float32, evaluating, hooked, is_map, listening
 from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Maps, stages
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Choice:
     """For each target map: which source map replaces it, the score of that pair, and whether it is swapped at all."""
@@ -33,6 +35,7 @@ class Choice:
         return len(self.source[self.swapped].unique())
 
 
+@public
 def choose_maps(
     scores: Float[Tensor, "sources targets"],
     rule: str = "best",
@@ -73,6 +76,7 @@ def choose_maps(
     return Choice(chosen.cpu(), score.cpu(), torch.ones(targets, dtype=torch.bool))
 
 
+@public
 def shuffled(choice: Choice, statistics: ActivationStatistics, generator: torch.Generator) -> Choice:
     """The same source maps for each stage, dealt to its maps at random: a control that keeps all but the matching."""
     order = torch.cat(
@@ -81,7 +85,8 @@ def shuffled(choice: Choice, statistics: ActivationStatistics, generator: torch.
     return Choice(choice.source[order], choice.score[order], choice.swapped)
 
 
-def strongest(choice: Choice, statistics: ActivationStatistics, fraction: float) -> Choice:
+@public
+def strongest(choice: Choice, statistics: ActivationStatistics, fraction: Probability) -> Choice:
     """Swap only the `fraction` of each stage's maps whose |Z| is largest. Raises ValueError outside [0, 1]."""
     if not 0 <= fraction <= 1:
         raise ValueError(f"The fraction of maps to swap is {fraction}; it must be in [0, 1].")
@@ -92,6 +97,7 @@ def strongest(choice: Choice, statistics: ActivationStatistics, fraction: float)
     return replace(choice, swapped=swapped)
 
 
+@public
 @contextmanager
 def network_surgery(
     target: Maps,
@@ -135,7 +141,8 @@ def network_surgery(
     for maps, statistics in ((target, target_statistics), (source, source_statistics)):
         if list(maps.layers) != list(statistics.channels):
             raise ValueError(f"The statistics are not those of {type(maps.model).__name__}; compute them again.")
-    if len(choice.source) != len(target_statistics.mean) or choice.source.max() >= len(source_statistics.mean):
+    known = len(source_statistics.mean)
+    if len(choice.source) != len(target_statistics.mean) or not 0 <= choice.source.min() <= choice.source.max() < known:
         raise ValueError("The choice of maps belongs to other models; match these two again.")
 
     plan = {
@@ -209,6 +216,7 @@ def _transplants(
     return transplants
 
 
+@public
 def from_stage_on(tower: nn.Module, stage: str, shape: tuple[int, int, int]) -> nn.Sequential:
     """An open_clip ResNet tower without what comes before the end of `stage`, for a surgery that swaps all its maps.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import trange
 
+from xaikit.arguments import Count, Device, Numbers, Positive, Seed, Side, public
 from xaikit.metrics.groups import group_accuracy
 from xaikit.storage.arithmetic import check_precision, training_precision
 from xaikit.storage.seeding import generator, seed_for
@@ -26,6 +27,7 @@ from xaikit.storage.seeding import generator, seed_for
 # --- what is masked ---------------------------------------------------------------------------------------------
 
 
+@public
 def flagged(
     top_words: Sequence[str | None], labels: Int64[Tensor, " labels"], lexicons: Mapping[int, Collection[str]]
 ) -> Bool[Tensor, " labels"]:
@@ -44,9 +46,8 @@ def flagged(
     return torch.tensor([word is not None and word not in lexicons[label] for word, label in pairs], dtype=torch.bool)
 
 
-def salient(
-    maps: Float[Tensor, "batch rows columns"], size: tuple[int, int] | None = None
-) -> Bool[Tensor, "batch height width"]:
+@public
+def salient(maps: Float[Tensor, "batch rows columns"], size: Side | None = None) -> Bool[Tensor, "batch height width"]:
     """The pixels of each map above the mean + 2 standard deviations of its positive ones; none if none is positive.
 
     With `size` (height, width) the maps are enlarged to it first, bilinearly. Raises ValueError on NaN or infinity.
@@ -64,6 +65,7 @@ def salient(
     return positive & (heat > mean + 2 * variance.sqrt())
 
 
+@public
 def masked(
     images: Shaped[Tensor, "images 3 height width"], maps: Float[Tensor, "maps rows columns"]
 ) -> Shaped[Tensor, "images 3 height width"]:
@@ -77,10 +79,11 @@ def masked(
     return images.masked_fill(salient(maps, images.shape[-2:]).to(images.device)[:, None], 0)
 
 
+@public
 def randomly_masked(
     images: Shaped[Tensor, "images 3 height width"],
     areas: Int[Tensor, " areas"],
-    seed: int,
+    seed: Seed,
     *,
     ids: Sequence[str | int] | None = None,
 ) -> Shaped[Tensor, "images 3 height width"]:
@@ -141,16 +144,17 @@ class Recipe:
 MASKTUNE = Recipe(epochs=1, batch=128, learning_rate=1e-4, weight_decay=1e-4)
 
 
+@public
 def fine_tune(
     model: nn.Module,
     images: Tensor | Sequence | Dataset,
     labels: Int64[Tensor, " labels"],
     recipe: Recipe,
-    seed: int,
+    seed: Seed,
     *,
     weights: Float[Tensor, " weights"] | None = None,
     parameters: Collection[str] | None = None,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> nn.Module:
     """A copy of `model`, fine-tuned on `images` and frozen, in evaluation mode; `model` itself is not touched.
 
@@ -232,19 +236,21 @@ def _pixels(images: Tensor | Sequence | Dataset, rows: Tensor, device: str) -> F
 # --- with known groups ------------------------------------------------------------------------------------------
 
 
+@public
 def group_weights(groups: Int64[Tensor, " images"]) -> Float[Tensor, " images"]:
     """A weight for each image, so that each group weighs the same and all together 1, in float64."""
     _, members, sizes = groups.unique(return_inverse=True, return_counts=True)
     return 1 / (sizes.double() * len(sizes))[members]
 
 
+@public
 def retrain_last_layer(
     features: Float[Tensor, "images width"],
     labels: Int64[Tensor, " labels"],
     groups: Int64[Tensor, " groups"],
     *,
-    l2: float | int = 0.01,
-    steps: int = 1000,
+    l2: Positive = 0.01,
+    steps: Count = 1000,
 ) -> nn.Linear:
     """A new last layer on frozen features, in which each group counts the same: min_W Σ_i w_i CE_i + l2/2 ‖W‖².
 
@@ -298,6 +304,7 @@ def retrain_last_layer(
 # The accuracy of each group and of the worst one, in one run, is `metrics.group_accuracy`.
 
 
+@public
 @dataclass(frozen=True)
 class Averages:
     """Accuracies over all groups: `micro` over items, `macro` over groups, `train_weighted` as groups are in training.
@@ -310,7 +317,8 @@ class Averages:
     train_weighted: float
 
 
-def averages(correct: ArrayLike, groups: ArrayLike, train_groups: ArrayLike) -> Averages:
+@public
+def averages(correct: Numbers, groups: ArrayLike, train_groups: ArrayLike) -> Averages:
     """Three averages of the verdicts `correct` [items]; `train_groups` names the group of each training image.
 
     Raises ValueError as `group_accuracy`, and for training groups that are none or of which no item is in `groups`.

@@ -7,6 +7,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import krippendorff
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xaikit.arguments import UNIT, Seed, public
 from xaikit.metrics.intervals import Interval, bootstrap
 from xaikit.storage.seeding import seed_for
 
@@ -21,6 +23,7 @@ COLUMNS = ["rater", "question", "matching", "relevant"]  # matching: words with 
 MISSING = -1
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Question:
     """One image to judge: its most frequent words (the paper shows ten), the top one, and the classifier's prediction.
@@ -30,7 +33,7 @@ class Question:
     """
 
     name: str
-    image: Float[Tensor, "3 height width"]
+    image: Annotated[Float[Tensor, "3 height width"], UNIT]
     words: Sequence[str]
     prediction: str
     top_word: str
@@ -46,6 +49,7 @@ class Question:
             )
 
 
+@public
 def read_answers(folder: Path) -> pd.DataFrame:
     """The answers of all raters, from the csv files of a folder, in columns `COLUMNS`.
 
@@ -60,7 +64,8 @@ def read_answers(folder: Path) -> pd.DataFrame:
     return answers
 
 
-def agreement(answers: pd.DataFrame, questions: Sequence[Question], *, seed: int) -> dict[str, Interval | None]:
+@public
+def agreement(answers: pd.DataFrame, questions: Sequence[Question], *, seed: Seed) -> dict[str, Interval | None]:
     """How far raters agree: Krippendorff's alpha of "matching" (each word of each image: ticked or not) and "relevant".
 
     Arguments: `answers` in columns `COLUMNS`, of people or automatic raters.
@@ -99,6 +104,7 @@ def agreement(answers: pd.DataFrame, questions: Sequence[Question], *, seed: int
     return found
 
 
+@public
 def krippendorff_alpha(ratings: Int[np.ndarray, "units raters"]) -> float:
     """Krippendorff's alpha for nominal values: 1 is perfect agreement, 0 what chance would give.
 

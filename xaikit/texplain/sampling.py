@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import BertLMHeadModel, BlipTextLMHeadModel
 
+from xaikit.arguments import Count, Natural, Positive, PositiveShare, Seed, public
 from xaikit.models.hooks import at_least_float32, evaluating
 from xaikit.storage.seeding import generator
 
@@ -42,20 +43,21 @@ class _Rules:
         return len(self.prompt) + self.max_new_tokens
 
 
+@public
 def sample(
     decoder: nn.Module,
     conditioning: Float[Tensor, "features tokens width"],
-    n: int,
+    n: Count,
     *,
     prompt: Sequence[int],
-    end: int,
-    pad: int,
-    seed: int,
-    top_p: float | int = 0.95,
-    min_new_tokens: int = 20,
-    max_new_tokens: int = 30,
-    repetition_penalty: float | int = 1.0,
-    rows: int = 4096,
+    end: Natural,
+    pad: Natural,
+    seed: Seed,
+    top_p: PositiveShare = 0.95,
+    min_new_tokens: Natural = 20,
+    max_new_tokens: Count = 30,
+    repetition_penalty: Positive = 1.0,
+    rows: Count = 4096,
 ) -> Int64[Tensor, "features n length"]:
     """The tokens of `n` sentences for each feature that the decoder is conditioned on, `max_new_tokens` long.
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from xaikit.arguments import Count, Device, Natural, Seed, public
 from xaikit.storage import cache, hashing
 from xaikit.storage.arithmetic import check_precision, training_precision
 from xaikit.storage.seeding import generator, seed_for
@@ -62,6 +63,7 @@ PAPER = {
 }
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class InMemory:
     """Batches of features that were computed once, for `train`: called with an epoch, one of its length in batches.
@@ -72,10 +74,10 @@ class InMemory:
 
     features: Float[Tensor, "images tokens width"]
     sentences: Int64[Tensor, "rows captions length"]
-    batch: int
-    seed: int
-    process: int = 0
-    processes: int = 1
+    batch: Count
+    seed: Seed
+    process: Natural = 0
+    processes: Count = 1
 
     def __post_init__(self) -> None:
         images, told = len(self.features), len(self.sentences)
@@ -85,11 +87,14 @@ class InMemory:
                 "both of at least two, at least one caption each, and batches of two."
             )
 
+        if self.process >= self.processes:
+            raise ValueError(f"There is no process {self.process} of {self.processes}: count them from 0.")
+
     def __len__(self) -> int:
         # A batch of one image would have no statistics.
         return min(-(-len(self.features) // self.batch), len(self.features) // 2)
 
-    def __call__(self, epoch: int) -> Iterator[Batch]:
+    def __call__(self, epoch: Natural) -> Iterator[Batch]:
         """This process's share of each batch of an epoch: features, and a sentence of each."""
         draw = generator(self.seed, "translator", "batches", epoch)
         order = torch.randperm(len(self.features), generator=draw)
@@ -99,19 +104,20 @@ class InMemory:
             yield self.features[own].float(), self.sentences[own, chosen[own]]
 
 
+@public
 def train(
     translator: Translator,
     decoder: nn.Module,
     batches: Callable[[int], Iterable[Batch]],
     recipe: Recipe,
     *,
-    prompt: int,
-    pad: int,
-    steps_an_epoch: int,
-    seed: int,
+    prompt: Count,
+    pad: Natural,
+    steps_an_epoch: Count,
+    seed: Seed,
     encoder: nn.Module | None = None,
     checkpoint: Path | None = None,
-    checkpoint_steps: int = 500,
+    checkpoint_steps: Count = 500,
     accelerator: Accelerator | None = None,
 ) -> list[float]:
     """Train the translator, in place, by the loss of captions under the frozen `decoder`; the result is its loss curve.
@@ -185,12 +191,14 @@ def train(
     return curve
 
 
+@public
 def write_translator(path: Path, translator: Translator) -> None:
     """Write a translator's weights and arguments to a safetensors file, for `read_translator`."""
     cache.write(path, "a translator", {"arguments": translator.arguments, **translator.state_dict()})
 
 
-def read_translator(path: Path, device: str = "cpu") -> Translator:
+@public
+def read_translator(path: Path, device: Device = "cpu") -> Translator:
     """The translator of a file, frozen and in evaluation mode. Raises ValueError where there is none."""
     content = _read(path)
     try:

@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from xaikit.arguments import Count, Natural, public
 from xaikit.models.hooks import at_least_float32, check_hookable, evaluating, hooked
 
 BOTTLENECK = 256  # hidden units of the bottleneck translator, if nothing else is said
 MOST_PARAMETERS = 10**9  # more than that and a translator is refused
 
 
+@public
 class Features(nn.Module):
     """Z = enc(I) of images, section 2.1: the output of a classifier's module `layer`, as tokens.
 
@@ -72,7 +74,7 @@ class Features(nn.Module):
             self.model(images)
         return self._tokens(outputs[0], len(images))
 
-    def _tokens(self, output: object, batch: int) -> Float[Tensor, "batch tokens features"]:
+    def _tokens(self, output: object, batch: Count) -> Float[Tensor, "batch tokens features"]:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != batch or not output.numel():
             raise ValueError(
@@ -90,6 +92,7 @@ class Features(nn.Module):
         return tokens.mean(1, keepdim=True) if self.pooled else tokens
 
 
+@public
 class Translator(nn.Module):
     """Z_mapped = t(Z), section 2.2: three linear layers, with batch norm after the first two.
 
@@ -112,12 +115,12 @@ class Translator(nn.Module):
 
     def __init__(
         self,
-        tokens: int,
-        width: int,
-        to_width: int,
+        tokens: Count,
+        width: Count,
+        to_width: Count,
         *,
         variant: str = "token",
-        hidden: int | None = None,
+        hidden: Count | None = None,
         activation: bool = False,
     ) -> None:
         super().__init__()
@@ -167,12 +170,13 @@ class Translator(nn.Module):
         return self.layers(features)
 
 
+@public
 def log_probabilities(
     decoder: nn.Module,
     conditioning: Float[Tensor, "images tokens features"],
     sentences: Int64[Tensor, "batch length"],
     *,
-    pad: int,
+    pad: Natural,
 ) -> Float[Tensor, "batch words"]:
     """log p of each next token, given the tokens before it and the conditioning: one less than there are; 0 at padding.
 
@@ -195,13 +199,14 @@ def log_probabilities(
     return found.new_zeros(words.shape).masked_scatter(told, found)
 
 
+@public
 def sentence_loss(
     decoder: nn.Module,
     conditioning: Float[Tensor, "images tokens features"],
     sentences: Int64[Tensor, "batch length"],
     *,
-    prompt: int,
-    pad: int,
+    prompt: Count,
+    pad: Natural,
 ) -> Float[Tensor, ""]:
     """The language model loss of section 2.2: the cross-entropy of captions, in nats a token.
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from xaikit.arguments import Count, Natural, Side, public
 from xaikit.models.hooks import check_hookable, evaluating, in_own_precision
 from xaikit.saliency.cam import cam, class_gradient
 from xaikit.texplain.translator import log_probabilities
@@ -21,9 +22,8 @@ Tokens = Float[Tensor, "batch tokens width"]
 Maps = Float[Tensor, "batch rows columns"]
 
 
-def token_cam(
-    features: Tokens, gradient: Tokens, grid: tuple[int, int], *, weights: Literal["grad", "xgrad"] = "grad"
-) -> Maps:
+@public
+def token_cam(features: Tokens, gradient: Tokens, grid: Side, *, weights: Literal["grad", "xgrad"] = "grad") -> Maps:
     """ReLU(Σ_c w_c A_c) on the patch tokens A, with the `gradient` g of a score with respect to them.
 
     A class token, where there is one in front of the rows × columns patches of the `grid`, is left out. By "grad" w_c
@@ -51,6 +51,7 @@ def token_cam(
     return maps
 
 
+@public
 @in_own_precision()
 def word_grad_cam(
     decoder: nn.Module,
@@ -59,10 +60,10 @@ def word_grad_cam(
     sentences: Int64[Tensor, "images n length"],
     says: Bool[Tensor, "images n length"],
     *,
-    grid: tuple[int, int],
-    pad: int,
-    prompt: int = 1,
-    most: int = 16,
+    grid: Side,
+    pad: Natural,
+    prompt: Count = 1,
+    most: Count = 16,
 ) -> Maps:
     """Which of the classifier's patches make the decoder say a word: maps >= 0, not normalised.
 
@@ -114,6 +115,7 @@ def word_grad_cam(
     return token_cam(leaf.detach(), gradient, grid)
 
 
+@public
 def first_said(
     sentences: Int64[Tensor, "images n length"],
     words: Sequence[Collection[str]],
@@ -129,6 +131,8 @@ def first_said(
     if len(sentences) != len(words):
         raise ValueError(f"There are sentences of {len(sentences)} images and words of {len(words)}: give one of each.")
     vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    if sentences.min() < 0 or sentences.max() >= len(vocabulary):
+        raise ValueError(f"Some sentences hold tokens outside of 0 to {len(vocabulary) - 1}: give the tokenizer's own.")
     special, found = set(tokenizer.all_special_ids), torch.zeros(sentences.shape, dtype=torch.bool)
     counts_as: dict[str, Collection[str]] = {}
     for image, (own, wanted) in enumerate(zip(sentences.tolist(), map(frozenset, words), strict=True)):
@@ -148,6 +152,7 @@ def first_said(
     return found
 
 
+@public
 @in_own_precision()
 def classifier_grad_cam(
     model: nn.Module,
@@ -155,7 +160,7 @@ def classifier_grad_cam(
     images: Float[Tensor, "batch 3 height width"],
     target: Int[Tensor, " targets"] | None = None,
     *,
-    grid: tuple[int, int],
+    grid: Side,
     weights: Literal["grad", "xgrad"] = "grad",
 ) -> Maps:
     """Which patches make a vision transformer choose a class: maps >= 0, not normalised, see `token_cam`.

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from xaikit.arguments import Probability, public
 from xaikit.texplain.splitting import is_unspaced, split_words
 
 
@@ -143,12 +144,14 @@ def _content(token: str) -> str | None:
     return None if single or token in _DROPPED or word in _DROPPED else word
 
 
+@public
 @lru_cache(maxsize=2**16)
 def words_of(sentence: str) -> frozenset[str]:
     """The content words of a sentence, in lower case and as singulars; of a script without spaces its characters."""
     return frozenset(map(_content, split_words(sentence, digits=False))) - {None}
 
 
+@public
 def document_frequency(
     sentences: Iterable[str], *, ignore: Iterable[str] = (), concepts: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, float]:
@@ -165,8 +168,6 @@ def document_frequency(
     >>> document_frequency(sentences, concepts={"water": ["sea", "lake"]})
     {'bird': 0.75, 'water': 0.5, 'dog': 0.25, 'red': 0.25, 'two': 0.25}
     """
-    if isinstance(sentences, str):
-        raise ValueError("The sentences are one string: give a list of sentences.")
     distinct = Counter(sentences)
     if not distinct:
         raise ValueError("There is no sentence to count words in: give at least one.")
@@ -180,7 +181,8 @@ def document_frequency(
     return _ranked({word: count / total for word, count in counts.items()})
 
 
-def dominant(frequencies: Mapping[str, float], least: float | int = 0.05) -> list[str]:
+@public
+def dominant(frequencies: Mapping[str, Probability], least: Probability = 0.05) -> list[str]:
     """The words that at least the share `least` of the sentences hold, in order: those of the paper's word clouds.
 
     Raises ValueError unless 0 <= `least` <= 1.
@@ -190,6 +192,7 @@ def dominant(frequencies: Mapping[str, float], least: float | int = 0.05) -> lis
     return [word for word, frequency in _ranked(frequencies).items() if frequency >= least]
 
 
+@public
 def top_word(frequencies: Mapping[str, float]) -> str:
     """The most frequent word, the first in the alphabet of equal ones. Raises ValueError if there is no word."""
     if not frequencies:
@@ -197,6 +200,7 @@ def top_word(frequencies: Mapping[str, float]) -> str:
     return next(iter(_ranked(frequencies)))
 
 
+@public
 def explained_by_prior(frequencies: Mapping[str, float], prior: Mapping[str, float]) -> dict[str, float]:
     """The share min(f, p) / f of each word's frequency f that the decoder would say anyhow, with frequency p.
 

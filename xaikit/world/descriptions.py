@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 
+from xaikit.arguments import Count, public
 from xaikit.world.language import NUMBERS, OPENERS, article
 from xaikit.world.palette import COLOURS
 from xaikit.world.places import PHRASES
@@ -15,7 +16,8 @@ from xaikit.world.scene_nine import NOUNS, PATTERNS
 from xaikit.world.scene_people import HELD, PRESENTATIONS, WORKPLACES, WORN
 
 
-def descriptions(rng: np.random.Generator, n: int) -> list[str]:
+@public
+def descriptions(rng: np.random.Generator, n: Count) -> list[str]:
     """`n` different short descriptions of anything in the world. Raises ValueError where there are fewer."""
     pool = [opener.format(phrase) for phrase, opener in product(dict.fromkeys(_phrases()), OPENERS)]
     if not 0 < n <= len(pool):
@@ -23,7 +25,8 @@ def descriptions(rng: np.random.Generator, n: int) -> list[str]:
     return [pool[i] for i in rng.permutation(len(pool))[:n]]
 
 
-def class_descriptions(family: type[Scene], rng: np.random.Generator, n: int) -> list[str]:
+@public
+def class_descriptions(family: type[Scene], rng: np.random.Generator, n: Count) -> list[str]:
     """`n` different captions of random scenes that name their class, the classes in turn.
 
     Raises ValueError where so many different ones are not found.

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from xaikit.arguments import Pixels, Seed, public
 from xaikit.storage.seeding import seed_for
 from xaikit.world.canvas import Brush, halved, subpixels
 
@@ -38,11 +39,12 @@ def listed(values: Collection[Value]) -> str:
     return ", ".join(map(repr, values))
 
 
+@public
 @dataclass(frozen=True)
 class Scene(ABC):
     """What all families have in common. `seed` decides everything that is not a factor: pose, place, light, noise."""
 
-    seed: int
+    seed: Seed
 
     PARTS: ClassVar[dict[str, tuple[int, ...]]]  # the labels that each part is drawn with; a label may serve two parts
     SEVERAL: ClassVar[tuple[str, ...]] = ()  # parts that are several things, one a label: each has a box of its own
@@ -103,7 +105,7 @@ class Scene(ABC):
         """The random decisions of one part. (Python's own generator: a numpy one costs three times a whole shape.)"""
         return Random(seed_for(self.seed, "world", type(self).__name__, part))
 
-    def draw(self, size: int = 64, without: Collection[str] = ()) -> "Drawing":
+    def draw(self, size: Pixels = 64, without: Collection[str] = ()) -> "Drawing":
         """Draw the scene at `size` x `size` pixels, leaving out the parts in `without`: what they hid is seen.
 
         Raises ValueError for a size below 8 or a part that the family does not have.
@@ -118,19 +120,19 @@ class Scene(ABC):
         self._paint(brush)
         return Drawing(brush.pixels, times, self._gain(size), self.PARTS, self.SEVERAL)
 
-    def image(self, size: int = 64, without: Collection[str] = ()) -> UInt8[np.ndarray, "size size 3"]:
+    def image(self, size: Pixels = 64, without: Collection[str] = ()) -> UInt8[np.ndarray, "size size 3"]:
         """The picture, red, green and blue in 0..255."""
         return self.draw(size, without).image
 
-    def masks(self, size: int = 64) -> dict[str, Bool[np.ndarray, "size size"]]:
+    def masks(self, size: Pixels = 64) -> dict[str, Bool[np.ndarray, "size size"]]:
         """Where each part is what is seen most in a pixel; all False for a part that is not in the picture."""
         return self.draw(size).masks
 
-    def coverage(self, size: int = 64) -> dict[str, Float32[np.ndarray, "size size"]]:
+    def coverage(self, size: Pixels = 64) -> dict[str, Float32[np.ndarray, "size size"]]:
         """The exact share of each pixel in which each part is seen. Other pixels do not depend on that part."""
         return self.draw(size).coverage
 
-    def boxes(self, size: int = 64) -> dict[str, list[Box]]:
+    def boxes(self, size: Pixels = 64) -> dict[str, list[Box]]:
         """The tight boxes (x0, y0, x1, y1) in pixels around each part's mask; no box where nothing of it is seen."""
         return self.draw(size).boxes
 
@@ -167,6 +169,7 @@ class Scene(ABC):
         """A caption that names every factor, or some of them."""
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Drawing:
     """A drawn scene: its picture, and where each part is seen."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
+from xaikit.arguments import public
 from xaikit.world.canvas import Brush, Colour, darker, lighter, outline, varied
 from xaikit.world.language import NUMBERS, article, chosen, joined, opened
 from xaikit.world.palette import COLOURS, twigs
@@ -21,6 +22,7 @@ GENERAL = {"water": ("on the water",), "land": ("on land",)}  # where a caption 
 _BILLS: tuple[Colour, ...] = ((245, 150, 30), (245, 200, 60), (120, 108, 100), (70, 62, 58))
 
 
+@public
 @dataclass(frozen=True)
 class Birds(Scene):
     """One to three birds of one species and colour, on water or on land (each with two sceneries).

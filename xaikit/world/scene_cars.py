@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
+from xaikit.arguments import public
 from xaikit.world.canvas import Brush, Colour, darker, outline, varied
 from xaikit.world.language import article, chosen, joined, opened
 from xaikit.world.palette import COLOURS, twigs
@@ -19,6 +20,7 @@ _BODY, _TEXT, _EMBLEM, _FRONT_WHEEL, _REAR_WHEEL, _OCCLUDER = range(1, 7)
 _DARK: Colour = (28, 28, 34)
 
 
+@public
 @dataclass(frozen=True)
 class Cars(Scene):
     """One car from the side: its make (emblem and band), model, colour, place, and a name in capitals on its door.

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import cv2
 
+from xaikit.arguments import public
 from xaikit.world.canvas import Brush, Colour, darker, lighter, outline, varied
 from xaikit.world.language import article, chosen, joined, opened
 from xaikit.world.palette import COLOURS, twigs
@@ -43,6 +44,7 @@ NOUNS: dict[str, tuple[str, ...]] = {
 _BACKGROUND, _OBJECT, _OCCLUDER = 0, 1, 2
 
 
+@public
 @dataclass(frozen=True)
 class Nine(Scene):
     """One thing of nine categories, with a colour and a pattern, in one of the nine homes.

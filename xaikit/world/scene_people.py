@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
+from xaikit.arguments import public
 from xaikit.world.canvas import Brush, Colour, darker, outline, varied
 from xaikit.world.language import article, joined, opened
 from xaikit.world.places import PHRASES, PLACES
@@ -56,6 +57,7 @@ _HAIR: tuple[Colour, ...] = ((40, 30, 28), (84, 54, 36), (134, 84, 44), (204, 16
 _BODY, _FACE, _HAIR_LABEL, _CLOTHING, _HEADWEAR, _TOOL = range(1, 7)
 
 
+@public
 @dataclass(frozen=True)
 class People(Scene):
     """One person at work, from the waist up.

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from xaikit.arguments import Count, Pixels, Probability, Seed, public
 from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import rng, seed_for
 from xaikit.world.scene import Scene, Value, listed
@@ -21,6 +22,7 @@ FAMILIES: dict[str, type[Scene]] = {"birds": Birds, "nine": Nine, "people": Peop
 SPLITS = ("train", "validation", "test", "corpus")  # the last for what a foundation model learns from
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class SceneSet(Sequence[Scene]):
     """A sequence of scenes of one family, held as numbers: a scene is made, and drawn, when it is asked for.
@@ -90,21 +92,21 @@ class SceneSet(Sequence[Scene]):
         """The five captions of every scene."""
         return [scene.captions for scene in self]
 
-    def pixels(self, size: int = 64) -> UInt8[Tensor, "n 3 size size"]:
+    def pixels(self, size: Pixels = 64) -> UInt8[Tensor, "n 3 size size"]:
         """All pictures, 0..255, drawn once and then read from the cache."""
         return fetch(_pixels, **self._recipe(size))["pixels"]
 
-    def images(self, size: int = 64) -> Float[Tensor, "n 3 size size"]:
+    def images(self, size: Pixels = 64) -> Float[Tensor, "n 3 size size"]:
         """All pictures, in [0, 1]; kept as 8 bits in the cache."""
         return self.pixels(size).float().div_(255)
 
-    def masks(self, part: str, size: int = 64) -> Bool[Tensor, "n size size"]:
+    def masks(self, part: str, size: Pixels = 64) -> Bool[Tensor, "n size size"]:
         """The masks of one part, drawn once and then read from the cache. Raises ValueError for an unknown part."""
         if part not in self.family.PARTS:
             raise ValueError(f"{self.family.__name__} has no part {part!r}; choose from {listed(self.family.PARTS)}.")
         return fetch(_masks, part=part, **self._recipe(size))["masks"]
 
-    def batches(self, size: int = 64, batch: int = 256) -> Iterator[Float[Tensor, "batch 3 size size"]]:
+    def batches(self, size: Pixels = 64, batch: Count = 256) -> Iterator[Float[Tensor, "batch 3 size size"]]:
         """The pictures in [0, 1], batch by batch, each drawn when its turn comes; nothing is kept."""
         if batch < 1:
             raise ValueError(f"A batch of {batch} scenes cannot be drawn; take at least 1.")
@@ -143,8 +145,9 @@ def _masks(
     return {"masks": masks}
 
 
+@public
 def birds(
-    n: int, *, seed: int, split: str = "train", alignment: float | int | None = None, waterbirds: float | int = 0.5
+    n: Count, *, seed: Seed, split: str = "train", alignment: Probability | None = None, waterbirds: Probability = 0.5
 ) -> SceneSet:
     """`n` scenes of birds, a share `waterbirds` of them of that kind (0.23 in Waterbirds itself).
 
@@ -164,8 +167,9 @@ def birds(
     return maker.made(background=background, species=by_kind[kind, each])
 
 
+@public
 def nine(
-    n: int, *, seed: int, split: str = "train", alignment: float | int = 0.9, variant: str = "original"
+    n: Count, *, seed: Seed, split: str = "train", alignment: Probability = 0.9, variant: str = "original"
 ) -> SceneSet:
     """`n` scenes of the nine categories, equally frequent; a share `alignment` of each is at home.
 
@@ -180,14 +184,15 @@ def nine(
     return made.replace(variant=variant)
 
 
+@public
 def people(
-    n: int,
+    n: Count,
     *,
-    seed: int,
+    seed: Seed,
     split: str = "train",
-    alignment: float | int = 0.9,
-    workplace: float | int = 1.0,
-    masked: float | int = 0.0,
+    alignment: Probability = 0.9,
+    workplace: Probability = 1.0,
+    masked: Probability = 0.0,
 ) -> SceneSet:
     """`n` people of the ten professions, equally frequent, in their own clothes and with their own tools.
 
@@ -213,8 +218,9 @@ def people(
     )
 
 
+@public
 def cars(
-    n: int, *, seed: int, split: str = "train", written: float | int = 0.5, alignment: float | int = 0.95
+    n: Count, *, seed: Seed, split: str = "train", written: Probability = 0.5, alignment: Probability = 0.95
 ) -> SceneSet:
     """`n` cars of the four makes, equally frequent; a share `written` of each has a name on the door.
 
