@@ -69,9 +69,7 @@ class Clip(BareClip):
 
 
 @public
-def load_clip(
-    name: str, pretrained: str | None = None, device: Device = "cpu", *, revision: str | None = None
-) -> Clip:
+def load_clip(name: str, pretrained: str | None = None, device: Device = "cpu", *, revision: str | None = None) -> Clip:
     """Load a CLIP by its open_clip name and weights ("RN50-quickgelu", "openai"), or from "local-dir:FOLDER".
 
     Weights that are not here yet are downloaded, of the hub's repositories the commit `revision`, by default the one
