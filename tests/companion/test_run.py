@@ -494,8 +494,8 @@ def test_the_report_counts_what_the_records_say(
     finding = "A number outside is a finding: please report it with this line. "
     assert said.splitlines()[-6:] == [
         f"{NAME}: skipped fig9: there are no texts",
-        f"outside: {NAME}: n.out = 0.9, accepted 0.4 to 0.6",
-        f"not recorded, though accepted: {NAME}: n.gone",
+        "outside: n.out = 0.9, accepted 0.4 to 0.6",
+        "not recorded, though accepted: n.gone",
         f"{finding}{NAME}, seed 0, source ssssssssssss; torch 2.15.0; cpu, a CPU, portable arithmetic, 2 threads on 4 "
         "cores, avx2 fma",
         f"{NAME}: numbers not accepted yet: 1 (make accept)",
@@ -506,5 +506,5 @@ def test_the_report_counts_what_the_records_say(
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
     assert rows[0] == counted
     assert rows[1] == ["seed-12-native", "fresh", "42", "2", "2", "3", "1", "0", "1", "1", "1", "other"]
-    assert f"outside: {NAME} (seed-12-native): n.out = 0.9, accepted 0.4 to 0.6" in said
+    assert "outside: seed-12-native: n.out = 0.9, accepted 0.4 to 0.6" in said
     assert said.splitlines()[-2:] == ["claim-0: holds 1, fails 1 of 2 runs", "2 runs: 2 fresh"]

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from xaikit.companion import accept
+from xaikit.companion.freshness import State, status
 from xaikit.companion.progress import duration, some
 from xaikit.companion.run import Job, page_is_older, variants_run
-from xaikit.companion.state import State, status
 
 VERDICTS = ("holds", "fails", "inconclusive", "not-run")
 
@@ -57,7 +57,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[st
                 drift, damage = None, _damaged(each, error)
             table.add_row(label, found.state, *_counts(found.record, drift))
             notes += [f"{name}: skipped {what}: {why}" for what, why in found.record.get("skipped", {}).items()]
-            notes += _drifted(name, found.record, drift) if drift else []
+            notes += _drifted(each, found.record, drift) if drift else []
         if page_is_older(job):
             notes.append(f"{job.name}: its page shows other cells than its script (make notebooks writes it anew)")
         if seeds:
@@ -102,15 +102,16 @@ def _counts(record: Mapping[str, Any], drift: accept.Drift | None) -> list[str]:
     return [str(count) for count in counts]
 
 
-def _drifted(name: str, record: Mapping[str, Any], drift: accept.Drift) -> Iterator[str]:
+def _drifted(job: Job, record: Mapping[str, Any], drift: accept.Drift) -> Iterator[str]:
+    run = f"{job.variant}: " if job.variant else ""
     for id, value, low, high in drift.outside:
-        yield f"outside: {name}: {id} = {value:.6g}, accepted {low:.6g} to {high:.6g}"
+        yield f"outside: {run}{id} = {value:.6g}, accepted {low:.6g} to {high:.6g}"
     for id in drift.missing:
-        yield f"not recorded, though accepted: {name}: {id}"
+        yield f"not recorded, though accepted: {run}{id}"
     if drift.outside:
         yield f"A number outside is a finding: please report it with this line. {_setting(record)}"
     if drift.unknown:
-        yield f"{name}: numbers not accepted yet: {len(drift.unknown)} (make accept)"
+        yield f"{run}{job.name}: numbers not accepted yet: {len(drift.unknown)} (make accept)"
 
 
 def _runs(job: Job, seeds: bool) -> Iterator[Job]:

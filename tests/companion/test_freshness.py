@@ -15,8 +15,8 @@ import pytest
 from processes import wait_for
 
 from xaikit.companion import progress, report, run
+from xaikit.companion.freshness import State, status
 from xaikit.companion.run import Job
-from xaikit.companion.state import State, status
 
 NAME = "01_small"
 RAISES = 'print("drew it")', 'raise KeyError("no such map")'
