@@ -12,7 +12,7 @@ from filelock import FileLock
 from xaikit.storage.files import write_text
 
 MODEL_CONFIGS = "open_clip_configs"  # that open_clip reads in place of its own
-VERSION = 1  # of what is written: another one is written anew
+VERSION = 2  # of what is written: another one is written anew
 
 
 def environment(build: Path) -> dict[str, str]:

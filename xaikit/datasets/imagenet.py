@@ -33,6 +33,7 @@ class ImageNet(Sequence):
 
     paths: tuple[Path, ...]
     labels: Int64[Tensor, " n"]
+    least: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.paths) != len(self.labels):
@@ -56,12 +57,12 @@ class ImageNet(Sequence):
         Raises ValueError or FileNotFoundError, naming the file, where it cannot be read.
         """
         path = self.paths[index]
-        return Photograph(path.name, read_image(path, exif=False), int(self.labels[index]))
+        return Photograph(path.name, read_image(path, exif=False, least=self.least), int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "ImageNet":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
         chosen = list(positions)
-        return ImageNet(tuple(self.paths[position] for position in chosen), self.labels[chosen])
+        return ImageNet(tuple(self.paths[position] for position in chosen), self.labels[chosen], self.least)
 
 
 @cache
@@ -75,12 +76,14 @@ def prompts(class_name: str) -> list[str]:
     return [template(class_name) for template in OPENAI_IMAGENET_TEMPLATES]
 
 
-def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = False) -> ImageNet:
+def read_validation(
+    folder: Path, *, devkit: Path | None = None, subset: bool = False, least: int | None = None
+) -> ImageNet:
     """The validation images in `folder` or its subfolder `val`, in either of the two common layouts.
 
     One folder a class, named by its WordNet id, as torchvision unpacks the archive; or all images in one folder, as
     they are in the archive, and the development kit with their labels in `devkit` (by default the folder
-    ILSVRC2012_devkit_t12 in `folder`). Both give the same images in the same order.
+    ILSVRC2012_devkit_t12 in `folder`). Both give the same images in the same order. `least` is that of `read_image`.
 
     Raises FileNotFoundError where there are no images or no labels, ValueError for a class that is none of the 1,000,
     for damaged labels, and, unless a `subset` is asked for, where not all 50 images of all 1,000 classes are there.
@@ -98,7 +101,7 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
     if not subset:
         _check_complete(root, Counter(label for _, label in labelled))
     labelled.sort(key=lambda pair: pair[0].name)
-    return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]))
+    return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]), least)
 
 
 def _from_class_folders(folders: Iterable[Path]) -> list[tuple[Path, int]]:

