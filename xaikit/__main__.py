@@ -220,7 +220,7 @@ def extract(
         os.execve(sys.executable, [sys.executable, "-m", "xaikit", *sys.argv[1:]], wanted)
     from xaikit.studies.extract import extract
 
-    extract(profile, data=data or (), models=model or (), seed=seed, batch=batch, workers=workers)
+    extract(profile, data=data or (), model=model or (), seed=seed, batch=batch, workers=workers)
 
 
 @app.command(rich_help_panel=DATA)

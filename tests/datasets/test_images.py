@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real_files import BESIDE
 
+from xaikit import world
 from xaikit.datasets.images import ALPHA, COLOURS, DEEP, FRAMES, TURNED, is_picture, pictures_among, read_image
 from xaikit.datasets.intake import HIDDEN, Intake
+from xaikit.models.preprocessing import Preprocessed
 
 DRAWN = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -189,3 +192,27 @@ def test_an_intake_of_nothing_odd_says_nothing(tmp_path) -> None:
     intake = Intake(tmp_path)
     read_image(tmp_path / "a.png", intake=intake)
     assert intake.report() == "" and intake.changes == intake.skipped == {}
+
+
+def photographs() -> list[Image.Image]:
+    """Drawn scenes, and real photographs where they lie beside."""
+    drawn = [*world.birds(2, seed=0, split="test").pixels(256), *world.nine(2, seed=0, split="test").pixels(256)]
+    real = sorted((BESIDE / "coco-mini" / "val2017").glob("*.jpg"))[:4]
+    arrays = [each.permute(1, 2, 0).numpy() for each in [*drawn, *map(read_image, real)]]
+    return [Image.fromarray(array) for array in arrays]
+
+
+def test_a_draft_changes_little_of_what_a_model_sees() -> None:
+    """The bound that `read_image` states; at ImageNet's 500 pixels the whole picture is decoded."""
+    crop = Preprocessed(torch.nn.Identity(), 224, (0.0,) * 3, (1.0,) * 3).prepare
+    means = []
+    for photograph in photographs():
+        for size, expected in (((500, 375), (375, 500)), ((2000, 1500), (750, 1000)), ((1000, 3000), (1500, 500))):
+            content = io.BytesIO()
+            photograph.resize(size, Image.Resampling.LANCZOS).save(content, "JPEG", quality=92)
+            whole, draft = (read_image(content.getvalue(), least=least) for least in (None, 448))
+            assert tuple(draft.shape[1:]) == expected
+            difference = 255 * (crop(whole[None] / 255) - crop(draft[None] / 255)).abs()
+            assert difference.max() <= 8 and difference.mean() <= 0.4
+            means.append(difference.mean().item())
+    assert max(means) > 0 and min(means) == 0

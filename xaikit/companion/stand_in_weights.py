@@ -37,11 +37,11 @@ REVISION = "0" * 40
 CLIPS = {
     ("RN50-quickgelu", "openai"): {"vision_cfg": {"layers": [1, 1, 1, 1]}},
     ("ViT-B-32-quickgelu", "openai"): {"vision_cfg": {"layers": 3}},
-    ("ViT-B-16", "laion2b_s34b_b88k"): {"vision_cfg": {"width": 384, "head_width": 32}},
-    ("ViT-L-14", "laion2b_s32b_b82k"): {"vision_cfg": {"width": 256, "head_width": 16}},
-    ("ViT-H-14", "laion2b_s32b_b79k"): {"vision_cfg": {"width": 256, "head_width": 16}},
+    ("ViT-B-16", "laion2b_s34b_b88k"): {"vision_cfg": {"width": 192, "head_width": 16}},
+    ("ViT-L-14", "laion2b_s32b_b82k"): {"vision_cfg": {"width": 128, "head_width": 8}},
+    ("ViT-H-14", "laion2b_s32b_b79k"): {"vision_cfg": {"width": 128, "head_width": 8}},
 }
-TEXT = {"width": 64, "heads": 4, "layers": 1}  # CLIP's own tokenizer and length stay
+TEXT = {"width": 16, "heads": 1, "layers": 1}  # CLIP's own tokenizer and length stay, and 240,000 prompts of classes
 
 
 def write_all(folder: Path, configs: Path, words: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class ImageNet(Sequence):
 
     paths: tuple[Path, ...]
     labels: Int64[Tensor, " n"]
+    least: int | None = None
     intake: Intake | None = None
 
     def __post_init__(self) -> None:
@@ -61,12 +62,13 @@ class ImageNet(Sequence):
         Raises ValueError or FileNotFoundError, naming the file, where it cannot be read.
         """
         path = self.paths[index]
-        return Photograph(path.name, read_image(path, exif=False, intake=self.intake), int(self.labels[index]))
+        photograph = read_image(path, exif=False, intake=self.intake, least=self.least)
+        return Photograph(path.name, photograph, int(self.labels[index]))
 
     def select(self, positions: Iterable[int]) -> "ImageNet":
         """The images at `positions`, in that order. Raises ValueError where there is none."""
         chosen = list(positions)
-        return ImageNet(tuple(self.paths[position] for position in chosen), self.labels[chosen], self.intake)
+        return replace(self, paths=tuple(self.paths[position] for position in chosen), labels=self.labels[chosen])
 
 
 @cache
@@ -81,12 +83,14 @@ def prompts(class_name: str) -> list[str]:
 
 
 @public
-def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = False) -> ImageNet:
+def read_validation(
+    folder: Path, *, devkit: Path | None = None, subset: bool = False, least: int | None = None
+) -> ImageNet:
     """The validation images in `folder` or its subfolder `val`, in either of the two common layouts.
 
     One folder a class, named by its WordNet id, as torchvision unpacks the archive; or all images in one folder, as
     they are in the archive, and the development kit with their labels in `devkit` (by default the folder
-    ILSVRC2012_devkit_t12 in `folder`). Both give the same images in the same order.
+    ILSVRC2012_devkit_t12 in `folder`). Both give the same images in the same order. `least` is that of `read_image`.
 
     Raises FileNotFoundError where there are no images or no labels, ValueError for a class that is none of the 1,000,
     for damaged labels, and, unless a `subset` is asked for, where not all 50 images of all 1,000 classes are there.
@@ -108,7 +112,8 @@ def read_validation(folder: Path, *, devkit: Path | None = None, subset: bool = 
     if not subset:
         _check_complete(root, Counter(label for _, label in labelled))
     labelled.sort(key=lambda pair: pair[0].name)
-    return ImageNet(tuple(path for path, _ in labelled), torch.tensor([label for _, label in labelled]), intake)
+    labels = torch.tensor([label for _, label in labelled])
+    return ImageNet(tuple(path for path, _ in labelled), labels, least, intake)
 
 
 def _from_class_folders(root: Path, folders: Sequence[Path], intake: Intake) -> list[tuple[Path, int]]:

@@ -97,7 +97,7 @@ def classification(cfg: Settings, seed: int, split: str = "test") -> Labelled:
     """
     if cfg.data == WORLD:
         return _scenes(cfg.per_class, seed, split)
-    everything = imagenet.read_validation(DATASETS / cfg.imagenet, subset="subset" in cfg)
+    everything = imagenet.read_validation(DATASETS / cfg.imagenet, subset="subset" in cfg, least=2 * cfg.size)
     held_out = [index % 10 == 0 for index in range(len(everything))]
     chosen = everything.select([i for i, out in enumerate(held_out) if out == (split == "validation")])
     chosen = part_of(chosen, cfg, seed, "imagenet", split)

@@ -32,7 +32,7 @@ def extract(
     profile: str = "paper",
     *,
     data: Sequence[str] = (),
-    models: Sequence[str] = (),
+    model: Sequence[str] = (),
     seed: int = 0,
     batch: int | None = None,
     workers: int | None = None,
@@ -55,13 +55,13 @@ def extract(
     if workers is not None:
         cfg = Settings(cfg.as_dict() | {"workers": workers}, f"profile {profile!r}, section {SECTION!r}")
     _check("data set", data, DATA)
-    _check("model", models, [study.name_of_model(each) for each in study.model_settings(cfg)])
+    _check("model", model, [study.name_of_model(each) for each in study.model_settings(cfg)])
     _rehearse()
-    chosen = study.backbones(cfg, models)
+    chosen = study.backbones(cfg, model)
     for name in data or DATA:
         for split in pictures.SPLITS:
             images = DATA[name](cfg, seed, split)
-            stores = [pictures.decomposed(cfg, model, images).store for model in chosen]
+            stores = [pictures.decomposed(cfg, each, images).store for each in chosen]
             for store in stores:
                 store.batch_size = batch or store.batch_size
             made = fill(stores, rank=rank, world_size=world_size)
