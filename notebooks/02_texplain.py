@@ -421,7 +421,7 @@ of_explainer = dict.fromkeys(("classifier", "another picture", "zeros"), learned
 LEARNED = {**of_explainer, "captioner": "none: it is its own"}
 rows, counts, named = [], {}, {}
 for name, found in conditions.items():
-    slug = name.replace(",", "").replace(" ", "-")
+    slug = name.lower().replace(",", "").replace(" ", "-")
     row = {"features of": name, "translator learned from": LEARNED.get(name, learned_here)}
     if drawn:
         counts[name] = study.matching(found, true, cfg.words)

@@ -395,6 +395,14 @@ def _(draw: Draw) -> Any:
     return caption_driven.over_folds([draw.correct(8).double().mean().item() for _ in range(3)], draw.seed)
 
 
+@case("studies.caption_driven.over_batches")
+def _(draw: Draw) -> Any:
+    count = int(draw.numpy.integers(26, 120))
+    batches = len(caption_driven.published_batches(count))
+    means = [draw.correct(batches).double().numpy() for _ in range(1 + draw.seed % 3)]
+    return caption_driven.over_batches(means, count, draw.seed)
+
+
 @case("studies.caption_driven.over_models")
 def _(draw: Draw) -> Any:
     models = [draw.correct(12).double().numpy() for _ in range(1 + draw.seed % 3)]

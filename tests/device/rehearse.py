@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import psutil
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PROFILE = "rehearsal"
+BESIDE = 2  # notebooks at once
 WARNED = "does not have a deterministic implementation"  # what a GPU says of an operation where it may go on
 
 
@@ -143,29 +145,34 @@ def train(data: Path, variables: Mapping[str, str]) -> tuple[int, dict[str, list
     return followed([sys.executable, "-c", code], variables, "train-translator")
 
 
+def rehearsed(name: str, variables: Mapping[str, str], build: Path) -> tuple[list[str], list[str]]:
+    """Run one notebook, paper 2's after its translator: the rows of the table, and what failed."""
+    rows, failed = [], []
+    if name == "02_texplain":
+        status, sections = train(Path(variables["XAIKIT_DATA"]), variables)
+        rows += table("train-translator", sections)
+        failed += ["train-translator"] if status else []
+    command = [sys.executable, "-m", "xaikit", "run", name, "--profile", PROFILE, "--force"]
+    status, sections = followed(command, variables, name)
+    log = build / f"{name}.log"
+    warned = log.read_text(encoding="utf-8").count(WARNED) if log.exists() else 0
+    lacking = [] if status else missing(name)
+    print(f"{name}: {'failed' if status else 'every cell ran'}, {warned} refusals", flush=True)
+    if lacking:
+        print(f"{name}: neither made nor skipped: {', '.join(lacking)}", file=sys.stderr)
+    return [*rows, *table(name, sections)], [*failed, *([name] if status or warned or lacking else [])]
+
+
 def main(names: Sequence[str]) -> int:
-    build = ROOT / "build" / PROFILE
+    build, start = ROOT / "build" / PROFILE, time.monotonic()
     chosen = names or sorted(script.stem for script in (ROOT / "notebooks").glob("[0-9]*.py"))
-    lines, failed, start = (
-        ["| notebook | section | seconds | of a CPU | peak MiB |", "|---|---|---|---|---|"],
-        [],
-        time.monotonic(),
-    )
-    with environment(build) as variables:
-        if "02_texplain" in chosen:
-            status, sections = train(Path(variables["XAIKIT_DATA"]), variables)
-            lines += table("train-translator", sections)
-            failed += ["train-translator"] if status else []
-        for name in chosen:
-            command = [sys.executable, "-m", "xaikit", "run", name, "--profile", PROFILE, "--force"]
-            status, sections = followed(command, variables, name)
-            lines += table(name, sections)
-            warned = (build / f"{name}.log").read_text(encoding="utf-8").count(WARNED)
-            lacking = [] if status else missing(name)
-            print(f"{name}: {'failed' if status else 'every cell ran'}, {warned} refusals", flush=True)
-            if lacking:
-                print(f"{name}: neither made nor skipped: {', '.join(lacking)}", file=sys.stderr)
-            failed += [name] if status or warned or lacking else []
+    lines, failed = ["| notebook | section | seconds | of a CPU | peak MiB |", "|---|---|---|---|---|"], []
+    # Small networks on two threads wait for each other: two notebooks on one thread each are done sooner.
+    with environment(build) as variables, ThreadPoolExecutor(BESIDE) as beside:
+        variables |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // BESIDE))}
+        for rows, problems in beside.map(lambda name: rehearsed(name, variables, build), chosen):
+            lines += rows
+            failed += problems
     text = "\n".join([*lines, "", f"{time.monotonic() - start:.0f} seconds in all"]) + "\n"
     (build / "sections.md").write_text(text, encoding="utf-8")
     print(text)
