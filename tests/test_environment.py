@@ -206,7 +206,7 @@ def providers(name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "allowed"),
     [
-        ("xaikit", CORE | EXTRAS["notebooks"] | EXTRAS["paper"]),
+        ("xaikit", CORE | EXTRAS["notebooks"] | EXTRAS["paper"] | EXTRAS["slurm"]),
         ("notebooks", CORE | EXTRAS["notebooks"]),
         ("benchmarks", CORE),
         ("tests", DECLARED),
@@ -239,7 +239,7 @@ def test_what_the_core_lacks_is_imported_by_the_name_of_its_extra():
         for name in outside - BY_HAND - {"xaikit"}:
             assert providers(name) & set(CORE), f"{path} imports {name} outside of extra(...)"
         used |= set(guarded)
-    assert used == {"notebooks", "paper"}
+    assert used == {"notebooks", "paper", "slurm"}
 
 
 WITHOUT_EXTRAS = """
@@ -263,12 +263,12 @@ for module in pkgutil.walk_packages(xaikit.__path__, "xaikit."):
 
 
 def test_without_the_extras_all_imports_but_what_needs_them_whole():
-    brought = set(EXTRAS["notebooks"] | EXTRAS["paper"])
+    brought = set(EXTRAS["notebooks"] | EXTRAS["paper"] | EXTRAS["slurm"])
     missing = {name for name, by in distributions().items() if set(map(canonicalize_name, by)) & brought}
     code = WITHOUT_EXTRAS.format(missing=missing)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     failed = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert set(failed) == {"xaikit.companion.execute", "xaikit.texplain.rating_widgets"}
+    assert set(failed) == {"xaikit.companion.execute", "xaikit.companion.submit", "xaikit.texplain.rating_widgets"}
     assert failed["xaikit.texplain.rating_widgets"] == (
         "ipywidgets is not installed: pip install 'xaikit[notebooks]' brings it."
     )

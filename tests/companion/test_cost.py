@@ -1,5 +1,6 @@
 """Estimates follow from their inputs as the page says, fit the small card, and the page says what the code says."""
 
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,11 +12,15 @@ from typer.testing import CliRunner
 
 from xaikit.__main__ import app
 from xaikit.companion import cost, profiles, scale, tables
+from xaikit.companion import sections as counted
 from xaikit.companion.cost import CARDS, ONE, Machine, Work, estimate
 from xaikit.companion.sections import sections
 from xaikit.companion.towers import Decoder
+from xaikit.datasets import waterbirds
 from xaikit.storage import settings
 from xaikit.storage.paths import NOTEBOOKS
+from xaikit.studies import caption_driven, texplain_mitigation
+from xaikit.texplain.sampling import sample
 from xaikit.texplain.translator import Translator, sentence_loss
 
 NOTEBOOK_NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
@@ -136,6 +141,14 @@ def test_a_larger_batch_does_not_fit():
     for name in ("translator", "latents"):
         larger = {**whole, name: {**whole[name], "batch": 512}}
         assert max(section.gpu for section in sections("02_texplain", larger)) > cost.SMALLEST
+
+
+def test_what_is_counted_at_once_is_what_the_code_takes():
+    """A preflight cannot load the modules that say so."""
+    assert inspect.signature(sample).parameters["rows"].default == counted.SENTENCES_AT_ONCE
+    assert counted.WORD_MAPS == texplain_mitigation.WORD_MAPS and texplain_mitigation.MOST_SENTENCES == 16
+    assert max(caption_driven.BATCH_PIXELS // 224**2 // 25, 1) * 25 == counted.CLIP_BATCH
+    assert [sum(each) for each in waterbirds.COUNTS.values()] == list(counted.BIRDS.values())
 
 
 # ---- the page ----

