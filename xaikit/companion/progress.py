@@ -73,7 +73,7 @@ class Progress:
 
     def forecast(self, cache: Path) -> str:
         """What a run that follows this one goes on from, and how long it will take."""
-        took = sum(self.seconds.values())
+        took = sum(self.seconds.values(), 0.0)
         steps = [file for file in cache.rglob("*.safetensors") if file.stat().st_mtime >= self.began]
         said = f"{self.where}, with {len(self.seconds)} of {len(self.sections)} sections done in {duration(took)}"
         if steps:
@@ -86,7 +86,7 @@ class Progress:
         ahead = [section for section in self.sections if section not in self.seconds]
         if unknown := [section for section in ahead if section not in known]:
             return f"{said}; how long it takes from {unknown[0]!r} on is not known yet"
-        least, most = sum(known[section] for section in ahead), sum(known.values())
+        least, most = sum((known[section] for section in ahead), 0.0), sum(known.values(), 0.0)
         return f"{said}; expect {duration(least)} to {duration(most)}, by the sections' seconds in earlier runs"
 
     def _write(self) -> None:

@@ -82,7 +82,8 @@ def to_run(chosen: Sequence[Job]) -> str:
     if not missing:
         return "Every notebook is up to date: none is run first."
     known = [float(each.record["seconds"]) for each in missing.values() if each.record]
-    time = f"about {duration(sum(known))} by their records" if len(known) == len(missing) else "how long is not known"
+    all_known = len(known) == len(missing)
+    time = f"about {duration(sum(known, 0.0))} by their records" if all_known else "how long is not known"
     return f"Runs first ({time}): " + ", ".join(f"{name} ({each.state})" for name, each in missing.items()) + "."
 
 
