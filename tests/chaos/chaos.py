@@ -108,6 +108,12 @@ def values(root: Path) -> list[object]:
     return [(each["id"], each["value"]) for each in json.loads(results(root)["numbers.json"])["numbers"]]
 
 
+def line_with(pattern: str, output: str) -> str:
+    lines = [line for line in output.splitlines() if re.search(pattern, line)]
+    must(lines, f"nothing says {pattern!r}: {output[-300:]}")
+    return re.sub(r"/tmp/chaos-\w+/", "", lines[0])
+
+
 def no_trace(output: str) -> None:
     must("Traceback (most recent call last)" not in output, f"a traceback in place of a sentence: {output[-300:]}")
 
@@ -264,12 +270,12 @@ def a_full_disk_for_results(folder: Path, kills: int) -> str:
         must(status != 0, "it said that all went well")
         must(results(root) == reference, "what was there is gone")
         no_trace(output)
-        sentence = output.strip().splitlines()[-1]
+        sentence = line_with("cannot be put into", output)
         (disk / "ballast").unlink()
         status, output = ended(xaikit(root, "run", NAME, "--force"))
         must(status == 0, f"with room again: {output[-300:]}")
         must(values(root), "no numbers")
-    return f"what was there stayed, exit 1: {sentence[-80:]!r}; with room again it ran"
+    return f"what was there stayed, exit 1: {sentence!r}; with room again it ran"
 
 
 @case
@@ -330,7 +336,7 @@ def a_read_only_checkout(folder: Path, kills: int) -> str:
         no_trace(told)
     finally:
         subprocess.run(["umount", "-l", str(root)], check=False)
-    return f"{output.strip().splitlines()[-1][-90:]!r}"
+    return f"{line_with('can be written', output)!r}"
 
 
 @case
@@ -366,7 +372,7 @@ def another_user(folder: Path, kills: int) -> str:
     cache.chmod(0o755)
     must(first[0] == second[0] == 0, f"{first[1][-200:]} {second[1][-200:]}")
     must("made" in first[1] and "made" not in second[1], f"the other one's cache was not read: {second[1][-200:]}")
-    return f"{output.strip().splitlines()[-1][-80:]!r}; another one's cache is read"
+    return f"{line_with('can be written', output)!r}; another one's cache is read"
 
 
 @case

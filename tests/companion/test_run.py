@@ -3,6 +3,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +203,18 @@ def test_results_may_lie_on_another_file_system(earlier: bool, tmp_path: Path, m
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", within_one)
+
+    def full(*_: object, **__: object) -> None:
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match=r"cannot be put into .*No space left.*stays"),
+    ):
+        patch.setattr(shutil, "copytree", full)
+        run._publish(part, folder)
+    assert (part / "new.txt").exists() and (folder / "old.txt").exists() == earlier
+    assert [path.name for path in folder.parent.iterdir()] == ["01"] * earlier
     run._publish(part, folder)
     assert [path.name for path in folder.iterdir()] == ["new.txt"]
     assert not part.exists() and list(folder.parent.iterdir()) == [folder]

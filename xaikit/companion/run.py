@@ -178,13 +178,18 @@ def _require(chosen: Sequence[Job], force: bool, parameters: Mapping[str, Any] |
 
 @contextmanager
 def _exclusive(job: Job) -> Iterator[None]:
-    job.work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(job.file(".lock"))
     try:
+        job.work.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         print(f"{job.name}: waiting for another run of it", flush=True)
         lock.acquire()
+    except OSError as error:
+        raise RuntimeError(
+            f"{job.name}: nothing can be written to {job.work} ({error.strerror}): run in a copy of the checkout that "
+            "is your own"
+        ) from error
     try:
         yield
     finally:
@@ -305,7 +310,15 @@ def _publish(part: Path, results: Path) -> None:
     for left_over in (new, old):  # by a process that was killed here
         shutil.rmtree(left_over, ignore_errors=True)
     results.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(part, new)
+    try:
+        shutil.move(part, new)
+    except OSError as error:  # shutil's own has a line for each file
+        shutil.rmtree(new, ignore_errors=True)
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise RuntimeError(
+            f"{results.name}: its results cannot be put into {results.parent} ({reason}); what was there stays. Make "
+            "room there and run again: finished steps are read from the cache."
+        ) from error
     if results.exists():
         results.rename(old)
     new.rename(results)
