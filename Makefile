@@ -117,7 +117,7 @@ lock: ## pin the newest versions within pyproject.toml's bounds in requirements.
 	@rm -rf build/lock build/new.lock
 
 clean: ## remove build/ and the caches; .venv and figures/ stay
-	rm -rf build .pytest_cache .ruff_cache *.egg-info
+	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # == The papers' own models and data

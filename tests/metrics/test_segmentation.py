@@ -254,8 +254,8 @@ def test_group_accuracy_takes_numbers_lists_and_tensors() -> None:
         ([], [], "correct of group_accuracy"),
         ([True], ["a", "b"], "one verdict and one group"),
         ([[True]], [["a"]], "one verdict and one group"),
-        ([0.5, 1], ["a", "b"], "correct of group_accuracy"),
-        ([np.nan, 1], ["a", "b"], "other than true and false"),
+        ([0.5, 1], ["a", "b"], "other than true and false"),
+        ([np.nan, 1], ["a", "b"], "correct of group_accuracy"),
     ],
 )
 def test_bad_groups_are_named(correct, groups, sentence) -> None:

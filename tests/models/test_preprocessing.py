@@ -239,7 +239,7 @@ TIMM = {"input_size": (3, 32, 32), "crop_pct": 1.0, "crop_mode": "center", "inte
         ({**OPEN_CLIP, "mode": "L"}, "makes images 'L'"),
         ({**OPEN_CLIP, "size": (32, 32, 3)}, "neither a whole number nor a height and a width"),
         ({**OPEN_CLIP, "size": 0}, "neither a whole number"),
-        ({**OPEN_CLIP, "std": (0.2, 0.0, 0.2)}, "not of three channels, or 0"),
+        ({**OPEN_CLIP, "std": (0.2, 0.0, 0.2)}, "not of three channels, or std is not above 0"),
         ({**OPEN_CLIP, "padding": 3}, "open_clip's preprocessing has padding"),
         ({**TIMM, "crop_mode": "corner"}, "Unknown crop_mode 'corner'"),
         ({**TIMM, "interpolation": "hamming"}, "Unknown interpolation 'hamming'"),
