@@ -560,7 +560,7 @@ else:
         row[7].barh(mine.by, mine.value, color=[plots.BLUE, plots.SKY, plots.GREY][: len(mine)])
         row[7].set(xlim=(0, 1), ylim=(2.6, -0.6))
         row[7].yaxis.tick_right()
-        if name != list(best_head)[-1]:
+        if name != retrieval.topic[retrieval.value.notna()].iloc[-1]:
             row[7].set_xticklabels([])
     axes[0, 0].set_title("query")
     axes[0, 1].text(
