@@ -1,6 +1,7 @@
 """The experiments of paper 2 on inputs whose outcome is known."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -313,3 +314,12 @@ def test_overlaps_are_means_over_a_picture_s_pairs() -> None:
     found = study.overlaps(*pairs, embed, 2)
     assert found["rouge1"].tolist() == pytest.approx([75, 50])
     assert found["cosine"].tolist() == [0.5, 0.5]
+
+
+def test_a_sampled_padding_ends_a_sentence(monkeypatch) -> None:
+    language = SimpleNamespace(decoder=nn.Linear(1, 1), prompt=[5], end=2, pad=0)
+    drawn = torch.tensor([[[7, 0, 8, 2], [7, 8, 2, 0], [0, 9, 9, 9], [7, 8, 9, 9]]])
+    monkeypatch.setattr(study, "sample", lambda *_, **__: drawn)
+    explainer = SimpleNamespace(language=language, sampling={}, condition=lambda features: features)
+    found = study.Explainer.sentences(explainer, torch.zeros(1, 1, 1), 4, 0)
+    assert found.tolist() == [[[7, 0, 0, 0], [7, 8, 2, 0], [0, 0, 0, 0], [7, 8, 9, 9]]]

@@ -71,12 +71,13 @@ class Explainer:
             return torch.cat([self.translator(part.to(device)) for part in features.split(64)])
 
     def sentences(self, features: Tokens, n: int, seed: int) -> Sentences:
-        """`n` sentences for each image's features, without the prompt."""
+        """`n` sentences for each image's features, without the prompt; a padding that was sampled ends one, too."""
         language = self.language
-        return sample(
+        found = sample(
             language.decoder, self.condition(features), n, prompt=language.prompt, end=language.end, pad=language.pad,
             seed=seed, **self.sampling,
         ).cpu()  # fmt: skip
+        return found.masked_fill((found == language.pad).cumsum(2) > 0, language.pad)
 
     def texts(self, features: Tokens, n: int, seed: int) -> list[list[str]]:
         """The same as texts, a list for each image."""
