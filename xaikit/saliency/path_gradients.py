@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from xaikit.models.scores import Score
+from xaikit.models.scores import Score, name_saturated
 
 
 def integrated_gradients(
@@ -56,4 +56,6 @@ def integrated_gradients(
                 f"for image {int(bad)}: give one number each."
             )
         total.index_add_(0, rows.to(total.device), gradient * weights[at][:, None, None, None])
+    flat = (total == 0).flatten(1).all(1).nonzero()[:, 0].tolist()
+    name_saturated(flat, len(images), "its map is 0")
     return ((images - baselines) * total).sum(1)
