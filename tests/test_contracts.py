@@ -1,12 +1,12 @@
 """Who may import whom: the contracts of pyproject.toml hold, and an arrow against them is found."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packages import copy_package
 
 from xaikit.storage.paths import ROOT
 
@@ -35,10 +35,6 @@ def test_the_contracts_hold() -> None:
     ],
 )
 def test_an_arrow_against_them_is_found(tmp_path: Path, module: str, arrow: str, broken: str) -> None:
-    shutil.copytree(ROOT / "xaikit", tmp_path / "xaikit", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    file = tmp_path / "xaikit" / module
-    file.write_text(f"{file.read_text()}\n{arrow}\n")
-    status, output = lint(tmp_path)
+    status, output = lint(copy_package(tmp_path, module, arrow))
     found = [line for line in output.splitlines() if " BROKEN" in line]
     assert status != 0 and any(line.startswith(broken) for line in found), output

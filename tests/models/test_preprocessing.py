@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -225,6 +226,28 @@ def test_transformers_image_processors(name, options) -> None:
     preprocessed = Preprocessed.of(processor)
     agree(preprocessed, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
     assert repr(Preprocessed.of(json.loads(processor.to_json_string()))) == repr(preprocessed)
+
+
+PROCESSORS = sorted(name for name in dir(transformers) if name.endswith("ImageProcessor") and len(name) > 14)
+
+
+@pytest.mark.filterwarnings("ignore")  # of old ones
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_every_image_processor_of_transformers_agrees_or_is_refused(name) -> None:
+    try:
+        processor = getattr(transformers, name)()
+    except Exception as error:  # each wants what it wants: a package, or arguments
+        pytest.skip(f"it cannot be made without arguments ({type(error).__name__})")
+    try:
+        preprocessed = Preprocessed.of(processor)
+    except ValueError as error:
+        assert re.search(
+            "not known here|does not say how images|which is not one size|Unknown interpolation", str(error)
+        )
+        return
+    for picture in (PICTURES["wide"], PICTURES["tall"]):
+        expected = torch.as_tensor(processor(picture, return_tensors="pt")["pixel_values"][0])
+        assert (preprocessed.prepare(pixels_of(picture))[0] - expected).abs().max() < 0.06
 
 
 OPEN_CLIP = {"size": 32, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}

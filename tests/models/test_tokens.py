@@ -71,13 +71,16 @@ def captioner_mini():
 
 # Every entry of texts into a model.
 ENTRIES = {
-    "clip": lambda texts: load_clip(f"local-dir:{WEIGHTS / 'clip-vit-mini'}").encode_texts(texts),
-    "captioner": lambda texts: captioner_mini().encode(texts, 100),
-    "generator": lambda texts: load_generator(WEIGHTS / "generator-mini").generate(texts, seed=0, steps=1),
-    "translator's captions": lambda texts: encoded(load_captioner(str(WEIGHTS / "captioner-mini")).language, texts, 35),
-    "sentence embeddings": lambda texts: mean_pooled(bert(), tokenizer(), texts),
-    "any tokenizer": lambda texts: report_losses(texts, tokenizer()),
+    "clip": lambda texts, **how: load_clip(f"local-dir:{WEIGHTS / 'clip-vit-mini'}").encode_texts(texts, **how),
+    "captioner": lambda texts, **how: captioner_mini().encode(texts, 100, **how),
+    "generator": lambda texts, **how: load_generator(WEIGHTS / "generator-mini").generate(
+        texts, seed=0, steps=1, **how
+    ),
+    "translator's captions": lambda texts: encoded(captioner_mini(), texts, 35),
+    "sentence embeddings": lambda texts, **how: mean_pooled(bert(), tokenizer(), texts, **how),
+    "any tokenizer": lambda texts, **how: report_losses(texts, tokenizer(), **how),
 }
+STRICT = [entry for entry in ENTRIES if entry != "translator's captions"]  # where cutting is what is asked for
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -90,6 +93,15 @@ def test_unknown_words_are_named_wherever_texts_go_in(entry) -> None:
 def test_texts_that_are_cut_are_named_wherever_texts_go_in(entry) -> None:
     with pytest.warns(UserWarning, match="1 of 2 texts have more than .* tokens and are cut"):
         ENTRIES[entry](["a photo " * 60, "a photo"])
+
+
+@pytest.mark.filterwarnings("ignore::xaikit.models.tokens.LossWarning")
+@pytest.mark.parametrize("entry", STRICT)
+def test_what_is_lost_is_refused_where_it_must_be_whole(entry) -> None:
+    for text in ("a photo of a zyzzyva", "a photo " * 60):
+        with pytest.raises(ValueError, match=r"zyzzyva\): give other texts|are cut .*: give other texts|makes 1"):
+            ENTRIES[entry]([text], strict=True)
+    assert ENTRIES[entry](["a photo of a zyzzyva"]) is not False  # warned of, and done
 
 
 def test_one_string_is_no_list() -> None:

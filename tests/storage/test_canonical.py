@@ -9,6 +9,7 @@ from types import CodeType, FrameType
 
 import numpy as np
 import pytest
+from packages import write_files
 
 from xaikit.models import clip_resnet_mini, clip_vit_mini
 from xaikit.storage import canonical
@@ -127,9 +128,7 @@ def digest(tmp_path: Path) -> Callable[..., str]:
 
     def of(files: dict[str, str], file: str = "train.py", *names: str) -> str:
         root = tmp_path / str(next(count))
-        for name, text in files.items():
-            (root / "xaikit" / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / "xaikit" / name).write_text(textwrap.dedent(text))
+        write_files(root / "xaikit", files)
         return canonical.read(root).digest(root / "xaikit" / file, names or ["train"])
 
     return of
@@ -152,9 +151,7 @@ def test_a_script_is_the_same_where_what_it_uses_has_moved(tmp_path: Path) -> No
     }
     found = []
     for number, (imports, files) in enumerate(scripts.items()):
-        for name, text in files.items():
-            (tmp_path / str(number) / "xaikit" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / str(number) / "xaikit" / name).write_text(textwrap.dedent(text))
+        write_files(tmp_path / str(number) / "xaikit", files)
         code = canonical.read(tmp_path / str(number))
         found.append(code.script([imports, "x = train(3)  # at last", "tools.mean([x])"]))
     assert found[0] == found[2] and found[0][2] == found[1][2]

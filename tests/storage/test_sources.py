@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from packages import write_files
 
 from xaikit.storage import sources
 from xaikit.storage.sources import Cell
@@ -23,10 +24,7 @@ def root(tmp_path: Path) -> Path:
         "data/weights/tiny/card.json": "{}",
         "requirements.lock": "torch==1\n",
     }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
+    return write_files(tmp_path, files)
 
 
 SCRIPT = """# ---

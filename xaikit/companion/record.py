@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from xaikit.companion import profiles
+from xaikit.companion.glyphs import missing_glyphs_named
 from xaikit.companion.progress import NUMBERS, SO_FAR
 from xaikit.companion.units import RANGES
 from xaikit.datasets import intake
@@ -122,15 +123,15 @@ class Record:
     def figure(self, name: str, figure: Figure) -> None:
         """Write `name`.png (150 dpi) and `name`.pdf, the same bytes for the same figure.
 
-        Raises ValueError for a name that is taken or not in lower case, and for a figure without axes.
+        Letters that its font lacks are named in one warning. Raises ValueError for a name that is taken or not in lower
+        case, and for a figure without axes.
         """
         png, pdf = self._file(f"{name}.png"), self._file(f"{name}.pdf")
         if not figure.axes:
             raise ValueError(f"figure {name!r} has no axes: draw it before recording it")
-        with replacing(png) as part:
+        with missing_glyphs_named(name), replacing(png) as part, replacing(pdf) as other:
             figure.savefig(part, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
-        with replacing(pdf) as part:
-            figure.savefig(part, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
+            figure.savefig(other, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         self._files |= {png.name: png, pdf.name: pdf}
         self._keep()
 

@@ -67,11 +67,11 @@ class LanguageModel:
         config = self.decoder.config
         return getattr(config, "encoder_hidden_size", config.hidden_size)
 
-    def encode(self, texts: Texts, longest: Count) -> Int64[Tensor, "texts length"]:
+    def encode(self, texts: Texts, longest: Count, *, strict: bool = False) -> Int64[Tensor, "texts length"]:
         """Prompt, words and end of each text, padded behind.
 
         Warns of words that the tokenizer does not know. Raises ValueError for a text with no word, or of more than
-        `longest` tokens in all.
+        `longest` tokens in all, and with `strict` in place of the warning.
         """
         rows = []
         for text in texts:
@@ -82,7 +82,7 @@ class LanguageModel:
                     f"The caption {text!r} makes {len(row)} tokens; give texts of 1 word to {longest} tokens."
                 )
             rows.append(torch.tensor(row))
-        report_losses(texts, self.tokenizer, longest, prompt=len(self.prompt) + 1)
+        report_losses(texts, self.tokenizer, longest, prompt=len(self.prompt) + 1, strict=strict)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
 
     def decode(self, sentences: Annotated[Int64[Tensor, "sentences length"], Within(0)]) -> list[str]:

@@ -300,19 +300,26 @@ class Generator:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Texts, *, seed: Seed, steps: Count = 20, guidance: NotNegative = 3.0, batch: Count = 50
+        self,
+        prompts: Texts,
+        *,
+        seed: Seed,
+        steps: Count = 20,
+        guidance: NotNegative = 3.0,
+        batch: Count = 50,
+        strict: bool = False,
     ) -> tuple[Float[Tensor, "prompts channels rows columns"], Float[Tensor, "prompts 3 height width"]]:
         """A picture in [0, 1] of each prompt, and the latents of the last step that it is decoded from; on the CPU.
 
         The noise depends on the seed and the prompt's position alone, so the batches do not matter. Guidance of 1 is
         none. Warns of prompts that are cut and of words that the tokenizer does not know. Raises ValueError where there
-        is no prompt, no step or no batch.
+        is no prompt, no step or no batch, and with `strict` in place of the warning.
         """
         if not prompts or steps < 1 or batch < 1:
             raise ValueError(
                 f"{len(prompts)} prompts cannot be drawn in {steps} steps, {batch} at once; give at least 1 of each."
             )
-        report_losses(prompts, self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length)
+        report_losses(prompts, self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length, strict=strict)
         latents, images = [], []
         for start in range(0, len(prompts), batch):
             texts = list(prompts[start : start + batch])

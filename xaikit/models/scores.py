@@ -1,6 +1,7 @@
 """What an explanation explains: one number an image."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from jaxtyping import Float, Int64
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from xaikit.arguments import Positive, Within, public
 from xaikit.models.hooks import at_least_float32
+
+_LOG = logging.getLogger(__name__)
 
 # Images and which of all images they are, to one number each, from that image alone. The second argument is there
 # because each image may have a class of its own, and comes many times: perturbed, masked, with pixels removed.
@@ -22,6 +25,19 @@ def is_one_each(values: object, count: int) -> bool:
 def shape_of(values: object) -> str:
     """What a score has given, for messages."""
     return str(tuple(values.shape)) if isinstance(values, Tensor) else f"a {type(values).__name__}"
+
+
+def name_saturated(ids: Sequence[str | int], total: int, result: str) -> None:
+    """Log which images have a score that does not change with them, as if it were saturated; nothing where none has.
+
+    Such an image does not stop the others; `result` says what there is of it then.
+    """
+    if ids:
+        named = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
+        _LOG.warning(
+            "The score of %d of %d images (%s) does not change with the image, as if it were saturated: %s.",
+            len(ids), total, named, result,
+        )  # fmt: skip
 
 
 @public

@@ -23,34 +23,28 @@ def report_losses(
     text's own tokens with the special ones, or with `prompt` tokens in their place. The first five are named.
     Raises ValueError in place of the warning where it is `strict`, and for texts that are one string.
     """
-    cut, unknown, longest = losses(texts, tokenizer, longest, prompt=prompt)
-    said = []
-    if cut:
-        said.append(f"{len(cut)} of {len(texts)} texts have more than {longest} tokens and are cut ({_some(cut)})")
-    if unknown:
-        said.append(f"{len(unknown)} words are not known to the tokenizer and all count as one ({_some(unknown)})")
-    if said and strict:
-        raise ValueError(f"{'; '.join(said)}: give other texts, or leave strict out.")
-    if said:
-        warnings.warn(f"{'; '.join(said)}.", LossWarning, stacklevel=3)
-
-
-def losses(
-    texts: Sequence[str], tokenizer: Any, longest: int | None = None, *, prompt: int | None = None
-) -> tuple[list[str], list[str], int | None]:
-    """The texts that are cut, each once and quoted, the unknown words, and the most tokens; as for `report_losses`."""
     if isinstance(texts, str):
         raise ValueError(f"The texts are one string, {texts[:40]!r}: give a list of texts.")
-    cut, unknown = [], {}
     if longest is None:
         longest = getattr(tokenizer, "context_length", None) or getattr(tokenizer, "model_max_length", None)
     told = _reader(tokenizer, special=prompt is None)
+    cut, unknown = [], {}
     for text in dict.fromkeys(texts):
         tokens, strange = told(text)
         if longest is not None and tokens + (prompt or 0) > longest:
             cut.append(repr(text if len(text) <= 60 else f"{text[:59]}…"))
         unknown |= dict.fromkeys(strange)
-    return cut, list(unknown), longest
+    said = []
+    if cut:
+        said.append(f"{len(cut)} of {len(texts)} texts have more than {longest} tokens and are cut ({_some(cut)})")
+    if unknown:
+        said.append(
+            f"{len(unknown)} words are not known to the tokenizer and all count as one ({_some(list(unknown))})"
+        )
+    if said and strict:
+        raise ValueError(f"{'; '.join(said)}: give other texts, or leave strict out.")
+    if said:
+        warnings.warn(f"{'; '.join(said)}.", LossWarning, stacklevel=3)
 
 
 def known_words(tokenizer: Any) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ smooth, and takes the score away:
 by Adam, with M clamped to [0, 1] after each step. The attribution is 1 − M (Agarwal's Eq. 1 is written in it).
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -21,14 +20,13 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from tqdm import tqdm
 
 from xaikit.arguments import UNIT, Count, NotNegative, Positive, Seed, Side, public
-from xaikit.models.scores import Score, is_one_each, shape_of
+from xaikit.models.scores import Score, is_one_each, name_saturated, shape_of
 from xaikit.storage.seeding import generator
 
 Images = Annotated[Float[Tensor, "images 3 height width"], UNIT]
 Masks = Annotated[Float[Tensor, "images side side"], UNIT]
 
 _DECAY, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
-_LOG = logging.getLogger(__name__)
 _STILL = (
     "The score of image {} does not change with the image: give one that is computed from the pixels with gradients, "
     "and images that are not of one colour."
@@ -139,12 +137,7 @@ def meaningful_perturbation(
             progress.update(len(rows))
     if len(still) == len(images):
         raise ValueError(_STILL.format(still[0]))
-    if still:
-        named = ", ".join(map(str, still[:5]))
-        _LOG.warning(
-            "The score of %d of %d images (%s) does not change with the image, as if it were saturated: their masks "
-            "follow from their area and smoothness alone.", len(still), len(images), named,
-        )  # fmt: skip
+    name_saturated(still, len(images), "its mask follows from its area and smoothness alone")
     return found
 
 

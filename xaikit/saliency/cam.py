@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xaikit.arguments import public
 from xaikit.models.hooks import at_least_float32, evaluating, hooked, in_own_precision, with_gradients
+from xaikit.models.scores import name_saturated
 
 
 @public
@@ -104,4 +105,7 @@ def class_gradient(
             raise ValueError(f"The targets are not one of the classes 0 to {logits.shape[1] - 1} for each image.")
         y = logits.gather(1, target[:, None]).sum()  # no image's logit depends on another image
         gradient = torch.autograd.grad(y, outputs, allow_unused=True)[0] if y.requires_grad else None
-    return at_least_float32(outputs[0].detach()), None if gradient is None else at_least_float32(gradient)
+    if gradient is None:
+        return at_least_float32(outputs[0].detach()), None
+    name_saturated((gradient == 0).flatten(1).all(1).nonzero()[:, 0].tolist(), len(images), "its map is 0")
+    return at_least_float32(outputs[0].detach()), at_least_float32(gradient)

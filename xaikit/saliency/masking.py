@@ -1,5 +1,6 @@
 """RISE: the mean of random masks, weighted by what the model says behind each (Petsiuk et al., 2018)."""
 
+import math
 from typing import Annotated
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xaikit.arguments import UNIT, Count, PositiveShare, Seed, Side, public
-from xaikit.models.scores import Score, is_one_each, shape_of
+from xaikit.models.scores import Score, is_one_each, name_saturated, shape_of
 from xaikit.storage.seeding import generator
 
 
@@ -44,6 +45,7 @@ def rise(
         raise ValueError(f"{len(images)} images, {masks} masks, keep = {keep}: give one or more, and keep in (0, 1].")
     size, draw = images.shape[-2:], generator(seed, "rise")
     total = torch.zeros(len(images), *size, dtype=torch.float64, device=images.device)
+    lowest, highest = ([end] * len(images) for end in (math.inf, -math.inf))
     for start in tqdm(range(0, masks, batch), desc="masking", leave=False):
         drawn = random_masks(min(batch, masks - start), size, cells, keep, draw).to(images)
         with torch.inference_mode():
@@ -56,7 +58,11 @@ def rise(
                         f"The score of image {row} behind {len(seen)} masks is {shape_of(values)}, or holds NaN or "
                         "infinity: give one number each."
                     )
+                lowest[row] = min(lowest[row], float(values.min()))
+                highest[row] = max(highest[row], float(values.max()))
                 total[row] += torch.einsum("m,mhw->hw", values.double(), drawn.double())
+    flat = [row for row in range(len(images)) if lowest[row] == highest[row]] if masks > 1 else []
+    name_saturated(flat, len(images), "its map is that of the masks alone")
     return (total / (masks * keep)).to(images)
 
 

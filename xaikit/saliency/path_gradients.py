@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xaikit.arguments import UNIT, Count, public
-from xaikit.models.scores import Score, shape_of
+from xaikit.models.scores import Score, name_saturated, shape_of
 
 
 @public
@@ -62,4 +62,6 @@ def integrated_gradients(
                 f"for image {int(bad)}: give one number each."
             )
         total.index_add_(0, rows.to(total.device), gradient * weights[at][:, None, None, None])
+    flat = (total == 0).flatten(1).all(1).nonzero()[:, 0].tolist()
+    name_saturated(flat, len(images), "its map is 0")
     return ((images - baselines) * total).sum(1)

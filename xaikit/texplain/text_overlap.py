@@ -152,16 +152,16 @@ def embedding_cosine(candidates: Sequence[str], references: References, embed: E
 
 
 def mean_pooled(
-    model: nn.Module, tokenizer: Callable, texts: Sequence[str], batch: int = 64
+    model: nn.Module, tokenizer: Callable, texts: Sequence[str], batch: int = 64, *, strict: bool = False
 ) -> Float[np.ndarray, "texts width"]:
     """Sentence embeddings: the mean of a `transformers` encoder's last hidden states over a text's tokens, unit length.
 
-    The tokens are the tokenizer's, special ones included, padding left out. Warns of texts that are cut.
-    Raises ValueError for no text.
+    The tokens are the tokenizer's, special ones included, padding left out. Warns of texts that are cut and
+    of words that it does not know. Raises ValueError for no text, and with `strict` in place of the warning.
     """
     if not texts:
         raise ValueError("There is no text to embed: give at least one.")
-    report_losses(texts, tokenizer, tokenizer.model_max_length)
+    report_losses(texts, tokenizer, tokenizer.model_max_length, strict=strict)
     device = next(model.parameters()).device
     found = []
     with torch.inference_mode(), evaluating(model):
