@@ -186,6 +186,14 @@ def test_timms_models(name) -> None:
     agree(Preprocessed.of(model), own)
 
 
+def test_a_model_of_timm_that_was_made_for_another_size_gets_that_size() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=(32, 64), depth=1).eval()
+    config = {**timm.data.resolve_model_data_config(model), "input_size": (3, 32, 64)}
+    preprocessed = Preprocessed.of(model)
+    assert preprocessed.sides == (32, 64) and preprocessed(pixels_of(PICTURES["wide"])).shape == (1, 1000)
+    agree(preprocessed, timm.data.create_transform(**config, is_training=False))
+
+
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("crop_pct", [0.85, 1.0])
 def test_timms_configurations(crop_mode, crop_pct) -> None:

@@ -25,7 +25,8 @@ def read(config: Any) -> dict[str, Any]:
     if (own := getattr(config, "preprocess_cfg", None)) is not None:
         return _of_open_clip({**own, "size": getattr(config, "image_size", own.get("size", 224))})
     if (own := getattr(config, "pretrained_cfg", None)) is not None:
-        return _of_timm(own)
+        sides = getattr(getattr(config, "patch_embed", None), "img_size", None)  # of one that was made for another size
+        return _of_timm({**own, "input_size": (own["input_size"][0], *sides)} if sides else own)
     if hasattr(config, "resize_size") and hasattr(config, "crop_size"):
         return _of_torchvision(config)
     if isinstance(config, TorchvisionBackend | PilBackend):
