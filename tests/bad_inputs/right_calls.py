@@ -315,6 +315,8 @@ of("class_heatmaps", decomposition.class_heatmaps, contributions=by_token, class
    chosen=torch.tensor([0, 2]), grid=(4, 4))  # fmt: skip
 of("DecomposedDataset", decomposition.DecomposedDataset, tower=_Made(lambda: vit()), images=images, ids=["a", "b"],
    shard_size=2, batch_size=2, workers=0)  # fmt: skip
+of("fill", decomposition.fill, stores=_Made(lambda: [decomposition.DecomposedDataset(vit(), images)]), rank=0,
+   world_size=1)  # fmt: skip
 of("DecomposedDataset.__getitem__", decomposition.DecomposedDataset(vit(), images).__getitem__, shard=0)
 of("ContributionMoments", decomposition.ContributionMoments, basis=drawn(2, 3, 8))
 of("ContributionMoments.add", decomposition.ContributionMoments().add, coordinates=heads)

@@ -12,30 +12,29 @@ from xaikit.storage.hashing import feed
 
 
 def extract(folder: Path) -> None:
-    """Features of 96 drawings, in 24 blocks."""
+    """The decomposition of 96 drawings, in 24 shards."""
     import torch
-    from torch import Tensor, nn
+    from open_clip.transformer import VisionTransformer
+    from torch import Tensor
 
-    from xaikit.studies.extract import extract, merge
+    from xaikit.decomposition.store import DecomposedDataset, fill
 
     class Drawings:
-        ids = tuple(f"{number:03d}" for number in range(96))
+        def __len__(self) -> int:
+            return 96
 
-        def __getitem__(self, index: int) -> object:
-            draw = torch.Generator().manual_seed(index)
-            image = torch.randint(256, (3, 8, 8), dtype=torch.uint8, generator=draw)
-            return type("Drawing", (), {"id": self.ids[index], "image": image})()
+        def __getitem__(self, index: int) -> Tensor:
+            time.sleep(0.0125)
+            return torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(index))
 
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 500)).requires_grad_(False)
-
-    def features(images: Tensor) -> dict[str, Tensor]:
-        time.sleep(0.05)
-        return {"features": model(images)}
-
+    tower = VisionTransformer(16, 8, 16, 1, 2, 2.0, output_dim=8).eval()
+    ids = [f"{number:03d}" for number in range(96)]
+    store = DecomposedDataset(tower, Drawings(), ids=ids, folder=folder, shard_size=4, batch_size=4)
     begin()
-    extract(features, Drawings(), folder, "key", prepare=lambda image: image / 255, block=4, batch=4)
-    say(merge(folder).load())
+    fill([store])
+    parts = list(store)
+    say({name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 def train(folder: Path) -> None:

@@ -22,9 +22,7 @@ KINDS = {
     "permissive": r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Zlib|Unlicense|Public Domain|HPND|Redistribution",
 }
 # Packages that say nothing in their metadata, or are declared in spite of their licence, with the reason.
-KNOWN = {
-    "krippendorff": "GPL-3.0-or-later: only imported, not shipped with xaikit, whose own code stays MIT",
-}
+KNOWN: dict[str, str] = {}
 
 
 def said_licence(package: Distribution) -> str:

@@ -155,7 +155,8 @@ class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types
         return Coefficients(**kept)
 
 
-def fill(stores: Sequence[DecomposedDataset], *, rank: int = 0, world_size: int = 1) -> int:
+@public
+def fill(stores: Sequence[DecomposedDataset], *, rank: Natural = 0, world_size: Count = 1) -> int:
     """Compute what `stores` of one data set lack, each image loaded once for all of them; how many shards this made.
 
     Each may have a tower of its own. Of `world_size` processes, which may be on several machines that share the

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import krippendorff
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -112,10 +111,10 @@ def krippendorff_alpha(ratings: Int[np.ndarray, "units raters"]) -> float:
     Raises ValueError if no unit has two values, or all of them are equal.
     Source: Krippendorff (2011), "Computing Krippendorff's alpha-reliability", section C.
     """
-    counts = _counts(ratings)
-    if (counts.sum(0) > 0).sum() < 2:
+    observed, pairable, expected = _disagreement(ratings)
+    if not expected:
         raise ValueError("Alpha needs units with two ratings, and two different values among them: add some.")
-    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
+    return float(1 - observed.sum() / pairable.sum() / expected)
 
 
 def _counts(ratings: Int[np.ndarray, "*units raters"]) -> Int[np.ndarray, "*units values"]:
