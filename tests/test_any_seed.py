@@ -79,6 +79,7 @@ EXCEPTIONS = {
     "companion.run.jobs": KEEPS,
     "companion.run.run_notebook": KEEPS,
     "studies.caption_driven.train_models": TRAINS,
+    "studies.extract.extract": KEEPS,
     "studies.choosing.part_of": "takes what choosing.stratified finds",
     "studies.clip_pictures.read_birds": "takes what choosing.stratified finds",
     "studies.texplain.Explainer.sentences": "samples by texplain.sampling.sample",

@@ -16,7 +16,7 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -159,6 +159,8 @@ def public(item: Item) -> Item:
     """
     if not isinstance(item, type):
         return _looking(item, item.__name__)
+    if is_dataclass(item):
+        item.__no_type_check__ = True  # else jaxtyping's import hook looks before this does, and says less
     for name, member in list(vars(item).items()):
         if name.startswith("_") and name not in _LOOKED_AT:
             continue
@@ -283,7 +285,7 @@ def _of_kind(value: Any, hint: Any, rules: tuple[Any, ...]) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _one_of(value, typing.get_args(hint), rules)
     if origin is Literal:
-        if value in typing.get_args(hint) and isinstance(value, str | int | None):
+        if isinstance(value, str | int | None) and value in typing.get_args(hint):
             return value
         kind = ValueError if isinstance(value, str) else TypeError
         raise _Fault(kind, f"is {_short(value)}; give {_listed(map(repr, typing.get_args(hint)))}")
@@ -448,6 +450,8 @@ def _container(value: Any, container: type, inner: tuple[Any, ...]) -> Any:
         if len(value) != len(inner):
             raise _Fault(ValueError, f"has {len(value)} items; give {len(inner)}")
         items = [_item(item, hint, f"[{i}]") for i, (item, hint) in enumerate(zip(value, inner, strict=True))]
+    elif isinstance(value, np.ndarray) and not value.ndim:
+        raise _Fault(TypeError, "is an array of numpy without an axis; give several")
     elif isinstance(value, list | tuple | np.ndarray | set | frozenset | range):
         items = [_item(item, inner[0], f"[{i}]") for i, item in enumerate(value)]
     else:  # a data set, of which an item may be a file to read

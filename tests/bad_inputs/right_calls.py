@@ -317,6 +317,12 @@ of("DecomposedDataset", decomposition.DecomposedDataset, tower=_Made(lambda: vit
    shard_size=2, batch_size=2, workers=0)  # fmt: skip
 of("fill", decomposition.fill, stores=_Made(lambda: [decomposition.DecomposedDataset(vit(), images)]), rank=0,
    world_size=1)  # fmt: skip
+store = decomposition.DecomposedDataset(vit(), images)
+of("DecomposedDataset.path", store.path, shard=0)
+of("DecomposedDataset.has", store.has, shard=0, whole=False)
+of("DecomposedDataset.read", store.read, shard=0)
+of("DecomposedDataset.write", _Made(lambda folder: decomposition.DecomposedDataset(vit(), images, folder=folder).write),
+   shard=0, found=_Made(lambda: decomposition.coefficients(vit(), images)))  # fmt: skip
 of("DecomposedDataset.__getitem__", decomposition.DecomposedDataset(vit(), images).__getitem__, shard=0)
 of("ContributionMoments", decomposition.ContributionMoments, basis=drawn(2, 3, 8))
 of("ContributionMoments.add", decomposition.ContributionMoments().add, coordinates=heads)
@@ -482,8 +488,9 @@ segmented = datasets.ImageNetSegmentation(Path("a.mat"), ("1",), 224, "aligned")
 of("Photograph", datasets.Photograph, id="a", image=torch.zeros(3, 8, 8, dtype=torch.uint8), label=0)
 of("read_image", datasets.read_image, source=_Made(lambda folder: photograph(folder)), exif=True, changes=Counter())
 of("Photographs", datasets.Photographs, root=Path("r"), paths=(Path("r/a.png"),), labels=torch.tensor([0]),
-   names=("a",), exif=True, changes=Counter())  # fmt: skip
+   names=("a",), exif=True)  # fmt: skip
 of("Photographs.__getitem__", _Made(lambda folder: _photographs(folder).__getitem__), index=0)
+of("Photographs.readable", _Made(lambda folder: _photographs(folder).readable))
 of("Photographs.select", _Made(lambda folder: _photographs(folder).select), positions=[1])
 of("read_class_folders", datasets.read_class_folders, root=_Made(class_folders), names=["cat", "dog"], exif=False)
 of("CocoCaptions", datasets.CocoCaptions, paths=(Path("a.png"),), captions=(("a cat",),))

@@ -121,7 +121,7 @@ def _no_arrays(hint: Any, right: Any, rules: tuple[Any, ...]) -> Iterator[Wrong]
             yield said, _with(right, value)
     for rule in rules:
         if isinstance(rule, Within):
-            for said, value in _outside(rule, float):
+            for said, value in _outside(rule, float if right.dtype.is_floating_point else int):
                 yield said, _with(right, value)
 
 

@@ -90,6 +90,7 @@ def surgery(device: str) -> None:
     chance = torch.Generator().manual_seed(0)
     chosen = [transplant.choose_maps(scores, rule, generator=chance) for rule in ("best", "one-to-one", "random")]
     chosen += [transplant.shuffled(chosen[0], of[target], chance), transplant.strongest(chosen[0], of[target], 0.5)]
+    assert "digit" in clip.words
     text = clip.encode_texts(["a photo of a red digit", "a photo of a green digit"])
     for choice in chosen:
         assert choice.distinct() > 0

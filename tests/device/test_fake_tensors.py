@@ -87,7 +87,7 @@ FOLLOWED = {
     "what_captions_say": {"published_values", "stale_edits", "published_columns"},
     "decomposition": {
         "Coefficients.contributions", "Coefficients.coordinates", "Contributions.total", "mean_contributions",
-        "ablate_attention_cumulatively", "TextSpan.reconstruct", "replace_heads", "precision_at_k",
+        "ablate_attention_cumulatively", "TextSpan.reconstruct", "replace_heads",
     },
     "saliency": {
         "constant", "stable_ratio", "sum_relevance", "linear_relevance", "hand_out", "product_relevance", "upsample",

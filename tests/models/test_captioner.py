@@ -37,7 +37,7 @@ def test_texts_survive_the_tokens(mini) -> None:
 
 @pytest.mark.parametrize("text", ["", "a very long caption of many ducks"])
 def test_captions_that_are_empty_or_too_long_are_refused(mini, text) -> None:
-    with pytest.raises(ValueError, match=r"makes \d tokens; give 1 word to 5 tokens"):
+    with pytest.raises(ValueError, match=r"makes \d tokens; give texts of 1 word to 5 tokens"):
         mini.language.encode([text], 5)
 
 

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+import torchvision
 from rounding import clear_winners
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 
 from xaikit.models import classifiers
 from xaikit.models.classifiers import Recipe, Trained, build, predict, train, train_all
@@ -199,14 +201,15 @@ def test_build_follows_the_recipe(monkeypatch) -> None:
     assert not model.grey and build(dataclasses.replace(RECIPE, grey=True)).grey
 
     asked = []
-    original = classifiers.resnet50
+    kept = torchvision.models.resnet50().state_dict()
 
-    def resnet50(weights: str | None, **options: bool) -> nn.Module:
-        asked.append(weights)
-        return original(**options)
+    def get_state_dict(weights: WeightsEnum, *, weights_only: bool, **_options: bool) -> dict[str, Tensor]:
+        asked.append((weights.name, weights_only))
+        return kept
 
-    monkeypatch.setattr(classifiers, "resnet50", resnet50)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
     recipe = dataclasses.replace(RECIPE, pretrained="IMAGENET1K_V2")
-    build(recipe)
-    build(recipe, pretrained=False)
-    assert asked == ["IMAGENET1K_V2", None]
+    body = build(recipe).model
+    assert all(torch.equal(body.state_dict()[name], kept[name]) for name in kept if name[:3] != "fc.")
+    assert not torch.equal(build(recipe, pretrained=False).model.conv1.weight, kept["conv1.weight"])
+    assert asked == [("IMAGENET1K_V2", True)]

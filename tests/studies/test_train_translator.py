@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from xaikit.datasets.captions import CocoCaptions
 from xaikit.studies import texplain
 from xaikit.studies.train_translator import _seconds_an_image, expected
 
@@ -23,11 +24,11 @@ def test_what_bounds_a_training_is_said_before_it(numbers: tuple, sentence: str)
     assert expected(*numbers) == sentence
 
 
-class Pairs:
+class Pairs(CocoCaptions):
     """Pictures without end that take no time to read."""
 
     def __init__(self, readable: int) -> None:
-        self.readable = readable
+        object.__setattr__(self, "readable", readable)
 
     def __len__(self) -> int:
         return 1

@@ -115,11 +115,13 @@ class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types
         device = next(self.tower.parameters()).device
         return Coefficients(**{name: _wide(values).to(device) for name, values in vars(found).items()})
 
-    def path(self, shard: int) -> Path:
-        """The file of a shard."""
+    def path(self, shard: Natural) -> Path:
+        """The file of a shard. Raises ValueError for one that there is not."""
+        if shard >= len(self):
+            raise ValueError(f"There is no shard {shard}: there are {len(self)}, counted from 0.")
         return self.folder / f"shard-{shard:05d}.safetensors"
 
-    def read(self, shard: int) -> Coefficients | None:
+    def read(self, shard: Natural) -> Coefficients | None:
         """A shard as it lies on disk, on the CPU; None where it is not there, or damaged, which warns.
 
         Raises ValueError where the folder holds another store.
@@ -134,11 +136,11 @@ class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types
             )
         return Coefficients(**found)
 
-    def has(self, shard: int, *, whole: bool = True) -> bool:
+    def has(self, shard: Natural, *, whole: bool = True) -> bool:
         """Whether a shard is there, and, with `whole`, undamaged."""
         return self.read(shard) is not None if whole else self.path(shard).exists()
 
-    def write(self, shard: int, found: Coefficients) -> None:
+    def write(self, shard: Natural, found: Coefficients) -> None:
         """Keep a shard that was computed, whole or not at all. Raises ValueError for another number of images."""
         rows = self.ranges[shard]
         if len(found) != len(rows):
@@ -167,7 +169,7 @@ def fill(stores: Sequence[DecomposedDataset], *, rank: Natural = 0, world_size: 
     if not stores or any((each.ids, each.ranges) != (stores[0].ids, stores[0].ranges) for each in stores):
         raise ValueError("The stores are not of the same images in the same shards: fill one data set at a time.")
     if not 0 <= rank < world_size:
-        raise ValueError(f"Process {rank} is none of {world_size}; ranks count from 0.")
+        raise ValueError(f"Process rank {rank} is none of {world_size}; ranks count from 0.")
     count = len(stores[0])
     own = range(rank, count, world_size)
     # The others' from their ends, so that two processes seldom ask for the same one.

@@ -45,7 +45,7 @@ def mtcnn(device: Device = "cpu", least: Probability = 0.9) -> Detector:
 
 @public
 def find_faces(
-    photographs: Iterable[tuple[str, UInt8[np.ndarray, "height width 3"]]], detector: Detector
+    photographs: Iterable[tuple[str, UInt8[np.ndarray, "_ _ 3"]]], detector: Detector
 ) -> dict[str, list[Box]]:
     """The boxes of the faces in each photograph, by its name; none where the detector sees none."""
     found = {name: detector(photograph) for name, photograph in photographs}

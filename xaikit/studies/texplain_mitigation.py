@@ -120,6 +120,8 @@ def texplained(
 
 def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:
     """The images that `masks` has masked, each with a black square of the same area anywhere instead."""
+    if not masks.chosen.any():
+        return masks
     own = pixels[masks.chosen]
     areas = (masks.pixels != own).any(1).sum((1, 2))
     return Masks(masks.chosen, randomly_masked(own, areas, seed))
