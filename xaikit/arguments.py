@@ -6,8 +6,8 @@ Numbers and arrays are finite, and arrays hold something, unless the annotation 
 adds what no type says, a range for instance. What public functions hand each other is not looked at, nor are values
 under torch.compile, vmap and fake tensors, where there are none.
 
-Decided once, for all functions: numbers of numpy count as Python's, a str as a path, a list as a tuple; a bool is no
-number, a str no sequence of strings, an array of numpy no tensor.
+Decided once, for all functions: numbers of numpy count as Python's, a str as a path, a list as a tuple, a column of
+numpy, torch or pandas as a sequence of its items; a bool is no number, a str no sequence of strings, an array of numpy no tensor.
 """
 
 import functools
@@ -433,6 +433,8 @@ def _subclass(value: Any, kinds: tuple[Any, ...]) -> Any:
 def _container(value: Any, container: type, inner: tuple[Any, ...]) -> Any:
     """A sequence, tuple, mapping or other collection; what gives its items only once is looked at as it is read."""
     wanted = {Mapping: "a mapping", dict: "a dict", tuple: "a tuple"}.get(container, "a sequence")
+    if inner and not issubclass(container, Mapping) and getattr(value, "ndim", None) == 1:
+        value = value.tolist()  # a column of numpy, torch or pandas
     if container is tuple and isinstance(value, list):
         value = tuple(value)
     if isinstance(value, str | bytes) or not isinstance(value, container):
