@@ -7,7 +7,8 @@ adds what no type says, a range for instance. What public functions hand each ot
 under torch.compile, vmap and fake tensors, where there are none.
 
 Decided once, for all functions: numbers of numpy count as Python's, a str as a path, a list as a tuple, a column of
-numpy, torch or pandas as a sequence of its items; a bool is no number, a str no sequence of strings, an array of numpy no tensor.
+numpy, torch or pandas as a sequence of its items; a bool is no number, a str no sequence of strings, an array of numpy
+no tensor.
 """
 
 import functools
