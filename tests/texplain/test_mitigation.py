@@ -46,7 +46,8 @@ def test_images_are_flagged_whose_first_word_is_not_in_the_lexicon_of_their_clas
         flagged(words[1:], labels, lexicons)
     with pytest.raises(ValueError, match="Class 1 has no lexicon"):
         flagged(words, labels, {0: {"bird"}})
-    with pytest.raises(TypeError, match=r"lexicons\[0\] of flagged is 'bird'"):  # a string would be searched for letters
+    # A string would be searched for letters.
+    with pytest.raises(TypeError, match=r"lexicons\[0\] of flagged is 'bird'"):
         flagged(words, labels, {0: "bird", 1: {"bird"}})
 
 
