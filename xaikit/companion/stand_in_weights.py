@@ -87,8 +87,25 @@ def write_clips(folder: Path, configs: Path) -> None:
         (configs / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
         open_clip.add_model_config(configs / f"{name}.json")
         model = open_clip.create_model(name)
+        _agree(model)
         repository = open_clip.get_pretrained_cfg(name, tag)["hf_hub"]
         save_file(_halves(model), _slot(folder, repository) / "open_clip_model.safetensors")
+
+
+@torch.no_grad()
+def _agree(model: open_clip.CLIP) -> None:
+    """Give all texts and images of a random CLIP a direction in common, as those of a trained one have: their cosines
+    are then above 0, which published scores are divided by."""
+    features = model.text_projection.shape[1]
+    common = 0.7 * torch.nn.functional.normalize(torch.randn(features), dim=0) * features**0.5
+    if isinstance(model.visual, open_clip.transformer.VisionTransformer):
+        projections = [(model.visual.ln_post, model.visual.proj)]
+    else:
+        projections = []
+        model.visual.attnpool.c_proj.bias += common
+    for norm, projection in [*projections, (model.ln_final, model.text_projection)]:
+        norm.bias += 1
+        projection += common / len(projection)  # what is normed adds up to its length now, for every text and image
 
 
 def write_timm(folder: Path, name: str) -> None:
