@@ -94,8 +94,10 @@ def write_clips(folder: Path, configs: Path) -> None:
 
 @torch.no_grad()
 def _agree(model: open_clip.CLIP) -> None:
-    """Give all texts and images of a random CLIP a direction in common, as those of a trained one have: their cosines
-    are then above 0, which published scores are divided by."""
+    """Give texts and images of a random CLIP a direction in common, as those of a trained one have.
+
+    Their cosines are then above 0, and published scores are divided by them.
+    """
     features = model.text_projection.shape[1]
     common = 0.7 * torch.nn.functional.normalize(torch.randn(features), dim=0) * features**0.5
     if isinstance(model.visual, open_clip.transformer.VisionTransformer):
