@@ -25,7 +25,6 @@ EXCEPTIONS = {
     "models.captioner.save": TRAINS,
     "models.cards.": "writes the cards of the weights that ship",
     "texplain.rating": "shows people pictures, which lie on the CPU",
-    "studies.extract.": "has processes of its own, which its own tests start",
     "models.preprocessing.ShortestSide.extra_repr": "is a text",
 }
 # What is called with tensors of the CPU, whatever the device.
