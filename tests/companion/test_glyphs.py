@@ -21,7 +21,7 @@ def test_a_recorded_figure_names_what_its_font_lacks_in_one_sentence(tmp_path, m
     assert [str(each.message) for each in said] == [
         "The font has no \u732b \u6d77: boxes stand in figure fig1 for 2 signs."
     ]
-    assert {file.name for file in tmp_path.iterdir()} == {"fig1.png", "fig1.pdf"}
+    assert {file.name for file in tmp_path.iterdir()} == {"fig1.png", "fig1.pdf", "unfinished.json"}
 
 
 def test_other_warnings_pass() -> None:

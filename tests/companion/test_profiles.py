@@ -105,13 +105,6 @@ def test_a_profile_says_whether_it_rehearses_or_one_that_it_is_like(folder: Path
     assert {name for name in profiles.names() if profiles.rehearses(name)} == {"rehearsal"}
 
 
-def test_what_a_profile_says_of_all_notebooks(folder: Path) -> None:
-    (folder / "small.toml").write_text('like = "mini"\n[common]\nsubset = 7\n')
-    assert profiles.load_common("mini", folder) == {"threads": 2, "images": 9}
-    assert profiles.load_common("paper", folder) == profiles.load_common("no profile", folder) == {}
-    assert profiles.load_common("small", folder) == {"threads": 2, "images": 9, "subset": 7}
-
-
 def test_a_subset_is_a_profiles_or_a_sections_own(folder: Path) -> None:
     (folder / "few.toml").write_text("[common]\nsubset = 9\n[01_x]\nsubset = 2\n[02_y]\n")
     assert profiles.subset("few", "01_x", folder) == 2 and profiles.subset("few", "02_y", folder) == 9
