@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -205,6 +206,16 @@ def test_a_live_session_may_run_a_cell_again_and_says_where_files_go(
     fill(kept)
     assert kept.save() == tmp_path / "build" / "interactive" / "mini" / "01_x" / "numbers.json"
     assert os.listdir(out) == []
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(out: Path) -> None:
+    kept = Record("01_x", "mini", np.int64(3))
+    kept.number("a", np.float32(0.5), low=torch.tensor(0.25), high=np.float64(1), **NUMBER | {"n": np.int64(4)})
+    saved = json.loads(kept.save().read_text())
+    assert saved["seed"] == 3
+    assert [saved["numbers"][0][key] for key in ("value", "low", "high", "n")] == [0.5, 0.25, 1, 4]
+    with pytest.raises(TypeError, match=r"integer|SupportsIndex"):
+        kept.number("b", 0.5, **NUMBER | {"n": 4.5})
 
 
 def test_what_is_skipped_has_a_reason_and_is_said_twice(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

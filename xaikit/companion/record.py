@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
+from operator import index
 from pathlib import Path
-from typing import Any, Literal, SupportsFloat, get_args
+from typing import Any, Literal, SupportsFloat, SupportsIndex, get_args
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -78,8 +79,8 @@ class Record:
     kept in unfinished.json, so that a run that fails at its end leaves all it had by then.
     """
 
-    def __init__(self, notebook: str, profile: str, seed: int) -> None:
-        self.notebook, self.profile, self.seed = notebook, profile, seed
+    def __init__(self, notebook: str, profile: str, seed: SupportsIndex) -> None:
+        self.notebook, self.profile, self.seed = notebook, profile, index(seed)
         self.subset = profiles.subset(
             profile, notebook
         )  # so many of each data set at most: such a run decides no claim
@@ -157,7 +158,7 @@ class Record:
         *,
         low: SupportsFloat | None = None,
         high: SupportsFloat | None = None,
-        n: int | None = None,
+        n: SupportsIndex | None = None,
         unit: str,
         item: str,
         protocol: Protocol,
@@ -169,7 +170,8 @@ class Record:
         the paper, `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent
         and fraction convert to each other).
         Raises ValueError for an id that is taken or not in lower case, a value that is not finite, outside of its
-        interval or of its unit's range, and an unknown protocol or published id.
+        interval or of its unit's range, and an unknown protocol or published id; TypeError for an `n` that is no
+        whole number.
         """
         self._new(id, self._numbers, "number")
         _one_of(protocol, get_args(Protocol), f"protocol of {id!r}")
@@ -189,7 +191,7 @@ class Record:
             "value": stored,
             "low": interval[0],
             "high": interval[1],
-            "n": n,
+            "n": None if n is None else index(n),
             "unit": unit,
             "item": item,
             "protocol": protocol,

@@ -48,9 +48,9 @@ TEXTS_AT_ONCE = 256  # at CLIP's 77 tokens 0.8 GB with ViT-B-16's text tower, 1.
 @public
 @dataclass(frozen=True, eq=False)
 class Clip(BareClip):
-    """A frozen CLIP: the image tower that takes images in [0, 1], and the captions' side."""
+    """A frozen CLIP: the image tower that takes images in [0, 1] (None for texts alone), and the captions' side."""
 
-    image_encoder: Preprocessed
+    image_encoder: Preprocessed | None
 
     @property
     def words(self) -> tuple[str, ...]:
