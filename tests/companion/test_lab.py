@@ -108,6 +108,7 @@ def test_a_notebook_that_was_opened_run_and_saved_in_jupyterlab_is_as_fresh_as_b
             shown.locator(".jp-CodeCell").first.locator(".cm-content").click(timeout=PATIENCE)
             for _ in range(presses):
                 tab.keyboard.press("Shift+Enter")
+                tab.wait_for_timeout(1_000)  # a key that comes while a cell is being left is lost
             wait_for(partial(holds, page, b"FileNotFoundError"), seconds=120)
             tab.screenshot(path=tmp_path / f"{name}.png")
             tab.close()
