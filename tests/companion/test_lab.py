@@ -21,6 +21,7 @@ from xaikit.storage.paths import NOTEBOOKS
 
 NAME, BARE = "01_small", "02_bare"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ATTEMPTS = 4
 PATIENCE = 120_000  # ms: a busy machine draws slowly
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
@@ -102,14 +103,20 @@ def test_a_notebook_that_was_opened_run_and_saved_in_jupyterlab_is_as_fresh_as_b
         for name, presses in ((NAME, 3), (BARE, 5)):
             page = ran / "notebooks" / f"{name}.ipynb"
             tab = browser.new_page(viewport={"width": 1200, "height": 900})
-            tab.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb")
-            tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE)
-            shown = tab.locator(".jp-NotebookPanel:visible")
-            shown.locator(".jp-CodeCell").first.locator(".cm-content").click(timeout=PATIENCE)
-            for _ in range(presses):
-                tab.keyboard.press("Shift+Enter")
-                tab.wait_for_timeout(1_000)  # a key that comes while a cell is being left is lost
-            wait_for(partial(holds, page, b"FileNotFoundError"), seconds=120)
+            for attempt in range(ATTEMPTS):  # a page now and then is drawn without its cells, or loses a key
+                tab.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset")
+                try:
+                    tab.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE)
+                    shown = tab.locator(".jp-NotebookPanel:visible")
+                    shown.locator(".jp-CodeCell").first.locator(".cm-content").click(timeout=20_000)
+                    for _ in range(presses):
+                        tab.keyboard.press("Shift+Enter")
+                        tab.wait_for_timeout(1_000)
+                    wait_for(partial(holds, page, b"FileNotFoundError"), seconds=20)
+                    break
+                except (playwright.TimeoutError, AssertionError):
+                    if attempt == ATTEMPTS - 1:
+                        raise
             tab.screenshot(path=tmp_path / f"{name}.png")
             tab.close()
         wait_for(partial(holds, ran / "notebooks" / f"{BARE}.py", b"jupytext"))  # the script is saved after its page
