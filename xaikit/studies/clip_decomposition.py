@@ -366,7 +366,7 @@ def with_role(found: Iterable[Role], topic: str) -> tuple[Head, ...]:
 
 
 def variance_explained(
-    batches: Iterable[Float[Tensor, "batch heads features"]], factors: Mapping[str, Int64[Tensor, " images"]]
+    batches: Iterable[Float[Tensor, "_ heads features"]], factors: Mapping[str, Int64[Tensor, " images"]]
 ) -> dict[str, Float[Tensor, " heads"]]:
     """The share of each head's variance that lies between the values of a factor (η², the one-way R²), for each factor.
 
