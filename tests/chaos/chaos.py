@@ -111,7 +111,7 @@ def values(root: Path) -> list[object]:
 def line_with(pattern: str, output: str) -> str:
     lines = [line for line in output.splitlines() if re.search(pattern, line)]
     must(lines, f"nothing says {pattern!r}: {output[-300:]}")
-    return re.sub(r"/tmp/chaos-\w+/", "", lines[0])
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/chaos-\w+/", "", lines[0])
 
 
 def no_trace(output: str) -> None:
