@@ -12,7 +12,7 @@ import xaikit.arguments  # noqa: F401 - as users have it: the hook would check e
 # Shapes and types of all calls are checked. (Its option for pytest refuses a package of which a module is loaded.)
 install_import_hook("xaikit", "beartype.beartype")
 
-from small_notebook import NOTEBOOK  # noqa: E402
+from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 
 from xaikit.companion import report, run  # noqa: E402
 from xaikit.storage import arithmetic, paths  # noqa: E402
@@ -56,6 +56,7 @@ def small_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("notebooks", "data", "build", "xaikit/companion/profiles"):
         (root / folder).mkdir(exist_ok=True)
     (root / "notebooks" / "01_small.py").write_text(NOTEBOOK)
+    (root / "data" / "claims.toml").write_text(CLAIMS)
     (root / "requirements.lock").write_text("numpy==2.0.0\n")
     (root / "xaikit" / "companion" / "profiles" / "mini.toml").write_text("[01_small]\nimages = 3\n")
     (root / "xaikit" / "companion" / "profiles" / "paper.toml").write_text("[01_small]\nimages = 300\n")

@@ -29,11 +29,31 @@ print("drew it")
 # ## The record
 
 # %%
-record.number("small.value", 0.5 + seed / 100, low=0.4, high=0.6, unit="fraction", item="t", protocol="exact")
+record.number("small.value", 0.5 + seed / 100, low=0.4, high=0.6, n=20, unit="fraction", item="t", protocol="exact")
 record.number("small.count", 3, unit="count", item="t", protocol="exact")
-record.claim(
-    "small.claim", item="t", text="c", rule="r", protocol="exact", verdict="holds", evidence=["small.value"]
-)
+record.decide()
 record.save()
 record.claims()
+"""
+
+CLAIMS = """# What it claims, for data/claims.toml.
+[[instrument]]
+id = "small.ruler"
+notebook = "01_small"
+what = "a value"
+rule = "there is something, and not too much"
+positive = { "small.value" = "> 0.1" }
+negative = { "small.value" = "< 0.9" }
+
+[[claim]]
+id = "small.claim"
+notebook = "01_small"
+item = "t"
+text = "c"
+protocol = "exact"
+rule = "r"
+decided_by = { "small.value" = "> 0.3" }
+n = 20
+of = "images"
+instruments = ["small.ruler"]
 """

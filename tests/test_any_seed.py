@@ -22,7 +22,7 @@ import xaikit
 from xaikit import world
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
-from xaikit.companion.record import Record, rounded
+from xaikit.companion.record import rounded
 from xaikit.datasets import digits
 from xaikit.decomposition.textspan import textspan
 from xaikit.metrics import intervals, ranking, segmentation
@@ -932,12 +932,3 @@ def test_a_cause_that_no_picture_shows_is_left_out(monkeypatch: pytest.MonkeyPat
     assert not len(vlm_pictures.with_text(test["cars"]))
     parts = [cause.part for cause in vlm_pictures.causes(test, 8)]
     assert "text" not in parts and len(parts) == 8
-
-
-def test_a_claim_that_was_not_run_says_why() -> None:
-    record = Record("01_x", "mini", 0)
-    claim = {"item": "i", "text": "t", "rule": "r", "protocol": "corrected", "evidence": []}
-    record.claim("a", verdict="not-run", reason="no head has a role", **claim)
-    assert record.claims()["evidence"].tolist() == ["no head has a role"]
-    with pytest.raises(ValueError, match="was run, so it needs no reason"):
-        record.claim("b", verdict="holds", reason="none", **claim)

@@ -141,7 +141,7 @@ def recorded_artefacts(script: Path) -> set[str]:
                 inside.add(call)
     names = [call.args[0] for call in direct - inside]
     names += [call.args[helpers[ast.unparse(call.func)]] for call in calls if ast.unparse(call.func) in helpers]
-    claims = {"claims"} if any(ast.unparse(call.func) == "record.claim" for call in calls) else set()
+    claims = {"claims"} if any(ast.unparse(call.func) == "record.decide" for call in calls) else set()
     return {ast.literal_eval(name) for name in names} | claims
 
 
@@ -154,7 +154,7 @@ def test_artefacts_are_found_in_a_script(tmp_path: Path):
         "record.table('table1', rows)\n"
     )
     assert recorded_artefacts(script) == {"fig1", "layers", "table1"}
-    script.write_text("record.claim('a', text='b')\n")
+    script.write_text("plots.style_claims(record.decide())\n")
     assert recorded_artefacts(script) == {"claims"}
 
 

@@ -8,12 +8,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from small_notebook import NOTEBOOK
+from small_notebook import CLAIMS, NOTEBOOK
 
 from xaikit.storage import paths, sources
 
 SHIPPED = "xaikit/shipped"
-GIVEN = ("data/accepted/*.json", "data/manifest.toml", "data/published.toml", "notebooks/*.py", "requirements.lock")
+GIVEN = ("data/accepted/*.json", "data/*.toml", "notebooks/*.py", "requirements.lock")
 USES = """
 import json
 from pathlib import Path
@@ -90,6 +90,8 @@ def test_an_installed_xaikit_has_what_it_reads_with_it(installed: Path, tmp_path
 
 def test_an_installed_xaikit_runs_a_notebook_and_writes_to_the_current_folder(installed: Path, tmp_path: Path):
     (installed / SHIPPED / "notebooks" / "01_small.py").write_text(NOTEBOOK.replace("build/runs.txt", "runs.txt"))
+    stated = installed / SHIPPED / "data" / "claims.toml"
+    stated.write_text(stated.read_text(encoding="utf-8") + CLAIMS, encoding="utf-8")
     settings = installed / "xaikit" / "companion" / "profiles" / "mini.toml"
     settings.write_text(settings.read_text() + "\n[01_small]\nimages = 3\n")
     before = {path for path in installed.rglob("*") if "__pycache__" not in path.parts}

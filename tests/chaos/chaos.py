@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from small_notebook import NOTEBOOK  # noqa: E402
+from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 
 NAME = "01_small"
 CASES: dict[str, Callable[[Path, int], str]] = {}
@@ -62,6 +62,7 @@ def checkout(folder: Path, notebook: str = NOTEBOOK) -> Path:
     for name in ("notebooks", "data", "build"):
         (root / name).mkdir()
     (root / "notebooks" / f"{NAME}.py").write_text(notebook, encoding="utf-8")
+    (root / "data" / "claims.toml").write_text(CLAIMS, encoding="utf-8")
     (root / "requirements.lock").write_text("numpy==2.0.0\n", encoding="utf-8")
     profiles = root / "xaikit" / "companion" / "profiles"
     profiles.joinpath("mini.toml").write_text(f"[{NAME}]\nimages = 3\n", encoding="utf-8")

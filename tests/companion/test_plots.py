@@ -83,7 +83,7 @@ def test_image_grid_refuses_what_it_would_show_wrongly(images) -> None:
         with pytest.raises(ValueError, match=r"lie in 0\.\.1"):
             plots.image_grid(bad)
     with pytest.raises(ValueError, match="4 titles for 5 images"):
-        plots.image_grid(images, list("abcd"))
+        plots.image_grid(images, list("abcde"))
 
 
 def test_overlay_stretches_a_small_map_over_the_whole_image(ax, images) -> None:
@@ -214,7 +214,7 @@ def test_word_cloud_refuses_words_without_a_frequency(ax, frequencies) -> None:
 
 
 def test_claims_say_their_verdict_in_a_symbol_and_a_colour() -> None:
-    claims = pd.DataFrame({"text": list("abcd"), "verdict": list(plots.VERDICTS)})
+    claims = pd.DataFrame({"text": list("abcde"), "verdict": list(plots.VERDICTS)})
     html = plots.style_claims(claims).to_html()
     for verdict, (symbol, colour) in plots.VERDICTS.items():
         assert f">{symbol} {verdict}</td>" in html and f"color: {colour}" in html
@@ -223,5 +223,5 @@ def test_claims_say_their_verdict_in_a_symbol_and_a_colour() -> None:
 
 @pytest.mark.parametrize("claims", [pd.DataFrame({"text": ["a"]}), pd.DataFrame({"verdict": ["maybe"]})])
 def test_claims_refuse_unknown_verdicts(claims) -> None:
-    with pytest.raises(ValueError, match="among holds, fails, inconclusive, not-run"):
+    with pytest.raises(ValueError, match="among holds, fails, inconclusive, no-instrument, not-run"):
         plots.style_claims(claims)

@@ -31,7 +31,47 @@ value = 0.5
 unit = "fraction"
 """
 NUMBER: dict[str, Any] = {"unit": "fraction", "item": "Figure 4", "protocol": "corrected"}
+CLAIMS = """
+[[instrument]]
+id = "p.works"
+notebook = "01_x"
+what = "what it measures"
+rule = "finds it, and is silent"
+positive = { "planted" = "> 0.5" }
+negative = { "untrained" = "< 0.2" }
+[[instrument]]
+id = "p.untried"
+notebook = "01_x"
+what = "what it measures"
+rule = "finds it, and is silent"
+"""
 CLAIM: dict[str, Any] = {"item": "Figure 4", "text": "t", "rule": "r", "protocol": "corrected"}
+BOUNDS = {  # of the claims of this file's notebook
+    "a.claim": {"z.last": "> 0.2"},
+    "a.count": {"a.first": "= 22720"},
+    "b.claim": {"no.such": "> 0"},
+    "c.undecided": {"z.last": "> 0.35"},
+    "d.other": {"z.last": "< a.first"},
+}
+
+
+def stated(**other: str) -> str:
+    """The text of a claims.toml that states the claims of BOUNDS, with other lines for some."""
+    lines = [CLAIMS]
+    for id, bounds in BOUNDS.items():
+        bound = ", ".join(f'"{number}" = "{limit}"' for number, limit in bounds.items())
+        entry = {"instruments": '["p.works"]', "n": "20", "of": '"images"', **{k: v for k, v in other.items() if v}}
+        texts = {**{k: json.dumps(v) for k, v in CLAIM.items()}, **entry, "decided_by": f"{{ {bound} }}"}
+        lines += ["[[claim]]", f'id = "{id}"', 'notebook = "01_x"', *(f"{key} = {text}" for key, text in texts.items())]
+    return "\n".join(lines) + "\n"
+
+
+def controls(kept: Record, untrained: float = 0.1) -> None:
+    """The numbers of the instrument's controls, and a look at both instruments."""
+    kept.number("planted", 0.8, low=0.7, high=0.9, n=30, **NUMBER)
+    kept.number("untrained", untrained, low=untrained - 0.05, high=untrained + 0.05, n=30, **NUMBER)
+    kept.instrument("p.works")
+    kept.instrument("p.untried")
 
 
 @pytest.fixture
@@ -39,6 +79,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "out").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "published.toml").write_text(PUBLISHED)
+    (tmp_path / "data" / "claims.toml").write_text(stated())
     monkeypatch.setenv("XAIKIT_OUT", str(tmp_path / "out"))
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     monkeypatch.setattr(sources, "notebook_source", lambda *names: "source of " + "/".join(map(str, names[:2])))
@@ -56,8 +97,9 @@ def fill(kept: Record) -> None:
     kept.table("table1", pd.DataFrame({"a": [1 / 3, 2.0], "b": ["x", "é"]}))
     kept.number("z.last", np.float32(1 / 3), low=0.3, high=0.4, n=200, published="p.share", **NUMBER)
     kept.number("a.first", 22720, unit="count", item="text", protocol="exact")
-    kept.claim("a.claim", verdict="holds", evidence=["z.last", "a.first"], **CLAIM)
-    kept.claim("b.claim", verdict="not-run", evidence=[], **CLAIM)
+    controls(kept)
+    kept.claim("a.claim")
+    kept.claim("b.claim", reason="there are no texts")
 
 
 def test_a_record_is_complete_and_repeats(out: Path) -> None:
@@ -82,18 +124,26 @@ def test_a_record_is_complete_and_repeats(out: Path) -> None:
         "source": "source of 01_x/mini",
     }
     assert {"python", "torch", "torchvision", "open_clip_torch", "transformers", "numpy"} == set(numbers["versions"])
-    assert numbers["numbers"] == [
+    assert [number["id"] for number in numbers["numbers"]] == ["a.first", "planted", "untrained", "z.last"]
+    assert numbers["numbers"][::3] == [
         {"id": "a.first", "value": 22720.0, "low": None, "high": None, "n": None, "unit": "count",
          "item": "text", "protocol": "exact", "published": None},
         {"id": "z.last", "value": 0.333333, "low": 0.3, "high": 0.4, "n": 200, "unit": "fraction",
          "item": "Figure 4", "protocol": "corrected", "published": 0.169},
     ]  # fmt: skip
-    assert numbers["claims"][0] == {
-        "id": "a.claim",
-        "verdict": "holds",
-        "evidence": ["z.last", "a.first"],
-        **CLAIM,
-    }
+    assert numbers["claims"] == [
+        {"id": "a.claim", **CLAIM, "verdict": "holds", "this_run": "holds", "evidence": ["z.last"],
+         "instruments": ["p.works"], "seeds": {"holds": 1}},
+        {"id": "b.claim", **CLAIM, "verdict": "not-run", "this_run": "not-run", "evidence": [],
+         "instruments": ["p.works"], "reason": "there are no texts", "seeds": {"not-run": 1}},
+    ]  # fmt: skip
+    works, untried = sorted(numbers["instruments"], key=lambda each: each["passes"], reverse=True)
+    assert works == {
+        "id": "p.works", "what": "what it measures", "rule": "finds it, and is silent", "passes": True,
+        "controls": [{"kind": "positive", "number": "planted", "wanted": "> 0.5", "kept": True},
+                     {"kind": "negative", "number": "untrained", "wanted": "< 0.2", "kept": True}],
+    }  # fmt: skip
+    assert (untried["passes"], untried["why"]) == (False, "it has no positive control")
     assert content["table1.csv"].decode() == "a,b\n0.333333,x\n2,é\n"
 
 
@@ -113,10 +163,13 @@ def test_tables_and_numbers_are_shown_readably(out: Path) -> None:
     assert shown.to_dict() == {"p": {"row": "0.3333"}, "q": {"row": "–"}}
     assert (out / "t.csv").read_text() == "model,p,q\nrow,0.333333,\n"
     kept.number("n", 0.25, low=0.125, high=0.5, published="p.share", **NUMBER)
-    kept.claim("c", verdict="fails", evidence=["n"], **CLAIM)
-    assert kept.claims().columns[0] == "verdict"
-    assert kept.claims()["evidence"][0] == "n = 0.25 [0.125, 0.5]"
     assert kept.numbers().iloc[0][["here", "published"]].tolist() == ["0.25 [0.125, 0.5]", "0.169"]
+    fill(kept)
+    assert kept.claims().columns[0] == "verdict"
+    assert kept.claims()["evidence"].tolist() == ["z.last = 0.3333 [0.3, 0.4]", "there are no texts"]
+    assert kept.instruments()["controls"][0] == (
+        "positive: planted = 0.8 [0.7, 0.9], wanted > 0.5; negative: untrained = 0.1 [0.05, 0.15], wanted < 0.2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +210,9 @@ def test_names_are_used_once_and_plain(out: Path) -> None:
     with pytest.raises(ValueError, match="odd characters"):
         kept.number("A first", 1.0, **NUMBER)
     with pytest.raises(ValueError, match=r"the claim 'a\.claim' is recorded twice"):
-        kept.claim("a.claim", verdict="fails", evidence=["a.first"], **CLAIM)
+        kept.claim("a.claim")
+    with pytest.raises(ValueError, match=r"the instrument 'p\.works' is recorded twice"):
+        kept.instrument("p.works")
     with pytest.raises(ValueError, match="table 'empty' is empty"):
         kept.table("empty", pd.DataFrame({"a": []}))
     with pytest.raises(ValueError, match="figure 'blank' has no axes"):
@@ -166,23 +221,98 @@ def test_names_are_used_once_and_plain(out: Path) -> None:
     kept.table("fig4", pd.DataFrame({"a": [1]}))  # a figure and the table behind it may share a name
 
 
-def test_claims_need_recorded_evidence(out: Path) -> None:
+def test_the_file_decides_all_that_is_left(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = Record("01_x", "mini", 0)
-    with pytest.raises(ValueError, match=r"claim 'c' needs recorded numbers as evidence: no\.such"):
-        kept.claim("c", verdict="holds", evidence=["no.such"], **CLAIM)
-    with pytest.raises(ValueError, match=r"claim 'c' needs recorded numbers as evidence: none is given"):
-        kept.claim("c", verdict="holds", evidence=[], **CLAIM)
+    fill(kept)
+    table = kept.decide()
+    assert table["verdict"].tolist() == ["holds", "not-run", "holds", "inconclusive", "holds"]
+    needed = math.ceil(200 * ((1.959964 + 0.841621) / 1.959964 * 0.05 / (0.35 - 0.333333)) ** 2)
+    assert table["evidence"][3] == f"z.last = 0.3333 [0.3, 0.4]; about {needed} images would decide it"
+    assert "p.untried fails: it has no positive control" in capsys.readouterr().out
+    saved = {claim["id"]: claim for claim in json.loads(kept.save().read_text())["claims"]}
+    assert saved["c.undecided"]["needs"] == needed
+    assert saved["d.other"]["evidence"] == ["z.last", "a.first"]
+
+
+@pytest.mark.parametrize("untrained", [0.19, 0.4])
+def test_without_an_instrument_there_is_no_verdict(out: Path, untrained: float) -> None:
+    """Also where it only may pass: its whole interval keeps the bound, or it fails."""
+    kept = Record("01_x", "mini", 0)
+    controls(kept, untrained)
+    kept.number("z.last", 1 / 3, low=0.3, high=0.4, n=200, **NUMBER)
+    assert kept.claim("a.claim") == "no-instrument"
+    assert kept.claim("b.claim") == "not-run"
+    saved = {claim["id"]: claim for claim in json.loads(kept.save().read_text())["claims"]}
+    assert saved["a.claim"]["measured"] == "holds"
+    assert saved["a.claim"]["reason"] == "p.works: untrained is not < 0.2"
+    assert saved["b.claim"]["reason"] == "no.such was not measured in this run"
+
+
+def test_what_is_not_stated_or_not_looked_at_decides_nothing(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    with pytest.raises(ValueError, match=r"no claim 'e' of 01_x: state it, with its rule, in data/claims\.toml"):
+        kept.claim("e")
+    with pytest.raises(ValueError, match=r"no instrument 'e' of 01_x: state it in data/claims\.toml"):
+        kept.instrument("e")
+    with pytest.raises(ValueError, match="no claim"):
+        Record("02_y", "mini", 0).claim("a.claim")
+    kept.number("z.last", 1 / 3, low=0.3, high=0.4, n=200, **NUMBER)
+    with pytest.raises(ValueError, match=r"the claim 'a\.claim' rests on 'p\.works': look at that instrument before"):
+        kept.claim("a.claim")
+    with pytest.raises(ValueError, match=r"the claim 'a\.claim' is not decided without a reason: give one"):
+        kept.claim("a.claim", reason=" ")
+
+
+def test_few_observations_decide_nothing(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    controls(kept)
+    kept.number("z.last", 1 / 3, low=0.3, high=0.4, n=19, **NUMBER)
+    assert kept.claim("a.claim") == "inconclusive"
+    assert json.loads(kept.save().read_text())["claims"][0]["reason"] == "on 19 images, and it is decided on 20 or more"
+
+
+def test_a_claim_rests_on_intervals(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    controls(kept)
+    kept.number("z.last", 1 / 3, **NUMBER)
+    with pytest.raises(ValueError, match=r"rests on 'z\.last', which has no interval: record it with one"):
+        kept.claim("a.claim")
+    bare = Record("01_x", "mini", 0)
+    bare.number("z.last", 1 / 3, low=0.3, high=0.4, **NUMBER)
+    bare.number("planted", 0.8, **NUMBER)
+    bare.number("untrained", 0.1, **NUMBER)
+    with pytest.raises(ValueError, match=r"the control 'planted' of 'p\.works' has no interval"):
+        bare.instrument("p.works")
+
+
+def test_values_lie_beside_their_mean(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    kept.number("m", 0.5, low=0.3, high=0.7, n=4, **NUMBER)
+    kept.number("k", 0.25, low=0.1, high=0.4, n=4, **NUMBER)
+    kept.values("m", [0.0, 1.0, 1 / 3, 2 / 3], of="pictures")
+    kept.values("k", torch.tensor([0.0, 0.0, 0.0, 1.0]), of="pictures")
+    assert (out / "values_pictures.csv").read_text() == ("pictures,m,k\n0,0,0\n1,1,0\n2,0.333333,0\n3,0.666667,1\n")
+    assert json.loads(kept.save().read_text())["artefacts"] == ["values_pictures.csv"]
+    for id, values, message in (
+        ("x", [1.0], "the number 'x' of these values is not recorded"),
+        ("m", [0.0, 1.0, 1.0, 1.0], "the values of 'm' have the mean 0.75, and the number is 0.5"),
+        ("m", [math.nan] * 4, "are no row of finite numbers"),
+        ("m", [0.5], "'m' has 1 values of pictures, others have 4: name other things"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kept.values(id, values, of="pictures")
 
 
 def test_the_digest_is_of_values_intervals_and_verdicts(out: Path) -> None:
-    def saved(value: float, verdict: record.Verdict = "holds", item: str = "Figure 4") -> str:
+    def saved(value: float, low: float = 0.3, item: str = "Figure 4", reason: str | None = None) -> str:
         kept = Record("01_x", "mini", 0)
-        kept.number("x", value, **{**NUMBER, "item": item})
-        kept.claim("c", verdict=verdict, evidence=["x"], **CLAIM)
+        controls(kept)
+        kept.number("z.last", value, low=low, high=0.6, n=20, **{**NUMBER, "item": item})
+        kept.claim("a.claim", reason=reason)
         return json.loads(kept.save().read_text())["digest"]
 
     assert saved(0.5) == saved(0.5, item="Figure 5")
-    assert len({saved(0.5), saved(0.500001), saved(0.5, "fails")}) == 3
+    assert len({saved(0.5), saved(0.500001), saved(0.5, 0.29), saved(0.5, reason="no texts")}) == 4
 
 
 def test_published_numbers_convert(out: Path) -> None:
@@ -228,7 +358,8 @@ def test_what_is_skipped_has_a_reason_and_is_said_twice(out: Path, capsys: pytes
         "fig2": "there are no texts in photographs",
         "table3": "there are no texts in photographs",
     }
-    assert capsys.readouterr().out.splitlines() == [
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if not line.startswith("p.")] == [
         "skipped fig2: there are no texts in photographs",
         "skipped table3: there are no texts in photographs",
         "Not in this run: fig2, as there are no texts in photographs",
@@ -257,22 +388,16 @@ def test_a_remark_is_kept_once_and_printed_each_time(out: Path, capsys: pytest.C
     assert json.loads(kept.save().read_text())["remarks"] == ["10 captions were cut", "the pairs must do"]
 
 
-@pytest.mark.parametrize("verdict", ["holds", "fails", "inconclusive"])
-def test_on_a_subset_nothing_is_decided(out: Path, verdict: record.Verdict) -> None:
+def test_on_a_subset_nothing_is_decided(out: Path) -> None:
     kept = Record("01_x", "mini", 0)
     kept.subset = 5
-    kept.number("n", 0.25, low=0.125, high=0.5, **NUMBER)
-    kept.claim("a", verdict=verdict, evidence=["n"], **CLAIM)
-    kept.claim("b", verdict="not-run", evidence=[], reason="there are no texts", **CLAIM)
-    kept.claim("c", verdict=verdict, evidence=[], **CLAIM)  # nor does it need numbers, which a subset may not give
+    fill(kept)
+    kept.decide()
     saved = json.loads(kept.save().read_text())
     assert saved["subset"] == 5
-    assert [claim["verdict"] for claim in saved["claims"]] == ["not-run"] * 3
+    assert {claim["verdict"] for claim in saved["claims"]} == {"not-run"}
     decided = "on at most 5 of each data set no claim is decided"
-    assert [claim["reason"] for claim in saved["claims"]] == [decided, "there are no texts", decided]
-    assert kept.claims()["evidence"].tolist() == [decided, "there are no texts", decided]
-    with pytest.raises(ValueError, match="claim 'd' was run, so it needs no reason"):
-        kept.claim("d", verdict=verdict, evidence=["n"], reason="why not", **CLAIM)
+    assert [claim["reason"] for claim in saved["claims"]] == [decided, decided, "there are no texts", decided, decided]
 
 
 def test_what_is_recorded_is_there_before_the_record_is_saved(out: Path) -> None:

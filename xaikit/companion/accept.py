@@ -20,8 +20,8 @@ from typing import Any, NotRequired, TypedDict
 
 from filelock import FileLock
 
-from xaikit.companion import profiles
-from xaikit.companion.units import RANGES
+from xaikit.companion import claims, profiles
+from xaikit.companion.units import RANGES, rounded
 from xaikit.storage import sources
 from xaikit.storage.arithmetic import ARITHMETICS, NATIVE
 from xaikit.storage.files import write_text
@@ -111,16 +111,47 @@ def read(profile: str, root: Path = ROOT) -> dict[str, Accepted]:
         raise ValueError(f"{file} is damaged ({error}); restore it from the repository.") from error
 
 
-def verdict_counts(notebook: Accepted, source: str | None = None) -> dict[str, Counter[str]]:
+def verdict_counts(
+    notebook: Accepted, source: str | None = None, without: tuple[int, str] | None = None
+) -> dict[str, Counter[str]]:
     """How often each claim came to each verdict: {"a.claim": {"holds": 5, "fails": 1}}.
 
-    Counted are the runs that have the claim; with `source`, those of them alone that this source made.
+    Counted are the runs that have the claim; with `source`, those of them alone that this source made, and not the one
+    `without`, its seed and arithmetic.
     """
-    chosen = [each for each, run in enumerate(notebook["runs"]) if source in (None, run.get("source"))]
+    chosen = [
+        each
+        for each, run in enumerate(notebook["runs"])
+        if source in (None, run.get("source")) and (run["seed"], run["arithmetic"]) != without
+    ]
     return {
         id: Counter(verdict for each in chosen if (verdict := reached[each]) is not None)
         for id, reached in notebook["verdicts"].items()
     }
+
+
+def with_other_runs(record: Mapping[str, Any], root: Path = ROOT) -> dict[str, Any]:
+    """A run's record whose claims count the verdicts of all accepted runs of its source, itself among them (`seeds`).
+
+    The verdict of a claim is then theirs: what differs among runs is inconclusive, whatever this run says (`this_run`).
+    """
+    try:
+        notebook = read(record["profile"], root).get(record["notebook"])
+    except ValueError as error:  # a run is not lost for that
+        print(error, file=sys.stderr)
+        notebook = None
+    own = record["seed"], record["machine"]["arithmetic"]
+    others = verdict_counts(notebook, record["source"], without=own) if notebook else {}
+    renewed = []
+    for claim in record["claims"]:
+        seeds = others.get(claim["id"], Counter()) + Counter([_of_this_run(claim)])
+        ordered = {verdict: seeds[verdict] for verdict in claims.VERDICTS if seeds[verdict]}
+        renewed.append({**claim, "verdict": claims.together(ordered), "seeds": ordered})
+    return {**record, "claims": renewed}
+
+
+def _of_this_run(claim: Mapping[str, Any]) -> str:
+    return claim.get("this_run", claim["verdict"])
 
 
 def runs_of(notebook: Accepted, source: str) -> tuple[int, int]:
@@ -150,7 +181,7 @@ def with_run(notebook: Accepted | None, record: Mapping[str, Any], arithmetic: s
     runs = valued if len(valued) > 1 else order
     ordinary = runs[0] is own
     found = {number["id"]: number for number in record["numbers"]}
-    reached = {claim["id"]: claim["verdict"] for claim in record["claims"]}
+    reached = {claim["id"]: _of_this_run(claim) for claim in record["claims"]}
 
     def renewed(kept: list[Any] | None, value: Any) -> list[Any]:
         """One value a run."""
@@ -198,8 +229,6 @@ def bands(notebook: Accepted) -> dict[str, tuple[float, float] | tuple[None, Non
     """
     import numpy as np
     from scipy import special
-
-    from xaikit.companion.record import rounded
 
     numbers, runs = notebook["numbers"], notebook["runs"]
     peers = [each for each, run in enumerate(runs) if run.get("source") == runs[0].get("source")]
@@ -261,6 +290,7 @@ def accept(profile: str, names: Sequence[str] = (), *, more: int | None = None, 
                 continue
             record = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
             kept = _keep(profile, job.name, record, arithmetic or own, root)
+            run.renew_record(job, with_other_runs)
             print("{}: {} of {} runs are of the present source".format(job.name, *runs_of(kept, source)), flush=True)
     if failed:
         raise RuntimeError(f"failed: {'; '.join(failed)}")

@@ -20,11 +20,12 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
 )  # fmt: skip
 GREY, DARK = "#8C8C8C", "#333333"
 
-HOLDS, FAILS, INCONCLUSIVE, NOT_RUN = GREEN, VERMILLION, DARK, GREY
+HOLDS, FAILS, INCONCLUSIVE, NO_INSTRUMENT, NOT_RUN = GREEN, VERMILLION, DARK, PURPLE, GREY
 VERDICTS = {  # a symbol as well as a colour, for those who see none
     "holds": ("✓", HOLDS),
     "fails": ("✗", FAILS),
     "inconclusive": ("?", INCONCLUSIVE),
+    "no-instrument": ("⊘", NO_INSTRUMENT),
     "not-run": ("–", NOT_RUN),
 }
 
@@ -165,7 +166,7 @@ def grouped_intervals(
 def style_claims(claims: pd.DataFrame) -> Styler:
     """Set out a table of claims for a notebook, its column `verdict` with a symbol and a colour.
 
-    Raises ValueError if there is no such column or it holds another word than the four verdicts.
+    Raises ValueError if there is no such column or it holds another word than the five verdicts.
     """
     if "verdict" not in claims or not claims["verdict"].isin(list(VERDICTS)).all():
         raise ValueError(f"The claims need a column verdict with values among {', '.join(VERDICTS)}.")

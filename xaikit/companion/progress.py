@@ -18,6 +18,11 @@ from xaikit.storage.files import write_text
 NUMBERS, SO_FAR = "numbers.json", "unfinished.json"  # a record, and what there was of one when it was last added to
 
 
+def record_text(record: Mapping[str, Any]) -> str:
+    """The text of a numbers.json."""
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 @dataclass
 class Progress:
     """One run of a notebook: its files are `file` and those of the same name with other suffixes."""

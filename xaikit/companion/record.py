@@ -13,21 +13,22 @@ from functools import cache
 from importlib.metadata import version
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, SupportsFloat, SupportsIndex, get_args
+from typing import Any, SupportsFloat, SupportsIndex, get_args
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from xaikit.companion import profiles
+from xaikit.companion import accept, claims, profiles
+from xaikit.companion.claims import Protocol, Verdict
 from xaikit.companion.glyphs import missing_glyphs_named
-from xaikit.companion.progress import NUMBERS, SO_FAR
-from xaikit.companion.units import RANGES
+from xaikit.companion.progress import NUMBERS, SO_FAR, record_text
+from xaikit.companion.units import RANGES, rounded
 from xaikit.datasets import intake
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import read_toml, replacing, write_text
 
-Protocol = Literal["as-published", "corrected", "control", "exact"]
-Verdict = Literal["holds", "fails", "inconclusive", "not-run"]
 _VERSIONED = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy")
 _CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0, ("percent", "difference"): 0.01}
 
@@ -58,15 +59,10 @@ def _published_numbers(file: Path) -> dict[str, dict[str, Any]]:
     return {number["id"]: number for number in read_toml(file)["number"]}
 
 
-def rounded(value: float) -> float:
-    """`value` at 6 significant digits; whole numbers stay exact."""
-    return value if value.is_integer() else float(f"{value:.6g}")
-
-
 def digest(numbers: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
     """A hash of a record's values, intervals and verdicts: runs with one digest agree to the last digit written."""
     values = [[number[key] for key in ("id", "value", "low", "high", "n")] for number in numbers]
-    text = json.dumps([values, [[claim["id"], claim["verdict"]] for claim in claims]])
+    text = json.dumps([values, [[claim["id"], claim.get("this_run", claim["verdict"])] for claim in claims]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -92,7 +88,11 @@ class Record:
         self._start = time.monotonic()
         self._files: dict[str, Path] = {}
         self._numbers: dict[str, dict[str, Any]] = {}
+        self._stated = claims.stated(paths.DATA / "claims.toml", notebook)
+        self._instruments: dict[str, dict[str, Any]] = {}
         self._claims: dict[str, dict[str, Any]] = {}
+        self._by_itself: set[str] = set()  # what `decide` looked at
+        self._values: dict[str, dict[str, np.ndarray]] = {}
         self._skipped: dict[str, str] = {}
         self._remarks: list[str] = []
         self._intakes = len(intake.opened())  # of data sets that others opened in this process before
@@ -199,48 +199,126 @@ class Record:
         }
         self._keep()
 
-    def claim(
-        self,
-        id: str,
-        *,
-        item: str,
-        text: str,
-        rule: str,
-        protocol: Protocol,
-        verdict: Verdict,
-        evidence: Sequence[str],
-        reason: str | None = None,
-    ) -> None:
-        """Record what became of one claim, by a rule that was written before the result.
+    def values(self, id: str, values: ArrayLike, *, of: str) -> None:
+        """Keep the values whose mean is the number `id`, one for each of `of` ("pictures"), in values_<of>.csv.
 
-        `evidence` holds the ids of the recorded numbers that decided it, `reason` says why a claim was not run. On a
-        subset of the data nothing is decided: whatever the verdict is, "not-run" is recorded.
-        Raises ValueError for an id that is taken or not in lower case, an unknown protocol or verdict, a reason
-        with another verdict than "not-run", and for evidence that is missing or not recorded (a claim that was not
-        run needs none).
+        All means over the same things go into one file, one column each.
+        Raises ValueError for a number that is not recorded or is another one than their mean, for NaN, and where
+        another number has as many values for things of that name.
         """
-        self._new(id, self._claims, "claim")
-        _one_of(protocol, get_args(Protocol), f"protocol of {id!r}")
-        _one_of(verdict, get_args(Verdict), f"verdict of {id!r}")
-        if reason is not None and verdict != "not-run":
-            raise ValueError(f"claim {id!r} was run, so it needs no reason: leave {reason!r} out")
-        if self.subset is not None and verdict != "not-run":
-            verdict, reason = "not-run", f"on at most {self.subset} of each data set no claim is decided"
-        unknown = [number for number in evidence if number not in self._numbers]
-        if verdict != "not-run" and (unknown or not evidence):
-            missing = ", ".join(unknown) or "none is given"
-            raise ValueError(f"claim {id!r} needs recorded numbers as evidence: {missing}")
-        self._claims[id] = {
+        column = np.asarray(values, dtype=np.float64)
+        if id not in self._numbers:
+            raise ValueError(f"the number {id!r} of these values is not recorded: record it before")
+        if column.ndim != 1 or not np.isfinite(column).all():
+            raise ValueError(f"the values of {id!r} are no row of finite numbers: shape {column.shape}")
+        if not math.isclose(column.mean(), self._numbers[id]["value"], rel_tol=1e-4, abs_tol=1e-6):
+            own = self._numbers[id]["value"]
+            raise ValueError(f"the values of {id!r} have the mean {column.mean():.6g}, and the number is {own}")
+        columns = self._values.setdefault(of, {})
+        lengths = {len(other) for name, other in columns.items() if name != id}
+        if lengths - {len(column)}:
+            raise ValueError(f"{id!r} has {len(column)} values of {of}, others have {lengths.pop()}: name other things")
+        columns[id] = column
+        file = self.folder / f"values_{of.replace(' ', '_')}.csv"
+        if file.name not in self._files:
+            self._file(file.name)
+        table = pd.DataFrame(columns)
+        write_text(file, table.to_csv(index_label=of, float_format="%.6g", lineterminator="\n"))
+        self._files[file.name] = file
+        self._keep()
+
+    def also_of(self, model: str) -> None:
+        """Decide what is stated of each model for this one too: its numbers are recorded as `id.model`."""
+        self._stated = claims.with_model(self._stated, model)
+
+    def instrument(self, id: str) -> pd.DataFrame:
+        """Look at the controls of an instrument that data/claims.toml states, and return them, one a row.
+
+        Raises ValueError for an unknown id, one that was looked at already, and a control without an interval. Where a
+        control was not measured in this run, it does not pass.
+        """
+        if id not in self._stated.instruments:
+            raise ValueError(f"no instrument {id!r} of {self.notebook}: state it in data/claims.toml")
+        self._new(id, self._instruments, "instrument")
+        instrument = self._stated.instruments[id]
+        passed, why = claims.passes(instrument, self._numbers)
+        controls = [
+            {"kind": kind, "number": bound.id, "wanted": str(bound), "found": self._found(bound.id)}
+            | {"kept": bound.id in self._numbers and bound.kept(self._numbers) is True}
+            for kind, bounds in (("positive", instrument.positive), ("negative", instrument.negative))
+            for bound in bounds
+        ]
+        self._instruments[id] = {
             "id": id,
-            "item": item,
-            "text": text,
-            "protocol": protocol,
-            "rule": rule,
-            "verdict": verdict,
-            "evidence": list(evidence),
-            **({} if reason is None else {"reason": reason}),
+            "what": instrument.what,
+            "rule": instrument.rule,
+            "passes": passed,
+            "controls": [{key: control[key] for key in ("kind", "number", "wanted", "kept")} for control in controls],
+            **({"why": why} if why else {}),
         }
         self._keep()
+        print(f"{id} {'passes' if passed else 'fails'}" + (f": {why}" if why else "."))
+        return pd.DataFrame(controls, columns=["kind", "number", "wanted", "found", "kept"])
+
+    def claim(self, id: str, *, reason: str | None = None) -> Verdict:
+        """Decide one claim that data/claims.toml states, by the numbers and instruments of this run.
+
+        Where one of its instruments fails the verdict is "no-instrument", whatever the numbers say (`measured`). It is
+        "not-run" with a `reason`, where a number that decides it was not measured, and on a subset of the data.
+        Raises ValueError for an unknown id, one that was decided already, an empty reason, and for instruments of it
+        that were not looked at.
+        """
+        if id not in self._stated.claims:
+            raise ValueError(f"no claim {id!r} of {self.notebook}: state it, with its rule, in data/claims.toml")
+        self._new(id, self._claims, "claim")
+        claim = self._stated.claims[id]
+        if self.subset is not None and reason is None:
+            reason = f"on at most {self.subset} of each data set no claim is decided"
+        if reason is None:
+            measured, why = claims.decided(claim, self._numbers)
+        elif reason.strip():
+            measured, why = "not-run", reason
+        else:
+            raise ValueError(f"the claim {id!r} is not decided without a reason: give one")
+        verdict, failed = measured, []
+        if measured != "not-run":
+            if unseen := [each for each in claim.instruments if each not in self._instruments]:
+                raise ValueError(f"the claim {id!r} rests on {unseen[0]!r}: look at that instrument before")
+            failed = [each for each in claim.instruments if not self._instruments[each]["passes"]]
+        if failed:
+            verdict, why = "no-instrument", "; ".join(f"{each}: {self._instruments[each]['why']}" for each in failed)
+        known = measured != "not-run"
+        more = claims.needed(claim, self._numbers) if known and measured == "inconclusive" else None
+        self._claims[id] = {
+            "id": id,
+            "item": claim.item,
+            "text": claim.text,
+            "protocol": claim.protocol,
+            "rule": claim.rule,
+            "verdict": verdict,
+            "this_run": verdict,
+            "evidence": [each for bound in claim.decided_by for each in bound.numbers if known],
+            "instruments": list(claim.instruments),
+            **({"measured": measured} if failed else {}),
+            **({"by_construction": True} if claim.by_construction else {}),
+            **({"exploratory": True} if claim.exploratory else {}),
+            **({"needs": more, "of": claim.of} if more else {}),
+            **({"reason": why} if why else {}),
+        }
+        self._keep()
+        return verdict
+
+    def decide(self) -> pd.DataFrame:
+        """Look at all instruments and decide all claims of this notebook that are left; the table of `claims`."""
+        for stated, known, look in (
+            (self._stated.instruments, self._instruments, self.instrument),
+            (self._stated.claims, self._claims, self.claim),
+        ):
+            for id in stated:
+                if id not in known or id in self._by_itself:  # in a live session cells run again
+                    look(id)
+                    self._by_itself.add(id)
+        return self.claims()
 
     def numbers(self) -> pd.DataFrame:
         """The recorded numbers, one a row, beside the published ones."""
@@ -258,6 +336,23 @@ class Record:
         ]
         return pd.DataFrame(rows)
 
+    def instruments(self) -> pd.DataFrame:
+        """The instruments, one a row, with what each control has to do and was found to be."""
+        rows = [
+            {
+                "instrument": each["id"],
+                "passes": "passes" if each["passes"] else "fails",
+                "measures": each["what"],
+                "rule": each["rule"],
+                "controls": "; ".join(
+                    f"{kind}: {number} = {self._found(number)}, wanted {wanted}"
+                    for kind, number, wanted, _ in map(dict.values, each["controls"])
+                ),
+            }
+            for each in self._instruments.values()
+        ]
+        return pd.DataFrame(rows)
+
     def claims(self) -> pd.DataFrame:
         """The claims, one a row, verdict first, with the numbers that decided them."""
         rows = [
@@ -267,8 +362,12 @@ class Record:
                 "protocol": claim["protocol"],
                 "item": claim["item"],
                 "rule": claim["rule"],
-                "evidence": claim.get("reason")
-                or "; ".join(f"{id} = {_shown(self._numbers[id])}" for id in claim["evidence"] if id in self._numbers),
+                "instruments": ", ".join(claim["instruments"]) or "by construction",
+                "evidence": "; ".join(
+                    [f"{id} = {self._found(id)}" for id in claim["evidence"]]
+                    + ([claim["reason"]] if "reason" in claim else [])
+                    + ([f"about {claim['needs']} {claim['of']} would decide it"] if "needs" in claim else [])
+                ),
             }
             for claim in self._claims.values()
         ]
@@ -281,9 +380,12 @@ class Record:
         """
         for sentence in filter(None, (each.report() for each in intake.opened(self._intakes))):
             self.remark(sentence)
-        numbers, claims = ([kept[id] for id in sorted(kept)] for kept in (self._numbers, self._claims))
+        source = sources.notebook_source(self.notebook, self.profile, paths.ROOT)
+        numbers, instruments, decided = (
+            [kept[id] for id in sorted(kept)] for kept in (self._numbers, self._instruments, self._claims)
+        )
         ran = {
-            "source": sources.notebook_source(self.notebook, self.profile, paths.ROOT),
+            "source": source,
             "device": _device(),
             "machine": arithmetic.machine(),
             "precision": profiles.precisions(self.profile, self.notebook),
@@ -291,8 +393,9 @@ class Record:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
         }
         file = self.folder / NUMBERS
-        content = self._content(ran, {"digest": digest(numbers, claims), "numbers": numbers, "claims": claims})
-        write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        results = {"numbers": numbers, "instruments": instruments, "claims": decided}
+        content = accept.with_other_runs(self._content(ran, {"digest": digest(numbers, decided), **results}))
+        write_text(file, record_text(content))
         (self.folder / SO_FAR).unlink(missing_ok=True)
         for artefact, reason in self._skipped.items():
             print(f"Not in this run: {artefact}, as {reason}")
@@ -302,7 +405,8 @@ class Record:
         """Leave what there is so far to whom finds a run that did not come to its end."""
         if not self._live:
             ran = {"unfinished": "the run goes on, or was killed"}
-            so_far = {"numbers": list(self._numbers.values()), "claims": list(self._claims.values())}
+            kinds = {"numbers": self._numbers, "instruments": self._instruments, "claims": self._claims}
+            so_far = {kind: list(kept.values()) for kind, kept in kinds.items()}
             write_text(self.folder / SO_FAR, json.dumps(self._content(ran, so_far), ensure_ascii=False))
 
     def _content(self, ran: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
@@ -317,6 +421,9 @@ class Record:
             **({} if not self._remarks else {"remarks": self._remarks}),
             **results,
         }
+
+    def _found(self, id: str) -> str:
+        return _shown(self._numbers[id]) if id in self._numbers else "not measured"
 
     def _file(self, name: str) -> Path:
         self._new(name, self._files, "artefact", r"[a-z][a-z0-9_]*\.(png|pdf|csv)")
@@ -337,7 +444,7 @@ def _one_of(value: str, known: Sequence[str], what: str) -> None:
         raise ValueError(f"the {what} cannot be {value!r}: choose one of {', '.join(known)}")
 
 
-def _shown(number: dict[str, Any]) -> str:
+def _shown(number: Mapping[str, Any]) -> str:
     interval = "" if number["low"] is None else f" [{number['low']:.4g}, {number['high']:.4g}]"
     return f"{number['value']:.4g}{interval}"
 

@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from xaikit.companion import accept
+from xaikit.companion.claims import VERDICTS
 from xaikit.companion.freshness import State, status
 from xaikit.companion.progress import duration, some
 from xaikit.companion.run import Job, page_is_older, variants_run
-
-VERDICTS = ("holds", "fails", "inconclusive", "not-run")
 
 
 def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[str, Any] | None = None) -> list[str]:

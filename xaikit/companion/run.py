@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from xaikit.companion import preflight, profiles, rehearsal
-from xaikit.companion.progress import Progress, some
+from xaikit.companion.progress import Progress, record_text, some
 from xaikit.companion.progress import read as read_progress
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
@@ -213,6 +213,19 @@ def stamp(job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def renew_record(job: Job, renewed: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """Change what the record of an ordinary run says of other runs; its results stay as fresh as they were."""
+    file = job.results / "numbers.json"
+    if not file.exists():
+        return
+    with _exclusive(job):
+        left = stamp(job)
+        as_it_was = left is not None and left.get("files") == checksums(job)
+        write_text(file, record_text(renewed(json.loads(file.read_text(encoding="utf-8")))))
+        if as_it_was:
+            write_text(job.file(".stamp"), json.dumps({**left, "files": checksums(job)}, indent=1) + "\n")
 
 
 def is_running(job: Job) -> bool:

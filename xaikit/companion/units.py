@@ -1,4 +1,4 @@
-"""Where a number of each unit can lie; of other units nothing is known."""
+"""Where a number of each unit can lie (of other units nothing is known), and the digits that are kept of it."""
 
 import math
 
@@ -14,3 +14,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "cosine": (-1, 1),
     "count": (0, math.inf),
 }
+
+
+def rounded(value: float) -> float:
+    """`value` at 6 significant digits; whole numbers stay exact."""
+    return value if value.is_integer() else float(f"{value:.6g}")

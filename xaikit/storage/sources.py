@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xaikit.storage import canonical
 from xaikit.storage.extras import extra
-from xaikit.storage.files import write_text
+from xaikit.storage.files import read_toml, write_text
 from xaikit.storage.paths import ROOT, shipped, workplace
 from xaikit.storage.settings import read as read_settings
 
@@ -52,8 +52,8 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
     """sha256 of everything that the result of a notebook comes from, save its seed.
 
     That is what the code of its cells does (`storage.canonical`) with their tags, its own and the common settings of
-    the profile, the shipped weights that these name (their keys `weights`), and `requirements.lock`. Its prose is on
-    pages alone.
+    the profile, the shipped weights that these name (their keys `weights`), what data/claims.toml states for it, and
+    `requirements.lock`. Its prose is on pages alone.
     Raises FileNotFoundError when one of them is missing, and SyntaxError for a cell that is no Python or has tags that
     are none.
     """
@@ -65,6 +65,7 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
         "settings": json.dumps(settings, sort_keys=True, default=str),
         "lock": text_hash([given / "requirements.lock"], given),
         "weights": {weights: _whole(given / "data" / "weights" / weights) for weights in _weights_named(settings)},
+        "claims": json.dumps(_stated(given / "data" / "claims.toml", name), sort_keys=True),
         "cells": _code(given / "notebooks" / f"{name}.py", root),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -110,6 +111,12 @@ def counted(cell: Mapping[str, Any]) -> Cell:
     source = source if isinstance(source, str) else "".join(source)  # a file has its lines
     tags = [tags] if isinstance(tags, str) else tags
     return Cell(cell["cell_type"], source.replace("\r\n", "\n").strip(), tuple(sorted({*tags})))
+
+
+def _stated(file: Path, name: str) -> list[dict[str, Any]]:
+    """The claims and instruments of a notebook: no result is of a rule that was written after it."""
+    tables = read_toml(file) if file.exists() else {}
+    return [entry for kind in sorted(tables) for entry in tables[kind] if entry.get("notebook") == name]
 
 
 def _whole(folder: Path) -> str:
