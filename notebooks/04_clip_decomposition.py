@@ -449,7 +449,7 @@ for model in models:
         correct = {name: answers == birds.labels for name, answers in given.items()}
         draws = [correct[name] for name in random_names]
         intervals = {
-            name: study.worst_group_interval(correct[name], groups, seed)
+            name: group_accuracy(correct[name].numpy(), groups.numpy()).worst
             for name in settings if name not in random_names
         } | {"random heads": study.mean_worst_group(draws, groups, seed)}  # fmt: skip
         if protocol == "as-published":

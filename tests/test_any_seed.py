@@ -29,7 +29,7 @@ from xaikit.metrics import intervals, ranking, segmentation
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
 from xaikit.metrics.pointing import pointing_game
-from xaikit.metrics.ranking import bootstrap_auc, spearman
+from xaikit.metrics.ranking import bootstrap_auc
 from xaikit.metrics.segmentation import segmentation_scores
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.perturbation.linear_probe import ZeroShot
@@ -455,13 +455,10 @@ def _(draw: Draw) -> Any:
     return bootstrap_auc(score, label, draw.seed, resamples=60)
 
 
-@case("metrics.ranking.spearman")
+@case("metrics.exact_tests.permutation_p")
 def _(draw: Draw) -> Any:
-    few = draw.numpy.integers(2, size=8)  # many are equal
-    if len(np.unique(few)) == 2:
-        return spearman(few, draw.numpy.permutation(few), draw.seed, resamples=60)
-    with pytest.raises(ValueError, match="vary both"):
-        spearman(few, few, draw.seed)
+    labels = draw.numpy.integers(2, size=8)
+    return permutation_p(lambda answers, dealt: (answers == dealt).mean(), labels, labels, draw.seed, 60)
 
 
 def heat_and_masks(draw: Draw, n: int = 4) -> tuple[Tensor, Tensor]:
@@ -631,13 +628,6 @@ def _(draw: Draw) -> Any:
 def _(draw: Draw) -> Any:
     labels = draw.labels(20, 3)
     return clip_decomposition.accuracy_change(draw.answers(labels, 3), draw.labels(20, 3), labels, draw.seed)
-
-
-@case("studies.clip_decomposition.worst_group_interval")
-def _(draw: Draw) -> Any:
-    # With as many groups as images most resamples lack some, and lie below or above the sample.
-    groups = draw.labels(16, 4) if draw.seed % 2 else torch.arange(16)
-    return clip_decomposition.worst_group_interval(draw.correct(16), groups, draw.seed)
 
 
 @case("studies.clip_decomposition.worst_group_gain")

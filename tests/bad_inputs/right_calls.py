@@ -378,6 +378,15 @@ pointing = metrics.pointing_game(drawn(2, 8, 8), masks)
 values = [0.1, 0.4, 0.35, 0.8, 0.7, 0.2]
 binary = [0, 1, 0, 1, 1, 0]
 of("mcnemar", metrics.mcnemar, first=binary, second=binary[::-1])
+of(
+    "permutation_p",
+    metrics.permutation_p,
+    statistic=lambda a, b: float(np.dot(a, b)),
+    values=values,
+    labels=binary,
+    seed=0,
+    permutations=10,
+)
 of("fisher", metrics.fisher, successes=3, n=10, other_successes=5, other_n=10)
 of("GroupAccuracy", metrics.GroupAccuracy, groups={"a": interval}, overall=interval)
 of("group_accuracy", metrics.group_accuracy, correct=binary, groups=list("aabbcc"))
@@ -397,7 +406,7 @@ of("pointing_game", metrics.pointing_game, attributions=drawn(2, 8, 8), regions=
 of("box_masks", metrics.box_masks, boxes=[(0, 0, 4, 4)], size=(8, 8))
 of("auc", metrics.auc, score=values, label=binary)
 of("bootstrap_auc", metrics.bootstrap_auc, score=values, label=binary, seed=0, resamples=10)
-of("spearman", metrics.spearman, x=values, y=values[::-1], seed=0, resamples=10)
+of("spearman", metrics.spearman, x=values, y=values[::-1])
 of("defined", metrics.defined, values=values, what="correlations")
 of("SegmentationScores", metrics.SegmentationScores, **vars(scored))
 of("SegmentationScores.join", metrics.SegmentationScores.join, batches=[scored])

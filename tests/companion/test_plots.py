@@ -65,7 +65,7 @@ def test_the_meanings_have_colours_of_their_own() -> None:
     for group in ([figures.SHAPE, figures.COLOUR], figures.MODEL.values()):
         assert len(set(group)) == 2
     symbols, colours = zip(*plots.VERDICTS.values(), strict=True)
-    assert len(set(symbols)) == len(set(colours)) == 4
+    assert len(set(symbols)) == len(set(colours)) == 5
 
 
 def test_image_grid_shows_every_image_under_its_title(images) -> None:
@@ -83,7 +83,7 @@ def test_image_grid_refuses_what_it_would_show_wrongly(images) -> None:
         with pytest.raises(ValueError, match=r"lie in 0\.\.1"):
             plots.image_grid(bad)
     with pytest.raises(ValueError, match="4 titles for 5 images"):
-        plots.image_grid(images, list("abcde"))
+        plots.image_grid(images, list("abcd"))
 
 
 def test_overlay_stretches_a_small_map_over_the_whole_image(ax, images) -> None:

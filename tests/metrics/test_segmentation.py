@@ -106,8 +106,8 @@ def test_intervals_are_those_of_resampled_images(heatmaps, masks) -> None:
     ):
         low, high = np.quantile(values, [0.025, 0.975])
         assert low < high and interval.n == 9 and interval.low <= interval.value <= interval.high
-        assert interval.low == pytest.approx(low, abs=0.1 * (high - low))
-        assert interval.high == pytest.approx(high, abs=0.1 * (high - low))
+        for own, drawn_end in ((interval.low, low), (interval.high, high)):  # of nine it reaches further out
+            assert own == pytest.approx(drawn_end, abs=0.5 * (high - low))
 
 
 def test_a_perfect_map_scores_one_and_an_inverted_one_does_not() -> None:
@@ -217,8 +217,8 @@ def test_bad_masks_and_heatmaps_are_named(heatmaps, masks) -> None:
 
 
 def test_a_class_that_occurs_nowhere_has_no_intersection_over_union() -> None:
-    heat = torch.tensor([[[0.0, 1.0, 1.0]]])
-    scores = segmentation_scores(heat, torch.tensor([[[7, 1, 1]]]), ignore=7)
+    heat = torch.tensor([[[0.0, 1.0, 1.0]]]).expand(2, -1, -1)
+    scores = segmentation_scores(heat, torch.tensor([[[7, 1, 1]]]).expand(2, -1, -1), ignore=7)
     assert scores.interval("pixel-accuracy", seed=0).value == 1
     with pytest.raises(ValueError, match="not finite"):
         scores.interval("miou", seed=0)
@@ -237,7 +237,9 @@ def test_group_accuracy_counts_each_group_and_finds_the_worst() -> None:
         chosen = [right for right, group in zip(correct, groups, strict=True) if group == name]
         assert result.groups[name] == proportion(sum(chosen), len(chosen))
     assert list(result.groups) == sorted(names)
-    assert result.worst_group == "water on land" and result.worst == result.groups["water on land"]
+    own = result.groups["water on land"]
+    assert result.worst_group == "water on land" and (result.worst.value, result.worst.n) == (own.value, own.n)
+    assert result.worst.low == own.low and result.worst.high > own.high  # for having been chosen
     assert result.overall == proportion(correct.sum(), 500)
 
 

@@ -65,7 +65,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[st
         f"{some(list(counted.elements()), 'run')}: "
         + ", ".join(f"{counted[state]} {state}" for state in State if counted[state])
     )
-    console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     console.print(table)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)

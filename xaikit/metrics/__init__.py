@@ -4,7 +4,7 @@
 `intervals`, `ranking` and `exact_tests` say how far a number can be trusted, and `verdict` what follows.
 """
 
-from xaikit.metrics.exact_tests import fisher, mcnemar
+from xaikit.metrics.exact_tests import fisher, mcnemar, permutation_p
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import (
@@ -41,6 +41,7 @@ __all__ = [
     "mcnemar",
     "normalise",
     "over_runs",
+    "permutation_p",
     "pointing_game",
     "proportion",
     "segmentation_scores",

@@ -1,9 +1,11 @@
-"""Is the difference of two counts more than chance? Exact tests."""
+"""Is the difference of two counts, or how well two rows go together, more than chance? Exact and permutation tests."""
+
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
 
-from xaikit.arguments import Count, Natural, Numbers, public
+from xaikit.arguments import Count, Natural, Numbers, Seed, public
 from xaikit.metrics.intervals import checked
 
 
@@ -36,3 +38,32 @@ def fisher(successes: Natural, n: Count, other_successes: Natural, other_n: Coun
         )
     table = [[successes, n - successes], [other_successes, other_n - other_successes]]
     return float(stats.fisher_exact(table).pvalue)
+
+
+@public
+def permutation_p(
+    statistic: Callable[[np.ndarray, np.ndarray], float | int],
+    values: Numbers,
+    labels: Numbers,
+    seed: Seed,
+    permutations: Count = 9999,
+) -> float:
+    """The one-sided p that `statistic(values, labels)` is as high as it is if the labels had been dealt at random.
+
+    Arguments: `values` [n, ...] and `labels` [n]; all orders are tried where there are no more than `permutations`.
+    Raises ValueError on empty input, NaN and unlike lengths.
+    Source: Phipson and Smyth (2010), for the order that was found counting as one of them.
+
+    >>> from xaikit import permutation_p
+    >>> right = lambda answers, labels: (answers == labels).mean()
+    >>> permutation_p(right, [0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 1, 2], seed=0) < 0.05
+    True
+    """
+    values, labels = checked(values, "sample"), checked(labels, "sample")
+    if len(values) != len(labels) or labels.ndim != 1:
+        raise ValueError(f"Of shapes {values.shape} and {labels.shape}: give one label a value.")
+    found = stats.permutation_test(
+        (labels,), lambda dealt: float(statistic(values, dealt)), permutation_type="pairings", alternative="greater",
+        n_resamples=permutations, vectorized=False, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)

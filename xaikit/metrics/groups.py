@@ -6,16 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xaikit.arguments import Numbers, public
-from xaikit.metrics.intervals import Interval, proportion
+from xaikit.metrics.intervals import LEVEL, Interval, proportion, upper_end
 
 
 @public
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """Accuracy of each group, in the order of their names, with Wilson's intervals, and of all items together.
-
-    The interval of the worst group is its own: it does not allow for having been chosen as the worst.
-    """
+    """Accuracy of each group, in the order of their names, with exact intervals, and of all items together."""
 
     groups: dict[str | int, Interval]
     overall: Interval
@@ -27,8 +24,18 @@ class GroupAccuracy:
 
     @property
     def worst(self) -> Interval:
-        """The accuracy of the worst group."""
-        return self.groups[self.worst_group]
+        """The accuracy of the worst group, with an interval that allows for its having been chosen as the worst.
+
+        The lowest accuracy is at least the least of the lower ends, each of which its own group keeps; and at most the
+        least of the upper ends where all groups keep theirs, so these share the error among them (Bonferroni). It
+        covers at least 95 % whatever the groups are; the interval of the one that came out lowest is too low.
+        """
+        found = self.groups[self.worst_group]
+        error = (1 - LEVEL) / 2 / len(self.groups)
+        highs = (upper_end(round(group.value * group.n), group.n, error) for group in self.groups.values())
+        return Interval(
+            found.value, min(group.low for group in self.groups.values()), max(found.value, min(highs)), found.n
+        )
 
 
 @public
@@ -36,7 +43,7 @@ def group_accuracy(correct: Numbers, groups: ArrayLike) -> GroupAccuracy:
     """The accuracy of each group: `correct` [items] says which predictions are right, `groups` [items] names groups.
 
     Raises ValueError if there is no item, the lengths differ, or `correct` holds other values than true and false.
-    Source: Wilson (1927) for the intervals; Sagawa et al. (2020) for the worst group.
+    Source: Clopper and Pearson (1934) for the intervals; Sagawa et al. (2020) for the worst group.
 
     >>> from xaikit import group_accuracy
     >>> found = group_accuracy([True, True, False, True, False, False], ["land"] * 3 + ["water"] * 3)

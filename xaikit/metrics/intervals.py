@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from xaikit.arguments import Count, Numbers, Seed, Within, public
 
 LEVEL = 0.95
 RESAMPLES = 2000
+FEW = 5  # as many different values may come out of a handful of yes and no
+LEAST_SPREAD = 0.05  # of a resample, as a part of the sample's: else one of equal rows counts as infinitely far
 CHUNK = 2**20  # numbers resampled at once, which bounds the memory at a few tens of MB
 
 Verdict = Literal["holds", "fails", "inconclusive"]
@@ -84,14 +86,21 @@ def verdict(interval: Interval | tuple[float, float], threshold: float = 0.0) ->
 def proportion(
     successes: Annotated[int | np.integer, Within(0)], n: Annotated[int | np.integer, Within(1)]
 ) -> Interval:
-    """The share `successes / n` with its Wilson score interval (Wilson 1927), good near 0 and 1 too.
+    """The share `successes / n` with its exact interval (Clopper and Pearson 1934), which covers at least 95 %.
 
+    Score intervals are narrower, and near 0 and 1 they cover less than they say: 84 % at a share of 0.01 of 20.
     Raises ValueError unless 0 <= successes <= n and n >= 1.
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"No proportion: {successes} of {n}; give 0 <= successes <= n and n >= 1.")
-    low, high = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
-    return Interval(float(successes / n), float(low), float(high), int(n))
+    hits, error = int(successes), (1 - LEVEL) / 2
+    low = special.betaincinv(hits, n - hits + 1, error) if hits else 0.0
+    return Interval(hits / n, float(low), upper_end(hits, int(n), error), int(n))
+
+
+def upper_end(hits: int, n: int, error: float) -> float:
+    """What the true share of `hits` in `n` lies above with a probability of `error` at most."""
+    return 1.0 if hits == n else float(special.betaincinv(hits + 1, n - hits, 1 - error))
 
 
 @public
@@ -109,6 +118,55 @@ def over_runs(values: Sequence[float | int]) -> Runs:
 
 
 @public
+def bootstrap_mean(values: Numbers, seed: Seed, resamples: Count = RESAMPLES) -> Interval:
+    """The mean of `values` [rows, ...] with its interval over rows (images), of which there are two or more.
+
+    The interval is the studentised bootstrap's, stretched to hold Student's t: the first follows the skew of the data,
+    the second is there where few resamples differ. Where the values are no more than five different ones (verdicts,
+    differences of verdicts), both can miss what is rare, so it is stretched to hold Student's t with two more rows too,
+    one at either end of the values' range: 0 and the largest, or the largest on both sides of 0 if some are negative.
+    Its coverage, at least 0.93 from 20 rows on, is simulated by a test.
+    Raises ValueError for fewer than two rows, and NaN.
+    Source: Efron and Tibshirani (1993), section 12.5; Agresti and Caffo (2000), for the two rows.
+
+    >>> from xaikit import bootstrap_mean
+    >>> found = bootstrap_mean([0.0, 1.0, 1.0, 1.0] * 25, seed=0)
+    >>> found.value, found.low < 0.75 < found.high, found.n
+    (0.75, True, 100)
+    """
+    array = checked(values, "sample").astype(np.float64)
+    rows = array.reshape(len(array), -1).mean(axis=1)
+    n = len(rows)
+    if n < 2:
+        raise ValueError("The spread of a single value cannot be seen: give two or more.")
+    value, error = float(rows.mean()), float(rows.std(ddof=1)) / n**0.5
+    below, above = np.quantile(_studentised(rows, seed, resamples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    half = error * float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    low, high = min(value - half, value - above * error), max(value + half, value - below * error)
+    if len(np.unique(rows)) <= FEW:
+        largest = float(np.abs(rows).max()) or 1.0
+        rows = np.append(rows, [-largest if (rows < 0).any() else 0.0, largest])
+        half = float(rows.std(ddof=1)) / (n + 2) ** 0.5 * float(stats.t.ppf((1 + LEVEL) / 2, n + 1))
+        low, high = min(low, float(rows.mean()) - half), max(high, float(rows.mean()) + half)
+    interval = _finite(value, min(low, value), max(high, value), n)
+    return interval.within(0.0, 1.0) if np.isin(np.asarray(values), (0, 1)).all() else interval
+
+
+def _studentised(rows: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """(mean - own mean) / standard error of resamples; one whose rows are nearly all equal has no small error."""
+    rng, n = np.random.default_rng(seed), len(rows)
+    centred = rows - rows.mean()
+    least = LEAST_SPREAD * float(centred.std(ddof=1))
+    draws: list[np.ndarray] = []
+    if least == 0:
+        return np.zeros(1)
+    for start in range(0, resamples, at_once := max(1, CHUNK // n)):
+        drawn = centred[rng.integers(n, size=(min(at_once, resamples - start), n))]
+        draws.append(drawn.mean(axis=1) / np.maximum(drawn.std(axis=1, ddof=1), least))
+    return np.concatenate(draws) * n**0.5
+
+
+@public
 def bootstrap(
     statistic: Callable[..., float | np.ndarray],
     *samples: Numbers,
@@ -116,21 +174,36 @@ def bootstrap(
     resamples: Count = RESAMPLES,
     paired: bool = True,
 ) -> Interval:
-    """Percentile bootstrap over rows (images) of `statistic(*samples)`, stretched to hold the estimate itself.
+    """The BCa bootstrap over rows (images) of `statistic(*samples)`; of a mean, `bootstrap_mean` covers better.
 
+    Percentiles of the resamples, corrected for bias and for the skew that the jackknife shows, as far out as Student's
+    t is further out than the normal distribution, and stretched to hold the jackknife's own t interval. Of a smooth
+    statistic (a ratio, a difference of means, an AUC) it covers at least 0.93 from 50 rows on, and of a covariance from
+    90, as a test simulates; with 20 rows it may be 0.85.
     Arguments: `samples` are arrays [rows, ...]; `paired` ones share their rows and are drawn together, others
     each on their own. A statistic with an `axis` argument (`np.mean`) is called on many resamples of
     one-dimensional samples at once, any other one on each resample.
     Result: `n` is the number of rows of the smallest sample.
-    Raises ValueError on no or empty samples, NaN, paired samples of unlike length, a statistic not finite.
-    Source: Efron and Tibshirani (1993), section 13.3.
+    Raises ValueError on no or empty samples, fewer than two rows, NaN, paired samples of unlike length, a statistic
+    not finite.
+    Source: Efron (1987); Hesterberg (2015), for the small samples.
     """
     arrays = [checked(sample, "sample") for sample in samples]
     lengths = [len(array) for array in arrays]
     if not arrays or (paired and len(set(lengths)) > 1):
         raise ValueError(f"Samples of {lengths} rows: give at least one, equally long ones if paired.")
+    if min(lengths) < 2:
+        raise ValueError(f"Samples of {lengths} rows: the spread of a single one cannot be seen, give two or more.")
     takes_axis = "axis" in inspect.signature(statistic).parameters
     vectorised = takes_axis and all(array.ndim == 1 for array in arrays)
+
+    def of_rows(chosen: Sequence[np.ndarray]) -> Sequence[float] | np.ndarray:
+        """The statistic of the rows [resamples, rows] chosen of each sample."""
+        drawn = [array[row] for array, row in zip(arrays, chosen, strict=True)]
+        if vectorised:
+            return statistic(*drawn, axis=1)
+        return [float(statistic(*resample)) for resample in zip(*drawn, strict=True)]
+
     rng = np.random.default_rng(seed)
     at_once = max(1, CHUNK // max(array.size for array in arrays))
     draws: list[float] = []
@@ -140,24 +213,44 @@ def bootstrap(
             rows = [rng.integers(lengths[0], size=(count, lengths[0]))] * len(arrays)
         else:
             rows = [rng.integers(length, size=(count, length)) for length in lengths]
-        drawn = [array[row] for array, row in zip(arrays, rows, strict=True)]
-        if vectorised:
-            draws.extend(statistic(*drawn, axis=1))
-        else:
-            draws.extend(statistic(*resample) for resample in zip(*drawn, strict=True))
-    return percentile(statistic(*arrays), draws, min(lengths))
+        draws.extend(of_rows(rows))
+    everything = [np.arange(length)[None] for length in lengths]
+    value = float(of_rows(everything)[0])
+    influence = []
+    for left_out in [range(len(arrays))] if paired else [[each] for each in range(len(arrays))]:
+        length = lengths[left_out[0]]
+        without: list[float] = []
+        for start in range(0, length, at_once):
+            rows = _without(length, start, min(start + at_once, length))
+            chosen = [
+                rows if each in left_out else np.broadcast_to(full, (len(rows), full.shape[1]))
+                for each, full in enumerate(everything)
+            ]
+            without.extend(of_rows(chosen))
+        influence.append((np.mean(without) - np.asarray(without)) * (length - 1) / length)
+    return _bca(value, np.asarray(draws), np.concatenate(influence), min(lengths))
 
 
-@public
-def bootstrap_mean(values: Numbers, seed: Seed, resamples: Count = RESAMPLES) -> Interval:
-    """The mean of `values` [rows] with its bootstrap interval; raises as `bootstrap` does.
+def _without(length: int, start: int, stop: int) -> np.ndarray:
+    """The rows that are left where row `start`, ..., `stop` - 1 is left out: [stop - start, length - 1]."""
+    rows, left_out = np.arange(length - 1), np.arange(start, stop)
+    return rows + (rows >= left_out[:, None])
 
-    >>> from xaikit import bootstrap_mean
-    >>> found = bootstrap_mean([0.0, 1.0, 1.0, 1.0] * 25, seed=0)
-    >>> found.value, found.low < 0.75 < found.high, found.n
-    (0.75, True, 100)
-    """
-    return bootstrap(np.mean, values, seed=seed, resamples=resamples)
+
+def _bca(value: float, draws: np.ndarray, influence: np.ndarray, n: int) -> Interval:
+    """The corrected percentiles of the draws, stretched to hold `value` and the jackknife's interval."""
+    if not (np.isfinite([value]).all() and np.isfinite(draws).all() and np.isfinite(influence).all()):
+        return _finite(value, np.nan, np.nan, n)
+    below = (np.sum(draws < value) + np.sum(draws == value) / 2) / len(draws)
+    bias = stats.norm.ppf(np.clip(below, 0.5 / len(draws), 1 - 0.5 / len(draws)))
+    spread = float((influence**2).sum())
+    skew = float((influence**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+    far = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * (n / (n - 1)) ** 0.5
+    ends = bias + np.array([-far, far])
+    low, high = np.quantile(draws, stats.norm.cdf(bias + ends / np.maximum(1 - skew * ends, 0.1)))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * (spread * n / (n - 1)) ** 0.5
+    low, high = min(low, value - half), max(high, value + half)
+    return _finite(value, min(float(low), value), max(float(high), value), n)
 
 
 @public
@@ -216,13 +309,6 @@ def cluster_bootstrap(
 
 def _variance(draws: Sequence[float]) -> float:
     return float(np.var(draws)) if np.isfinite(draws).all() else np.nan
-
-
-def percentile(value: float | np.ndarray, draws: Sequence[float] | np.ndarray, n: int) -> Interval:
-    """`value` with the middle 95 % of what resamples gave; raises ValueError where one of these is not finite."""
-    # Resamples of a minimum over groups lie below it, and those of a constant beside it by rounding.
-    low, high = (float(end) for end in np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    return _finite(float(value), min(low, float(value)), max(high, float(value)), n)
 
 
 def _finite(value: float, low: float, high: float, n: int) -> Interval:

@@ -431,11 +431,6 @@ def worst_group(correct: np.ndarray, groups: np.ndarray) -> float:
     return float((right[sizes > 0] / sizes[sizes > 0]).min())
 
 
-def worst_group_interval(correct: Bool[Tensor, " images"], groups: Int64[Tensor, " images"], seed: int) -> Interval:
-    """The worst group's accuracy; the interval is over images, and the group may change from resample to resample."""
-    return bootstrap(worst_group, correct.numpy(), groups.numpy(), seed=seed)
-
-
 def worst_group_gain(
     correct: Bool[Tensor, " images"],
     others: Sequence[Bool[Tensor, " images"]],
