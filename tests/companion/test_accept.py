@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from scipy import integrate, optimize
 from typer.testing import CliRunner
 
 from xaikit.__main__ import app
-from xaikit.companion import accept, run
+from xaikit.companion import accept, freshness, run
 from xaikit.storage import sources
 from xaikit.storage.arithmetic import ARITHMETICS
 from xaikit.storage.paths import ROOT, shipped
@@ -378,3 +379,40 @@ def test_the_variants_cover_what_machines_do() -> None:
     assert {values["OMP_NUM_THREADS"] for values in chosen} == {"1", "2"}
     for variable, kinds in (("ATEN_CPU_CAPABILITY", 3), ("ONEDNN_MAX_CPU_ISA", 2), ("MKL_CBWR", 4)):
         assert len({values.get(variable) for values in chosen}) == kinds
+
+
+def test_a_record_counts_the_verdicts_of_all_runs_of_its_source(root: Path) -> None:
+    """What differs among them is inconclusive, whatever this run says; runs of other code do not count."""
+    accept.accept("mini", ["01_x"], more=3, root=root)  # the third one fails
+    record = a_record({}, source="first") | {"profile": "mini"}
+    record["machine"]["arithmetic"] = "portable"
+    (claim,) = accept.with_other_runs(record, root)["claims"]
+    assert (claim["verdict"], claim["seeds"]) == ("inconclusive", {"holds": 2, "fails": 1})
+    (again,) = accept.with_other_runs(record | {"claims": [claim | {"this_run": "fails"}]}, root)["claims"]
+    assert again["seeds"] == {"holds": 1, "fails": 2}
+    for other in ({"source": "another"}, {"notebook": "02_y"}, {"profile": "paper"}):
+        (alone,) = accept.with_other_runs(record | other, root)["claims"]
+        assert (alone["verdict"], alone["seeds"]) == ("holds", {"holds": 1})
+    (root / "data" / "accepted" / "mini.json").write_text("{")
+    (alone,) = accept.with_other_runs(record, root)["claims"]  # a run is not lost for that
+    assert alone["seeds"] == {"holds": 1}
+
+
+def test_what_was_accepted_is_in_the_record_that_is_there_and_leaves_it_fresh(checkout: Path) -> None:
+    job = run.jobs(["01_small"], "mini", root=checkout)[0]
+    run.run_notebook("01_small", root=checkout)
+    before = json.loads((job.results / "numbers.json").read_text())
+    assert before["claims"][0]["seeds"] == {"holds": 1}
+
+    def renewed(record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, "claims": [{**record["claims"][0], "seeds": {"holds": 2}}]}
+
+    run.renew_record(job, renewed)
+    assert json.loads((job.results / "numbers.json").read_text())["claims"][0]["seeds"] == {"holds": 2}
+    assert freshness.status(job).state == freshness.State.FRESH
+    (job.results / "fig1.png").write_bytes(b"changed")
+    run.renew_record(job, renewed)
+    assert freshness.status(job).state == freshness.State.STALE
+    shutil.rmtree(job.results)
+    run.renew_record(job, renewed)  # nothing is there
+    assert not job.results.exists()

@@ -196,6 +196,14 @@ def test_bad_numbers_are_refused(out: Path, value: float, given: dict[str, Any],
     assert kept.numbers().empty
 
 
+def test_an_interval_ends_where_its_unit_does(out: Path) -> None:
+    kept = Record("01_x", "mini", 0)
+    kept.number("share", 0.95, low=0.8, high=1.04, n=20, **NUMBER)
+    kept.number("score", 0.95, low=0.8, high=1.04, n=20, **{**NUMBER, "unit": "score"})
+    ends = {each["id"]: (each["low"], each["high"]) for each in json.loads(kept.save().read_text())["numbers"]}
+    assert ends == {"share": (0.8, 1), "score": (0.8, 1.04)}
+
+
 def test_names_are_used_once_and_plain(out: Path) -> None:
     kept = Record("01_x", "mini", 0)
     fill(kept)

@@ -481,11 +481,17 @@ def test_the_report_counts_what_the_records_say(
     numbers = [{"id": id, "value": value} for id, value in values.items()]
     verdicts = ["holds"] * 3 + ["fails"] * 2 + ["inconclusive"]
     claims = [{"id": f"claim-{position}", "verdict": verdict} for position, verdict in enumerate(verdicts)]
+    claims += [{"id": "given", "verdict": "holds", "by_construction": True}]
+    instruments = [
+        {"id": "a.ruler", "passes": True, "controls": []},
+        {"id": "a.guess", "passes": False, "why": "it has no negative control", "controls": []},
+    ]
+    claims[0]["instruments"] = ["a.ruler", "a.guess"]
     artefacts = ["fig1.pdf", "fig1.png", "table1.csv"]
     record = {
         "notebook": NAME, "seed": 0, "source": "s" * 64, "device": "cpu", "seconds": 41.7, "artefacts": artefacts,
         "versions": {"torch": "2.15.0"}, "numbers": numbers, "claims": claims, "digest": "d",
-        "skipped": {"fig9": "there are no texts"},
+        "instruments": instruments, "skipped": {"fig9": "there are no texts"},
         "machine": {"cpu": "a CPU", "flags": "avx2 fma", "cores": 4, "threads": 2, "arithmetic": "portable"},
     }  # fmt: skip
     accepted = {id: {"low": 0.4, "high": 0.6} for id in ("n.in", "n.out", "n.gone")}
@@ -502,11 +508,13 @@ def test_the_report_counts_what_the_records_say(
     assert report.report(run.jobs([], "mini", root=checkout)) == []
     said = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
-    counted = [NAME, "fresh", "42", "2", "3", "2", "1", "0", "1", "1", "1", "as", "accepted"]
+    counted = [NAME, "fresh", "42", "2", "3", "2", "1", "0", "0", "1", "1", "1", "as", "accepted"]
     assert rows == [counted, ["02_later", "no", "run"]]
     finding = "A number outside is a finding: please report it with this line. "
-    assert said.splitlines()[-6:] == [
+    assert said.splitlines()[-8:] == [
         f"{NAME}: skipped fig9: there are no texts",
+        f"{NAME}: no instrument for 1 claim: a.guess fails, as it has no negative control",
+        f"{NAME}: not counted, as nothing could have come out otherwise: 1 claim",
         "outside: n.out = 0.9, accepted 0.4 to 0.6",
         "not recorded, though accepted: n.gone",
         f"{finding}{NAME}, seed 0, source ssssssssssss; torch 2.15.0; cpu, a CPU, portable arithmetic, 2 threads on 4 "
@@ -518,6 +526,6 @@ def test_the_report_counts_what_the_records_say(
     said = capsys.readouterr().out
     rows = [line.replace("│", " ").split() for line in said.splitlines() if "│" in line]
     assert rows[0] == counted
-    assert rows[1] == ["seed-12-native", "fresh", "42", "2", "2", "3", "1", "0", "1", "1", "1", "other"]
+    assert rows[1] == ["seed-12-native", "fresh", "42", "2", "2", "3", "1", "0", "0", "1", "1", "1", "other"]
     assert "outside: seed-12-native: n.out = 0.9, accepted 0.4 to 0.6" in said
     assert said.splitlines()[-2:] == ["claim-0: holds 1, fails 1 of 2 runs", "2 runs: 2 fresh"]

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -144,13 +145,13 @@ def with_other_runs(record: Mapping[str, Any], root: Path = ROOT) -> dict[str, A
     others = verdict_counts(notebook, record["source"], without=own) if notebook else {}
     renewed = []
     for claim in record["claims"]:
-        seeds = others.get(claim["id"], Counter()) + Counter([_of_this_run(claim)])
+        seeds = others.get(claim["id"], Counter()) + Counter([of_this_run(claim)])
         ordered = {verdict: seeds[verdict] for verdict in claims.VERDICTS if seeds[verdict]}
         renewed.append({**claim, "verdict": claims.together(ordered), "seeds": ordered})
     return {**record, "claims": renewed}
 
 
-def _of_this_run(claim: Mapping[str, Any]) -> str:
+def of_this_run(claim: Mapping[str, Any]) -> str:
     return claim.get("this_run", claim["verdict"])
 
 
@@ -181,7 +182,7 @@ def with_run(notebook: Accepted | None, record: Mapping[str, Any], arithmetic: s
     runs = valued if len(valued) > 1 else order
     ordinary = runs[0] is own
     found = {number["id"]: number for number in record["numbers"]}
-    reached = {claim["id"]: _of_this_run(claim) for claim in record["claims"]}
+    reached = {claim["id"]: of_this_run(claim) for claim in record["claims"]}
 
     def renewed(kept: list[Any] | None, value: Any) -> list[Any]:
         """One value a run."""
@@ -290,7 +291,7 @@ def accept(profile: str, names: Sequence[str] = (), *, more: int | None = None, 
                 continue
             record = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
             kept = _keep(profile, job.name, record, arithmetic or own, root)
-            run.renew_record(job, with_other_runs)
+            run.renew_record(job, partial(with_other_runs, root=root))
             print("{}: {} of {} runs are of the present source".format(job.name, *runs_of(kept, source)), flush=True)
     if failed:
         raise RuntimeError(f"failed: {'; '.join(failed)}")

@@ -166,7 +166,8 @@ class Record:
     ) -> None:
         """Record one number, with its 95 % interval [low, high] from `n` samples where it has one.
 
-        `unit` is free text; for those of `units.RANGES` the number must lie there. `item` is the figure or table of
+        `unit` is free text; for those of `units.RANGES` the number must lie there, and of an interval that part is kept
+        which does. `item` is the figure or table of
         the paper, `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent
         and fraction convert to each other).
         Raises ValueError for an id that is taken or not in lower case, a value that is not finite, outside of its
@@ -186,6 +187,7 @@ class Record:
         least, most = RANGES.get(unit, (-math.inf, math.inf))
         if not least <= stored <= most:
             raise ValueError(f"number {id!r} is {value}, and a {unit} lies in [{least}, {most}]: give its own unit")
+        interval = [None if end is None else min(max(end, least), most) for end in interval]
         self._numbers[id] = {
             "id": id,
             "value": stored,

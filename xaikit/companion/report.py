@@ -19,12 +19,13 @@ from xaikit.companion.run import Job, page_is_older, variants_run
 def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[str, Any] | None = None) -> list[str]:
     """Print a row a notebook: its state and, of fresh results, seconds, artefacts, claims by verdict, numbers by band.
 
-    "not checked" are numbers whose bands are too wide to say anything, and "digits" tells whether all numbers are the
+    A verdict is that of all accepted runs of this source; what could only come out as it did is not counted. "not
+    checked" are numbers whose bands are too wide to say anything, and "digits" tells whether all numbers are the
     accepted ones to the last digit. Below it why results are not fresh, each number outside of its band, with the band,
-    what to report of the machine, and what was skipped. With `seeds` there is a row for every run that lies in build/,
-    of other seeds and arithmetics too, and below it the claims whose verdicts differ. `parameters` are those that the
-    runs were asked for with. Returns the names of those that failed. Raises ValueError, after the table, where the file
-    of the accepted numbers is damaged.
+    what to report of the machine, what was skipped, and which instruments fail. With `seeds` there is a row for every
+    run that lies in build/, of other seeds and arithmetics too, and below it the claims whose verdicts differ.
+    `parameters` are those that the runs were asked for with. Returns the names of those that failed. Raises ValueError,
+    after the table, where the file of the accepted numbers is damaged.
     """
     table = Table(title=f"profile {chosen[0].profile}")
     table.add_column("notebook", no_wrap=True)
@@ -56,6 +57,7 @@ def report(chosen: Sequence[Job], *, seeds: bool = False, parameters: Mapping[st
                 drift, damage = None, _damaged(each, error)
             table.add_row(label, found.state, *_counts(found.record, drift))
             notes += [f"{name}: skipped {what}: {why}" for what, why in found.record.get("skipped", {}).items()]
+            notes += _instruments(name, found.record)
             notes += _drifted(each, found.record, drift) if drift else []
         if page_is_older(job):
             notes.append(f"{job.name}: its page shows other cells than its script (make notebooks writes it anew)")
@@ -93,13 +95,23 @@ def _damaged(job: Job, error: Exception) -> ValueError:
 
 
 def _counts(record: Mapping[str, Any], drift: accept.Drift | None) -> list[str]:
-    reached = [claim["verdict"] for claim in record["claims"]]
+    reached = [claim["verdict"] for claim in record["claims"] if not claim.get("by_construction")]
     artefacts = {Path(name).stem for name in record["artefacts"]}
     counts = [f"{record['seconds']:.0f}", len(artefacts), *map(reached.count, VERDICTS)]
     if drift:
         counts += [len(drift.within), len(drift.outside), len(drift.unchecked)]
         counts.append("as accepted" if drift.same else "other")
     return [str(count) for count in counts]
+
+
+def _instruments(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    """What fails of the controls, and how many claims that leaves without a verdict."""
+    for each in record.get("instruments", ()):
+        if not each["passes"]:
+            rest = [claim["id"] for claim in record["claims"] if each["id"] in claim.get("instruments", ())]
+            yield f"{name}: no instrument for {some(rest, 'claim')}: {each['id']} fails, as {each['why']}"
+    if given := [claim["id"] for claim in record["claims"] if claim.get("by_construction")]:
+        yield f"{name}: not counted, as nothing could have come out otherwise: {some(given, 'claim')}"
 
 
 def _drifted(job: Job, record: Mapping[str, Any], drift: accept.Drift) -> Iterator[str]:
@@ -125,7 +137,7 @@ def _differing(records: Mapping[Job, Mapping[str, Any]]) -> Iterator[str]:
     reached: dict[str, list[str]] = {}
     for record in records.values():
         for claim in record["claims"]:
-            reached.setdefault(claim["id"], []).append(claim["verdict"])
+            reached.setdefault(claim["id"], []).append(accept.of_this_run(claim))
     for id, verdicts in sorted(reached.items()):
         if len(set(verdicts)) > 1:
             counted = ", ".join(f"{verdict} {verdicts.count(verdict)}" for verdict in VERDICTS if verdict in verdicts)
