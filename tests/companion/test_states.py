@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +109,49 @@ def test_a_damaged_file_is_named(root: Path):
     (root / "data" / "ran.json").write_text("{")
     with pytest.raises(ValueError, match=r"ran\.json is damaged"):
         noted(root)
+
+
+def test_claims_and_instruments_are_those_of_the_record(root: Path):
+    def claim(text: str, protocol: str, verdict: str, **more: Any) -> dict[str, Any]:
+        return {"text": text, "protocol": protocol, "verdict": verdict, **more}
+
+    record = {
+        "claims": [
+            claim("A | b.", "as-published", "holds", seeds={"holds": 6}),
+            claim("A | b.", "corrected", "inconclusive", seeds={"fails": 1, "holds": 5}),
+            claim("C.", "corrected", "no-instrument", seeds={"no-instrument": 1}),
+            claim("D.", "as-published", "fails", by_construction=True, seeds={"fails": 3}),
+        ],
+        "instruments": [
+            {"id": "p.i", "what": "w", "rule": "r", "passes": True},
+            {"id": "p.j", "what": "v", "rule": "q", "passes": False, "why": "n is not < 1"},
+        ],
+        "artefacts": [],
+    }
+    folder = root / "figures" / "mini" / "01_x"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "numbers.json").write_text(json.dumps(record))
+    page = "before\n<!-- claims: 01_x -->\nold\n<!-- end -->\nx\n<!-- instruments: 01_x -->\n<!-- end -->\nafter\n"
+    expected = """before
+<!-- claims: 01_x -->
+
+| claim | as published | corrected |
+| --- | --- | --- |
+| A \\| b | holds (6 of 6 runs) | inconclusive (5 holds, 1 fails of 6 runs) |
+| C | – | no-instrument |
+| D | fails, by construction | – |
+
+<!-- end -->
+x
+<!-- instruments: 01_x -->
+
+| instrument | measures | is trusted if | here |
+| --- | --- | --- | --- |
+| `p.i` | w | r | passes |
+| `p.j` | v | q | fails: n is not < 1 |
+
+<!-- end -->
+after
+"""
+    assert filled(page, root) == expected == filled(expected, root)
+    assert filled(page.replace("01_x", "09_none"), root) == page.replace("01_x", "09_none")

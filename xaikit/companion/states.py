@@ -4,7 +4,8 @@
 
 A rehearsal and a run on a GPU leave records that are not committed. What they say is kept in `data/ran.json`, with
 commit and date, for as long as no later run says something else; records of other code than that which is here are
-passed over. The state column of the README is then written from that file and from the committed records of mini.
+passed over. The state column of the README is then written from that file and from the committed records of mini, and
+so are its tables of claims and instruments, between `<!-- claims: 01_name -->` and `<!-- end -->`.
 """
 
 import json
@@ -16,11 +17,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from xaikit.companion import profiles
+from xaikit.companion import profiles, verdicts
 from xaikit.storage import sources
 from xaikit.storage.files import write_text
 from xaikit.storage.paths import ROOT
 
+TABLE = re.compile(r"(?P<start><!-- (?P<kind>claims|instruments): (?P<notebook>\w+) -->\n).*?(?=<!-- end -->)", re.S)
 PRETENDED = "a pretended GPU"  # the device that tests/device/pretend_gpu.py names
 ROW = re.compile(
     r"^\| `(?P<notebook>\d\d_\w+)` \| (?P<artefacts>[^|]+) \| (?P<shows>[^|]+) \| (?P<state>[^|]*) \|$", re.M
@@ -71,7 +73,7 @@ def note(root: Path = ROOT) -> list[Ran]:
 
 
 def filled(page: str, root: Path = ROOT) -> str:
-    """The page with the state of each row of its table of artefacts as the records have it."""
+    """The page with the state of each row of its table of artefacts, and its other tables, as the records have it."""
     runs = noted(root)
 
     def with_state(row: re.Match[str]) -> str:
@@ -79,11 +81,16 @@ def filled(page: str, root: Path = ROOT) -> str:
         state = _state(row["notebook"], names, runs, root)
         return f"| `{row['notebook']}` | {row['artefacts']} | {row['shows']} | {state} |"
 
-    return ROW.sub(with_state, page)
+    def from_record(table: re.Match[str]) -> str:
+        record = _record(root / "figures" / "mini" / table["notebook"])
+        make = {"claims": verdicts.claims_table, "instruments": verdicts.instruments_table}[table["kind"]]
+        return f"{table['start']}\n{make(record)}\n\n" if record else table[0]
+
+    return TABLE.sub(from_record, ROW.sub(with_state, page))
 
 
 def write(root: Path = ROOT) -> None:
-    """Note what has run, and bring the README's table up to date."""
+    """Note what has run, and bring the README's tables up to date."""
     note(root)
     readme = root / "README.md"
     write_text(readme, filled(readme.read_text(encoding="utf-8"), root))

@@ -1,0 +1,47 @@
+"""The verdicts of a record in words, and as the README's tables of claims and instruments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xaikit.companion.claims import VERDICTS
+
+PROTOCOLS = {"as-published": "as published", "corrected": "corrected", "control": "control", "exact": "exact"}
+
+
+def shown(claim: Mapping[str, Any]) -> str:
+    """What became of a claim, in a few words: "holds (6 of 6 runs)", "no-instrument", "fails, by construction"."""
+    verdict, seeds = claim["verdict"], claim.get("seeds", {})
+    if claim.get("by_construction"):
+        return f"{verdict}, by construction"
+    runs = sum(seeds.values())
+    if verdict == "inconclusive" and len(seeds) > 1:
+        return "inconclusive ({} of {} runs)".format(", ".join(f"{seeds[v]} {v}" for v in VERDICTS if v in seeds), runs)
+    return f"{verdict} ({runs} of {runs} runs)" if runs > 1 else verdict
+
+
+def claims_table(record: Mapping[str, Any]) -> str:
+    """A row for each claim, a column for each protocol, in Markdown; in the order of the record."""
+    protocols = [each for each in PROTOCOLS if any(claim["protocol"] == each for claim in record["claims"])]
+    rows: dict[str, dict[str, list[str]]] = {}
+    for claim in record["claims"]:
+        rows.setdefault(claim["text"], {}).setdefault(claim["protocol"], []).append(shown(claim))
+    cells = [
+        [text.removesuffix("."), *("; ".join(dict.fromkeys(found.get(each, ["–"]))) for each in protocols)]
+        for text, found in rows.items()
+    ]
+    return _table(["claim", *(PROTOCOLS[each] for each in protocols)], cells)
+
+
+def instruments_table(record: Mapping[str, Any]) -> str:
+    """A row for each instrument, in Markdown: what it measures, when it is trusted, whether it passes."""
+    cells = [
+        [f"`{each['id']}`", each["what"], each["rule"], "passes" if each["passes"] else f"fails: {each['why']}"]
+        for each in record["instruments"]
+    ]
+    return _table(["instrument", "measures", "is trusted if", "here"], cells)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, in whose cells a bar is none."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
