@@ -1,5 +1,6 @@
 """The training against a plain loop, against itself after a kill, and in two processes against one."""
 
+import errno
 import inspect
 import io
 import json
@@ -27,7 +28,7 @@ from typer.testing import CliRunner, Result
 
 from xaikit.__main__ import app
 from xaikit.models.clip_training import word_tokenizer
-from xaikit.storage import paths
+from xaikit.storage import cache, paths
 from xaikit.texplain.training import PAPER, InMemory, Recipe, read_translator, train, write_translator
 from xaikit.texplain.translator import Translator, sentence_loss
 
@@ -183,6 +184,25 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, stops: list[in
     assert fitted(finished, noisy(0), checkpoint=checkpoint) == curve  # there is nothing left to do
     assert same(finished, whole) and not finished.training
     assert [path.name for path in checkpoint.parent.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_full_disk_stops_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, checkpoint, other = translator(), tmp_path / "checkpoint.safetensors", tmp_path / "other.safetensors"
+    curve = fitted(whole)
+    write_translator(other, whole)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "save_file", refuse)
+    monkeypatch.setenv("XAIKIT_CACHE_GB", "0")
+    with pytest.warns(UserWarning, match="the training so far cannot be kept and will be computed again: .*No space"):
+        assert fitted(again := translator(), checkpoint=checkpoint, checkpoint_steps=3) == curve
+    assert same(again, whole) and not checkpoint.exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("XAIKIT_CACHE_GB", "0")
+    fitted(translator(), checkpoint=checkpoint)
+    assert checkpoint.exists() and other.exists()  # what lies beside a checkpoint is not the cache's to remove
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def _save(path: Path, job: dict, translator: Translator, optimiser: torch.optim.
         for name, tensor in state.items()
     }
     losses = {"curve": torch.tensor(curve, dtype=torch.float64)}
-    cache.write(path, "a checkpoint", {"job": job, **weights, **states, **losses})
+    cache.keep(path, "the training so far", {"job": job, **weights, **states, **losses})
 
 
 def _resume(path: Path, job: dict, translator: Translator, optimiser: torch.optim.Optimizer) -> list[float]:
