@@ -164,7 +164,11 @@ def trained_translators(
         "arguments": {"to_width": language.width, **options} if start is None else dict(start.arguments),
         "start": start,
         "recipe": TranslatorRecipe(
-            settings.epochs, settings.batch, settings.learning_rate, precision=settings.get("precision", "float32")
+            settings.epochs,
+            settings.batch,
+            settings.learning_rate,
+            precision=settings.get("precision", "float32"),
+            at_once=settings.get("at_once"),
         ),
         "device": device,
     }
