@@ -105,32 +105,6 @@ def test_the_training_is_that_of_a_plain_loop() -> None:
     assert not found.training and len(curve) == 10
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 7, 8, 100])
-@pytest.mark.parametrize("variant", ["token", "bottleneck"])
-def test_a_batch_in_parts_takes_the_same_steps_with_batch_norms_of_the_whole(
-    variant: str, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The captions differ in length, so that the mean over tokens is no mean of the parts' means."""
-    features, sentences = pairs()
-    sentences[::3, :, -1] = PAD
-    batches = InMemory(features, sentences, RECIPE.batch, seed=3)
-    whole, parts, seen = translator(variant=variant), translator(variant=variant), []
-    curve = fitted(whole, batches)
-    loss = training.sentence_loss
-    monkeypatch.setattr(
-        training,
-        "sentence_loss",
-        lambda decoder, part, *rest, **more: seen.append(len(part)) or loss(decoder, part, *rest, **more),
-    )
-    found = fitted(parts, batches, replace(RECIPE, at_once=at_once))
-    assert max(seen) == min(at_once, RECIPE.batch) and sum(seen) == RECIPE.epochs * len(features)
-    torch.testing.assert_close(found, curve, rtol=0, atol=2e-6)
-    if variant == "token":  # in the other a bias before a batch norm does nothing, and AdamW makes its rounding large
-        torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=2e-5)
-    if at_once >= RECIPE.batch:
-        assert found == curve and same(parts, whole)
-
-
 @pytest.mark.parametrize("variant", ["token", "bottleneck", "flat"])
 def test_the_translator_learns_to_say_the_word(variant: str) -> None:
     model, recipe = translator(variant=variant), Recipe(epochs=10, batch=8, learning_rate=0.01)
@@ -170,6 +144,32 @@ def test_an_encoder_makes_the_features_of_what_batches_hold() -> None:
     found, expected = translator(), translator()
     assert fitted(found, images, encoder=Encoder()) == fitted(expected)
     assert same(found, expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 8, 100])
+@pytest.mark.parametrize("variant", ["token", "bottleneck"])
+def test_a_batch_in_parts_takes_the_same_steps_with_batch_norms_of_the_whole(
+    variant: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The captions differ in length, so that the mean over tokens is no mean of the parts' means."""
+    features, sentences = pairs()
+    sentences[::3, :, -1] = PAD
+    batches = InMemory(features, sentences, RECIPE.batch, seed=3)
+    whole, parts, seen = translator(variant=variant), translator(variant=variant), []
+    curve = fitted(whole, batches)
+    loss = training.sentence_loss
+    monkeypatch.setattr(
+        training,
+        "sentence_loss",
+        lambda decoder, part, *rest, **more: seen.append(len(part)) or loss(decoder, part, *rest, **more),
+    )
+    found = fitted(parts, batches, replace(RECIPE, at_once=at_once))
+    assert max(seen) == min(at_once, RECIPE.batch) and sum(seen) == RECIPE.epochs * len(features)
+    torch.testing.assert_close(found, curve, rtol=0, atol=2e-6)
+    if variant == "token":  # in the other a bias before a batch norm does nothing, and AdamW makes its rounding large
+        torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=2e-5)
+    if at_once >= RECIPE.batch:
+        assert found == curve and same(parts, whole)
 
 
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
