@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from xaikit.models.remembering import Remembering
 from xaikit.saliency.cam import grad_cam
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
-from xaikit.storage.seeding import seed_for
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.studies.choosing import stratified
 from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
@@ -44,6 +45,7 @@ from xaikit.surgery.matching import (
     match_activations,
     stages,
 )
+from xaikit.surgery.tied import answer_relevance, dimmed
 from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
@@ -98,6 +100,9 @@ class Plan:
     recipe: Recipe
     run: int
     correlation: float = 1.0
+    most: int | None = None  # so many digits of each fold at most
+    repeat: int = 0  # another number is another seed: other colours, weights and batches
+    shuffled: bool = False  # labels are dealt to the digits at random
 
 
 def train_models(
@@ -111,19 +116,23 @@ def train_models(
     digits: dict[str, list[ColouredDigits]] = {name: [] for name in plans}
     jobs: dict[str, dict[str, Any]] = {}
     for name, plan in plans.items():
-        everything = colour(splits.train, plan.scheme, seed=seed, correlation=plan.correlation)
+        own = seed_for(seed, "repeat", plan.repeat) if plan.repeat else seed
+        everything = colour(splits.train, plan.scheme, seed=own, correlation=plan.correlation)
         test = colour(splits.test, plan.scheme, seed=seed, correlation=plan.correlation)
         real_world = colour(splits.real_world, "grey" if plan.scheme == "grey" else "random", seed=seed)
         for fold, (rows, validation) in enumerate(folds(len(everything), of, seed)[: plan.run]):
-            training = everything.select(rows)
+            training = everything.select(rows[: plan.most])
+            labels = training.shape
+            if plan.shuffled:
+                labels = labels[torch.randperm(len(labels), generator=generator(own, "labels", fold))]
             sets = {"validation": everything.select(validation), "test": test, "real world": real_world}
             digits[name].append(training)
             jobs[f"{name}, fold {fold + 1}"] = {
                 "recipe": plan.recipe,
                 "images": training.image,
-                "labels": training.shape,
+                "labels": labels,
                 "watched": {key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
-                "seed": seed_for(seed, plan.scheme, plan.correlation, fold),
+                "seed": seed_for(own, plan.scheme, plan.correlation, fold, plan.shuffled),
             }
     trained = iter(train_all(jobs, device).values())
     return {name: [next(trained) for _ in digits[name]] for name in plans}, digits
@@ -153,12 +162,18 @@ class Matched:
     source_statistics: ActivationStatistics
     target_statistics: ActivationStatistics
     target_shapes: dict[str, tuple[int, int, int]]  # of CLIP's maps: channels, height, width
-    choices: dict[str, Choice]  # by the rule of `choose_maps`
+    choices: dict[str, Choice]  # by the rule of `choose_maps`, and "tied" where that was asked for
+    relevance: Float[Tensor, " maps"] | None = None  # of the source's maps to its answers (`answer_relevance`)
 
     @property
     def choice(self) -> Choice:
         """The published rule: the highest score."""
         return self.choices["best"]
+
+    def tied(self) -> "Matched":
+        """The same, tied to the classifier's answers: relevant maps are chosen, and dimmed as far as they are not."""
+        statistics = dimmed(self.source_statistics, self.relevance)
+        return replace(self, source_statistics=statistics, choices={"best": self.choices["tied"]})
 
     def similarities(self, data: ColouredDigits, captions: Captions = CAPTIONS, **surgery: Any) -> Tensor:
         """Similarities [images, captions] after surgery; by default all stages, with the matched maps."""
@@ -220,33 +235,47 @@ def match(
     most: int | None = None,
     rules: tuple[str, ...] = ("best",),
     as_published: bool = False,
+    tied_on: int = 0,
 ) -> Matched:
     """Statistics and matching of a standalone model with CLIP on (at `most` so many of) the digits, by each rule.
 
-    `as_published` leaves out the variance between batches, as the public notebook does.
+    `as_published` leaves out the variance between batches, as the public notebook does. With the first `tied_on` digits
+    it is also found out which maps move the classifier's own answers, for a surgery `tied` to them.
     """
     model, images = remembering(model), data.image[:most]
     result = cache.fetch(
-        _match, model=model, encoder=clip.image_encoder, images=images, rules=rules, as_published=as_published
-    )
+        _match, model=model, encoder=clip.image_encoder, images=images, rules=rules, as_published=as_published,
+        tied_on=tied_on,
+    )  # fmt: skip
     sides = {
         side: ActivationStatistics(result[f"{side}_channels"], result[f"{side}_mean"], result[f"{side}_std"])
         for side in ("source", "target")
     }
     choices = {
         rule: Choice(source, result[f"score {rule}"], torch.ones_like(source, dtype=torch.bool))
-        for rule in rules
+        for rule in (*rules, *(["tied"] if tied_on else []))
         for source in [result[f"source {rule}"]]
     }
     shapes = {stage: tuple(shape) for stage, shape in result["shapes"].items()}
-    return Matched(model, clip, sides["source"], sides["target"], shapes, choices)
+    return Matched(model, clip, sides["source"], sides["target"], shapes, choices, result.get("relevance"))
+
+
+@lru_cache(maxsize=1)
+def _tower(network: nn.Module) -> Remembering:
+    """CLIP's tower, which need not run again for the digits that the classifier before was matched on."""
+    return Remembering(network, stages(network).layers)
 
 
 def _match(
-    model: Preprocessed, encoder: Preprocessed, images: Tensor, rules: tuple[str, ...], as_published: bool
+    model: Preprocessed,
+    encoder: Preprocessed,
+    images: Tensor,
+    rules: tuple[str, ...],
+    as_published: bool,
+    tied_on: int,
 ) -> dict:
     device = next(model.parameters()).device
-    tower = Remembering(encoder.model, stages(encoder.model).layers)
+    tower = _tower(encoder.model)
     source, target = Maps(model, model.model.layers), Maps(_behind(encoder, tower, grey=False), tower.layers)
 
     def batches() -> Iterator[Tensor]:
@@ -256,8 +285,15 @@ def _match(
     statistics = [activation_statistics(maps, batches(), **published) for maps in (source, target)]
     scores = match_activations(source, statistics[0], target, statistics[1], batches())
     result: dict[str, Any] = {"shapes": map_shapes(target, images[:1].to(device))}
-    for rule in rules:
-        choice = choose_maps(scores, rule)
+    chosen = {rule: choose_maps(scores, rule) for rule in rules}
+    if tied_on:
+        few = (part.to(device) for part in images[:tied_on].split(_batch(encoder)))
+        # With gradients nothing is remembered, and what was is forgotten.
+        plain = convolutions(_behind(model, model.model.network, grey=model.grey))
+        relevance = answer_relevance(plain, statistics[0], few)
+        chosen["tied"] = choose_maps(scores * relevance.to(scores)[:, None])
+        result["relevance"] = relevance
+    for rule, choice in chosen.items():
         result |= {f"source {rule}": choice.source, f"score {rule}": choice.score}
     for side, values in zip(("source", "target"), statistics, strict=True):
         result |= {f"{side}_channels": values.channels, f"{side}_mean": values.mean, f"{side}_std": values.std}
@@ -301,8 +337,8 @@ def published_gain(
     seed: int,
 ) -> Interval:
     """How much larger the published share of `cue` is than in the `others` (draws), over draws and batches."""
-    own = _names_cue(values, cue)
-    gains = [own - _names_cue(other, cue) for other in others]
+    own = names_cue(values, cue)
+    gains = [own - names_cue(other, cue) for other in others]
     batches = published_batches(len(own))
     return over_batches([np.array([gain[rows].mean().item() for rows in batches]) for gain in gains], len(own), seed)
 
@@ -332,7 +368,7 @@ def over_batches(means: list[Float[np.ndarray, " batches"]], count: int, seed: i
 
 def argmax_share(values: Float[Tensor, "images captions"], cue: str, seed: int) -> Interval:
     """The share of images whose highest value belongs to `cue`, with an interval over images."""
-    return bootstrap_mean(_names_cue(values, cue).numpy(), seed)
+    return bootstrap_mean(names_cue(values, cue).numpy(), seed)
 
 
 def self_swap(clip: Clip, data: ColouredDigits) -> float:
@@ -488,6 +524,7 @@ def _batches(data: ColouredDigits, clip: Clip) -> Iterator[Tensor]:
     return (part.to(device) for part in data.image.split(_batch(clip.image_encoder)))
 
 
-def _names_cue(values: Float[Tensor, "images captions"], cue: str) -> Float[Tensor, " images"]:
+def names_cue(values: Float[Tensor, "images captions"], cue: str) -> Float[Tensor, " images"]:
+    """1 where the highest value belongs to `cue`, else 0."""
     columns, top = CAPTIONS.columns(cue), values.argmax(1)
     return ((top >= columns.start) & (top < columns.stop)).double()

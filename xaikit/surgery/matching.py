@@ -302,7 +302,7 @@ class _Sizes(dict):
     """
 
     def __init__(self, maps: Float[Tensor, "channels batch height width"], widths: Iterable[int] = ()) -> None:
-        self.full = height, width = maps.shape[-2:]
+        self.full, width = tuple(maps.shape[-2:]), maps.shape[-1]
         self.narrowed = {width: maps}
         if widths := sorted({each for each in widths if each < width}):
             every = torch.cat([_interpolation(each, width) for each in widths], 1).to(maps)
