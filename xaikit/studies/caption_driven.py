@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from scipy.stats import norm
 from torch import Tensor, nn
 
 from xaikit.companion.profiles import Settings
@@ -28,6 +29,7 @@ from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluste
 from xaikit.metrics.ranking import auc
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
+from xaikit.models.hooks import evaluating, listening
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.remembering import Remembering
 from xaikit.saliency.cam import grad_cam
@@ -45,7 +47,7 @@ from xaikit.surgery.matching import (
     match_activations,
     stages,
 )
-from xaikit.surgery.tied import answer_relevance, dimmed
+from xaikit.surgery.tied import answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
@@ -162,7 +164,8 @@ class Matched:
     source_statistics: ActivationStatistics
     target_statistics: ActivationStatistics
     target_shapes: dict[str, tuple[int, int, int]]  # of CLIP's maps: channels, height, width
-    choices: dict[str, Choice]  # by the rule of `choose_maps`, and "tied" where that was asked for
+    choices: dict[str, Choice]  # by the rule of `choose_maps`, and "relevant" where that was asked for
+    largest: float = math.nan  # |Z| of all pairs
     relevance: Float[Tensor, " maps"] | None = None  # of the source's maps to its answers (`answer_relevance`)
 
     @property
@@ -170,10 +173,13 @@ class Matched:
         """The published rule: the highest score."""
         return self.choices["best"]
 
-    def tied(self) -> "Matched":
-        """The same, tied to the classifier's answers: relevant maps are chosen, and dimmed as far as they are not."""
-        statistics = dimmed(self.source_statistics, self.relevance)
-        return replace(self, source_statistics=statistics, choices={"best": self.choices["tied"]})
+    def of_relevant(self) -> "Matched":
+        """The same, but maps that speak for the classifier's answers are chosen (`relevant_maps`)."""
+        return replace(self, choices={"best": self.choices["relevant"]})
+
+    def dimmed(self) -> "Matched":
+        """The same, but maps come to stand still as far as the classifier's answers do not need them."""
+        return replace(self, source_statistics=dimmed(self.source_statistics, self.relevance.square()))
 
     def similarities(self, data: ColouredDigits, captions: Captions = CAPTIONS, **surgery: Any) -> Tensor:
         """Similarities [images, captions] after surgery; by default all stages, with the matched maps."""
@@ -240,7 +246,7 @@ def match(
     """Statistics and matching of a standalone model with CLIP on (at `most` so many of) the digits, by each rule.
 
     `as_published` leaves out the variance between batches, as the public notebook does. With the first `tied_on` digits
-    it is also found out which maps move the classifier's own answers, for a surgery `tied` to them.
+    it is also found out which maps move the classifier's own answers, for surgery that is tied to them.
     """
     model, images = remembering(model), data.image[:most]
     result = cache.fetch(
@@ -253,11 +259,13 @@ def match(
     }
     choices = {
         rule: Choice(source, result[f"score {rule}"], torch.ones_like(source, dtype=torch.bool))
-        for rule in (*rules, *(["tied"] if tied_on else []))
+        for rule in (*rules, *(["relevant"] if tied_on else []))
         for source in [result[f"source {rule}"]]
     }
     shapes = {stage: tuple(shape) for stage, shape in result["shapes"].items()}
-    return Matched(model, clip, sides["source"], sides["target"], shapes, choices, result.get("relevance"))
+    return Matched(
+        model, clip, sides["source"], sides["target"], shapes, choices, result["largest"], result.get("relevance")
+    )
 
 
 @lru_cache(maxsize=1)
@@ -285,13 +293,14 @@ def _match(
     statistics = [activation_statistics(maps, batches(), **published) for maps in (source, target)]
     scores = match_activations(source, statistics[0], target, statistics[1], batches())
     result: dict[str, Any] = {"shapes": map_shapes(target, images[:1].to(device))}
+    result["largest"] = max(scores.amax().item(), -scores.amin().item())
     chosen = {rule: choose_maps(scores, rule) for rule in rules}
     if tied_on:
         few = (part.to(device) for part in images[:tied_on].split(_batch(encoder)))
         # With gradients nothing is remembered, and what was is forgotten.
         plain = convolutions(_behind(model, model.model.network, grey=model.grey))
         relevance = answer_relevance(plain, statistics[0], few)
-        chosen["tied"] = choose_maps(scores * relevance.to(scores)[:, None])
+        chosen["relevant"] = relevant_maps(scores, relevance.square())
         result["relevance"] = relevance
     for rule, choice in chosen.items():
         result |= {f"source {rule}": choice.source, f"score {rule}": choice.score}
@@ -341,6 +350,13 @@ def published_gain(
     gains = [own - names_cue(other, cue) for other in others]
     batches = published_batches(len(own))
     return over_batches([np.array([gain[rows].mean().item() for rows in batches]) for gain in gains], len(own), seed)
+
+
+def published_mean_share(draws: list[Float[Tensor, "images captions"]], cue: str, seed: int) -> Interval:
+    """The published share of `cue`, the mean over draws of random maps, over draws and batches."""
+    batches = published_batches(len(draws[0]))
+    shares = [np.array([names_cue(each[rows], cue).mean().item() for rows in batches]) for each in draws]
+    return over_batches(shares, len(draws[0]), seed)
 
 
 def published_batches(count: int) -> list[slice]:
@@ -473,6 +489,64 @@ def accuracy_gain(matched: Tensor, others: list[Tensor], data: ColouredDigits, c
     """How much better `cue` is read than after the `others` (draws), with an interval over draws and images."""
     own = right(contrasts(matched, data))[cue]
     return over_models([own - right(contrasts(other, data))[cue] for other in others], seed)
+
+
+def normal_distance(values: Float[np.ndarray, " values"]) -> float:
+    """How far values are from the normal curve of their mean and deviation: Kolmogorov and Smirnov's, in [0, 1].
+
+    It is the largest gap between the two distribution functions. Raises ValueError for values that are all the same.
+    """
+    deviation = values.std()
+    if not deviation:
+        raise ValueError("Values that are all the same have no shape: leave them out.")
+    expected = norm.cdf(np.sort((values - values.mean()) / deviation))
+    steps = np.arange(len(values) + 1) / len(values)
+    return float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
+
+
+def gaussian_distances(
+    model: nn.Module, maps: Maps, images: Tensor, each: int, seed: int
+) -> Float[np.ndarray, " maps"]:
+    """`normal_distance` of the values of up to `each` maps of every layer; maps that stand still are left out."""
+    found: list[float] = []
+    draw = generator(seed, "gaussian")
+
+    def compare(_name: str, activation: Tensor) -> None:
+        chosen = torch.randperm(activation.shape[1], generator=draw)[:each].to(activation.device)
+        rows = activation[:, chosen].transpose(0, 1).flatten(1).double().cpu().numpy()
+        found.extend(normal_distance(row) for row in rows if row.std() > 0)
+
+    with evaluating(model), torch.no_grad(), listening(model, maps.layers, compare):
+        model(images)
+    return np.array(found)
+
+
+def alikeness(model: Preprocessed, clip: Clip, images: Tensor, kind: str = "clip") -> Float[np.ndarray, " maps"]:
+    """For each map of the first stage of CLIP, the highest Z with a map of the standalone model's first layer.
+
+    Of other `kind`s are the controls: "itself", with the standalone layer in CLIP's place, and "other-images", where
+    CLIP sees other images than the standalone model. Raises KeyError for another one.
+    """
+    own = _behind(model, model.model.network, grey=model.grey)
+    name, layer = next(iter(convolutions(own).layers.items()))
+    encoder, stem = clip.image_encoder, clip.image_encoder.model.avgpool
+    source = Maps(own, {name: layer})
+    target = {
+        "clip": Maps(encoder, {"stem": stem}), "other-images": Maps(_Rolled(encoder), {"stem": stem}), "itself": source
+    }[kind]  # fmt: skip
+    statistics = [activation_statistics(maps, [images]) for maps in (source, target)]
+    return match_activations(source, statistics[0], target, statistics[1], [images]).amax(0).double().cpu().numpy()
+
+
+class _Rolled(nn.Module):
+    """A model that sees each image in the place of the one before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.roll(1, 0))
 
 
 def over_folds(values: Sequence[float], seed: int) -> Interval:

@@ -6,12 +6,13 @@ trusted as far as it says the same: here each is brought to one value an image, 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -54,19 +55,19 @@ def known(name: str, kind: str, model: Preprocessed, data: ColouredDigits) -> Kn
     return Known(name, kind, model, study.flips(model, data))
 
 
-def untrained(recipe: Recipe, data: ColouredDigits, seed: int, index: int) -> Preprocessed:
+def untrained(recipe: Recipe, data: ColouredDigits, seed: int, index: int, device: str = "cpu") -> Preprocessed:
     """A network with random weights, all of its residual blocks at work, that was shown `data` and learned nothing.
 
     Its batch norms are calibrated on the images, and its head's bias such that half of them get each answer: a network
     that says the same of everything would be no test.
     """
     torch.manual_seed(seed_for(seed, "untrained", index))
-    model = build(recipe, pretrained=False)
+    model = build(recipe, pretrained=False).to(device)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     model.train()
-    parts = data.image.split(100) if len(data) > 100 else (data.image,)
+    parts = [part.to(device) for part in data.image.split(100)]
     with torch.no_grad():
         update_bn(iter(parts), model)
         model.eval()
@@ -119,8 +120,7 @@ INSTRUMENTS = {
     "fidelity": "shape caption is\nthe own answer",
     "causal": "shape caption flips,\nsurgery as published",
     "chosen": "shape caption flips,\nrelevant maps chosen",
-    "tied": "the same, and maps\ndimmed by relevance",
-    "contributions": "shape caption flips,\ncontributions swapped",
+    "dimmed": "shape caption flips,\nother maps dimmed",
     "no-surgery": "CLIP's own captions\nbeside the answers",
     "grad-cam": "Grad-CAM\non the stroke",
     "rise": "RISE\non the stroke",
@@ -210,10 +210,9 @@ def explain(
     """
     repainted = data.flipped()
     case = study.match(network.model, clip, matching_on, tied_on=tied_on)
-    chosen = replace(case, choices={"best": case.choices["tied"]})
     after = {
         name: Readings(each.similarities(data), each.similarities(repainted))
-        for name, each in {"plain": case, "chosen": chosen, "tied": case.tied()}.items()
+        for name, each in {"plain": case, "chosen": case.of_relevant(), "dimmed": case.dimmed()}.items()
     }
     answer = predict(network.model, data.image)
     plain = after["plain"]
@@ -225,7 +224,7 @@ def explain(
         "fidelity": plain.fidelity(answer),
         "causal": plain.flips(),
         "chosen": after["chosen"].flips(),
-        "tied": after["tied"].flips(),
+        "dimmed": after["dimmed"].flips(),
         "no-surgery": agreement(before, answer),
     }
 
@@ -319,3 +318,22 @@ def false_alarms(values: Mapping[str, PerImage], networks: Sequence[Known]) -> i
         for each in networks
         if each.kind in NOTHING_LEARNED
     )
+
+
+def rank_gain(
+    truth: Float[np.ndarray, " networks"],
+    one: Float[np.ndarray, " networks"],
+    other: Float[np.ndarray, " networks"],
+    *,
+    seed: int,
+) -> Interval:
+    """How much higher the rank correlation of `one` with the truth is than that of `other`, over networks."""
+
+    def gain(rows: np.ndarray) -> float:
+        if any(len(np.unique(column)) < 2 for column in rows.T):
+            return 0.0  # a resample of one network alone has no order
+        ranks = rankdata(rows, axis=0)
+        correlation = np.corrcoef(ranks.T)
+        return float(correlation[0, 1] - correlation[0, 2])
+
+    return bootstrap(gain, np.stack([truth, one, other], 1), seed=seed)

@@ -2,18 +2,19 @@
 
 The published surgery looks at maps alone, so that two heads on one backbone have the same explanation. Here every map
 is weighed by gradient × activation of the classifier's own answer (Shrikumar et al., 2016): `answer_relevance` says how
-much a map speaks for it, `dimmed` lets `network_surgery` transplant each map in proportion to that, and `Contributions`
-stands for the classifier in matching and surgery, with what each place of a map adds to the answer in the map's place.
+much a map speaks for it. There are two ways to use that: `relevant_maps` are chosen rather than others, and `dimmed`
+lets `network_surgery` transplant each map in proportion to it.
 """
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from xaikit.arguments import public
 from xaikit.models.batches import Batches, checked
 from xaikit.models.hooks import at_least_float32, evaluating, hooked, in_own_precision, is_map, with_gradients
 from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Maps
+from xaikit.surgery.transplant import Choice, choose_maps
 
 SMALLEST_WEIGHT = 1e-6  # of a map that is dimmed: it is then its mean to the last digit, and nothing is divided by 0
 
@@ -39,10 +40,6 @@ def answer_contributions(
     >>> answer_contributions(maps, activation_statistics(maps, [images]), images)["0"].shape
     torch.Size([2, 4, 6, 6])
     """
-    return _with_logits(maps, statistics, images)[0]
-
-
-def _with_logits(maps: Maps, statistics: ActivationStatistics, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     found: dict[str, Tensor] = {}
 
     def keep(name: str, _inputs: tuple, output: object) -> Tensor:
@@ -69,7 +66,7 @@ def _with_logits(maps: Maps, statistics: ActivationStatistics, images: Tensor) -
         result[name] = centred * at_least_float32(gradient)
         if not result[name].isfinite().all():
             raise ValueError(f"The contributions of {name!r} are not finite; check the model's weights and the images.")
-    return result, logits.detach()
+    return result
 
 
 @public
@@ -101,6 +98,22 @@ def answer_relevance(maps: Maps, statistics: ActivationStatistics, batches: Batc
 
 
 @public
+def relevant_maps(scores: Float[Tensor, "sources targets"], relevance: Float[Tensor, " sources"]) -> Choice:
+    """For every target map the source map with the highest Z · relevance: of those that look like it, one that counts.
+
+    Raises ValueError for relevances that are not one a source map, negative, or not finite.
+
+    >>> import torch
+    >>> from xaikit import relevant_maps
+    >>> scores = torch.tensor([[0.9, 0.8], [0.1, 0.7]])  # of two source maps (rows) for two target maps (columns)
+    >>> relevant_maps(scores, torch.tensor([0.1, 1.0])).source  # the first is more alike, but the answer ignores it
+    tensor([1, 1])
+    """
+    _check(relevance, len(scores))
+    return choose_maps(scores * relevance.to(scores)[:, None])
+
+
+@public
 def dimmed(statistics: ActivationStatistics, weight: Float[Tensor, " maps"]) -> ActivationStatistics:
     """Statistics with which `network_surgery` transplants weight_i · N_i in place of N_i: σ_i / weight_i for σ_i.
 
@@ -112,47 +125,14 @@ def dimmed(statistics: ActivationStatistics, weight: Float[Tensor, " maps"]) -> 
     >>> dimmed(ActivationStatistics({"conv": 2}, torch.zeros(2), torch.ones(2)), torch.tensor([1.0, 0.25])).std
     tensor([1., 4.])
     """
-    if weight.shape != statistics.std.shape or not weight.isfinite().all() or weight.min() < 0:
-        raise ValueError(
-            f"The weights {tuple(weight.shape)} are not one a map of {len(statistics.std)}, or some are negative or "
-            "NaN; give those of `answer_relevance`."
-        )
+    _check(weight, len(statistics.std))
     std = statistics.std.clamp_min(SMALLEST_STD) / weight.to(statistics.std).clamp_min(SMALLEST_WEIGHT)
     return ActivationStatistics(statistics.channels, statistics.mean, std)
 
 
-@public
-class Contributions(nn.Module):
-    """A classifier that gives the same logits, and whose layers give their `answer_contributions` in place of maps.
-
-    `maps()` is what `activation_statistics`, `match_activations` and `network_surgery` take as a source; `statistics`
-    are those of the classifier's own maps. Raises ValueError as `answer_contributions` does.
-
-    >>> import torch
-    >>> from xaikit import Contributions, activation_statistics, convolutions
-    >>> from torch.nn import Conv2d, Flatten, Linear, Sequential
-    >>> images = torch.rand(6, 3, 8, 8)
-    >>> model = Sequential(Conv2d(3, 4, 3), Flatten(), Linear(4 * 6 * 6, 2))
-    >>> maps = convolutions(model, images)
-    >>> tied = Contributions(maps, activation_statistics(maps, [images]))
-    >>> bool((tied(images) == model(images)).all()), activation_statistics(tied.maps(), [images]).channels
-    (True, {'0': 4})
-    """
-
-    def __init__(self, maps: Maps, statistics: ActivationStatistics) -> None:
-        super().__init__()
-        self.classifier = maps.model
-        self._inner, self._statistics = maps, statistics
-        self.heard = nn.ModuleList(nn.Identity() for _ in maps.layers)
-
-    def maps(self) -> Maps:
-        """The contributions as activation maps, under the layers' own names."""
-        return Maps(self, dict(zip(self._inner.layers, self.heard, strict=True)))
-
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """The logits [batch, classes]; on the way each layer is heard."""
-        with in_own_precision():
-            contributions, logits = _with_logits(self._inner, self._statistics, images)
-        for contribution, heard in zip(contributions.values(), self.heard, strict=True):
-            heard(contribution)
-        return logits
+def _check(weight: Tensor, maps: int) -> None:
+    if weight.shape != (maps,) or not weight.isfinite().all() or weight.min() < 0:
+        raise ValueError(
+            f"The weights {tuple(weight.shape)} are not one a map of {maps}, or some are negative or NaN; give what "
+            "`answer_relevance` gives."
+        )
