@@ -78,7 +78,7 @@ def untrained(recipe: Recipe, data: ColouredDigits, seed: int, index: int, devic
 
 def with_head(model: Preprocessed, data: ColouredDigits, cue: str) -> Preprocessed:
     """The same backbone with a head that was fitted to name a `cue` of `data`: logistic regression on its features."""
-    found: list[Tensor] = []
+    model, found = _plain(model), list[Tensor]()
     listening = model.model.fc.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
     try:
         device = next(model.parameters()).device
