@@ -94,7 +94,7 @@ def instruments(
     """
     columns = 4
     rows = -(-len(INSTRUMENTS) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(11.5, 2.75 * rows), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(12.5, 3.0 * rows), sharex=True, squeeze=False)
     idle = sum(network.kind in ("untrained", "shuffled labels") for network in networks)
     for ax, (instrument, title) in zip(axes.flat, INSTRUMENTS.items(), strict=False):
         for network in networks:
@@ -104,8 +104,8 @@ def instruments(
         heads = [network for network in networks if network.kind.startswith("head")]
         ends = [(each.truth, readings[instrument][each.name].mean()) for each in heads]
         ax.plot(*zip(*ends, strict=True), color=BLACK, linewidth=0.8, linestyle=":", zorder=0)
-        rank = f"rank correlation {ranked[instrument].value:.2f}" if instrument in ranked else "no ranks"
-        ax.set_title(f"{title}\n{rank}; false alarms {alarms[instrument]} of {idle}", fontsize=9)
+        rank = f"rank correlation {ranked[instrument].value:.2f}" if instrument in ranked else "no order"
+        ax.set_title(f"{title}\n{rank}\nfalse alarms {alarms[instrument]} of {idle}", fontsize=9)
         ax.set_xlim(-0.05, 1.05)
         ax.margins(y=0.12)
     for ax in axes.flat[len(INSTRUMENTS) :]:
@@ -138,28 +138,29 @@ def schematic(
         groups.setdefault(f"{height} × {width}", []).extend(range(start, start + channels))
         start += channels
     tints = [plt.get_cmap("cividis")(i / max(len(groups) - 1, 1)) for i in range(len(groups))]
-    figure, ax = plt.subplots(figsize=(9, 4.4))
+    figure, ax = plt.subplots(figsize=(9.5, 5.4))
     gap, total = 0.04, 1.0
-    of_group = {}
+    of_group, place = {}, total + 0.055
     left, bottom = (total - gap * (len(groups) - 1)) / start, total
     for (name, maps), tint in zip(groups.items(), tints, strict=True):
         height = left * len(maps)
         ax.add_patch(Rectangle((0, bottom - height), 0.12, height, color=tint))
         layers = sum(f"{h} × {w}" == name for _, h, w in source.values())
-        ax.text(
-            -0.02, bottom - height / 2, f"{layers} convolutions, {name}\n{len(maps):,} maps", ha="right", va="center"
-        )
+        place = min(bottom - height / 2, place - 0.055)
+        convolutions = "convolution" if layers == 1 else "convolutions"
+        ax.text(-0.02, place, f"{layers} {convolutions}, {name}, {len(maps):,} maps", ha="right", va="center")
         of_group[name] = (bottom - height, height, set(maps), tint)
         bottom -= height + gap
     count = sum(channels for channels, _, _ in target.values())
-    right, bottom, first = (total - gap * (len(target) - 1)) / count, total, 0
+    right, bottom, first, place = (total - gap * (len(target) - 1)) / count, total, 0, total + 0.1
     choices = chosen.tolist()
     for stage, (channels, rows, columns) in target.items():
         mine = choices[first : first + channels]
         height = right * channels
         ax.add_patch(Rectangle((0.88, bottom - height), 0.12, height, color=GREY))
-        text = f"{stage}, {rows} × {columns}\n{channels:,} maps,\n{len(set(mine)):,} different inside"
-        ax.text(1.02, bottom - height / 2, text, ha="left", va="center")
+        text = f"{stage}, {rows} × {columns}, {channels:,} maps:\n{len(set(mine)):,} different ones inside"
+        place = min(bottom - height / 2, place - 0.1)
+        ax.text(1.02, place, text, ha="left", va="center")
         top = bottom
         for low, group_height, maps, tint in of_group.values():
             share = sum(each in maps for each in mine) * right
@@ -175,9 +176,9 @@ def schematic(
             top -= share
         bottom -= height + gap
         first += channels
-    ax.text(0.06, 1.04, "standalone ResNet-50", ha="center")
-    ax.text(0.94, 1.04, "CLIP image tower", ha="center")
+    ax.text(0.06, 1.07, "standalone ResNet-50", ha="center")
+    ax.text(0.94, 1.07, "CLIP image tower", ha="center")
     ax.text(0.94, -0.08, "attention pooling, cosines with captions", ha="center", color=DARK)
-    ax.set(xlim=(-0.42, 1.36), ylim=(-0.12, 1.1))
+    ax.set(xlim=(-0.6, 1.42), ylim=(-0.12, 1.13))
     ax.axis("off")
     return figure
