@@ -32,7 +32,7 @@ from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures, texplain_mitigation
-from xaikit.surgery import captions, matching, transplant
+from xaikit.surgery import captions, matching, tied, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
 
 CASES: dict[str, Callable[[str], None]] = {}
@@ -90,6 +90,13 @@ def surgery(device: str) -> None:
     chance = torch.Generator().manual_seed(0)
     chosen = [transplant.choose_maps(scores, rule, generator=chance) for rule in ("best", "one-to-one", "random")]
     chosen += [transplant.shuffled(chosen[0], of[target], chance), transplant.strongest(chosen[0], of[target], 0.5)]
+    of[source].centred(name, drawn(device, 2, of[source].channels[name], 4, 4))
+    tied.answer_contributions(source, of[source], images)
+    relevance = tied.answer_relevance(source, of[source], [images])
+    chosen.append(tied.relevant_maps(scores, relevance))
+    dimmed = tied.dimmed(of[source], relevance)
+    with transplant.network_surgery(target, of[target], source, dimmed, chosen[0]):
+        clip.image_encoder(images)
     assert "digit" in clip.words
     text = clip.encode_texts(["a photo of a red digit", "a photo of a green digit"])
     for choice in chosen:

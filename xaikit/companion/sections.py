@@ -43,7 +43,9 @@ class _Tables(dict):
 
 
 def _caption_driven(tables: _Tables) -> list[Work]:
-    folds, doses = tables["folds"], len(tables["correlations"])
+    # Two more are trained on colours at random, one of them on labels at random; three are not trained at all, and two
+    # have another head.
+    folds, doses = tables["folds"], len(tables["correlations"]) * tables["repeats"] + 2
     count = tables.most(DIGITS["train"]) * (folds - 1) / folds
     test, watched = tables.most(DIGITS["test"]), 3 * tables["watch"]
     clip = towers.open_clip_tower(tables["clip"]["name"])
@@ -60,7 +62,7 @@ def _caption_driven(tables: _Tables) -> list[Work]:
         largest = max(largest, on_card(held, kept(network, recipe["batch"], precision)))
     network = towers.ResNet(tables["biased"]["pixels"], output=2)
     assert isinstance(clip, towers.ResNet)
-    models = 2 * folds + doses
+    models = 2 * folds + doses + 5
     held = weights(*[network.parameters] * models, clip.parameters, texts.parameters)
     maps = 4.0 * CLIP_BATCH * (network.maps + clip.maps)
     channels = sum(o for _, o, _, _ in network.convolutions()) * 4 * clip.width * 15  # of maps, with CLIP's open ones

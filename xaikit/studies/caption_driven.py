@@ -5,11 +5,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from scipy.stats import norm
 from torch import Tensor, nn
 
 from xaikit.companion.profiles import Settings
@@ -27,12 +29,13 @@ from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluste
 from xaikit.metrics.ranking import auc
 from xaikit.models.classifiers import Recipe, Trained, predict, train_all
 from xaikit.models.clip import Clip
+from xaikit.models.hooks import evaluating, listening
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.remembering import Remembering
 from xaikit.saliency.cam import grad_cam
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
-from xaikit.storage.seeding import seed_for
+from xaikit.storage.seeding import generator, seed_for
 from xaikit.studies.choosing import stratified
 from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
@@ -44,6 +47,7 @@ from xaikit.surgery.matching import (
     match_activations,
     stages,
 )
+from xaikit.surgery.tied import answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
@@ -98,6 +102,9 @@ class Plan:
     recipe: Recipe
     run: int
     correlation: float = 1.0
+    most: int | None = None  # so many digits of each fold at most
+    repeat: int = 0  # another number is another seed: other colours, weights and batches
+    shuffled: bool = False  # labels are dealt to the digits at random
 
 
 def train_models(
@@ -111,19 +118,23 @@ def train_models(
     digits: dict[str, list[ColouredDigits]] = {name: [] for name in plans}
     jobs: dict[str, dict[str, Any]] = {}
     for name, plan in plans.items():
-        everything = colour(splits.train, plan.scheme, seed=seed, correlation=plan.correlation)
+        own = seed_for(seed, "repeat", plan.repeat) if plan.repeat else seed
+        everything = colour(splits.train, plan.scheme, seed=own, correlation=plan.correlation)
         test = colour(splits.test, plan.scheme, seed=seed, correlation=plan.correlation)
         real_world = colour(splits.real_world, "grey" if plan.scheme == "grey" else "random", seed=seed)
         for fold, (rows, validation) in enumerate(folds(len(everything), of, seed)[: plan.run]):
-            training = everything.select(rows)
+            training = everything.select(rows[: plan.most])
+            labels = training.shape
+            if plan.shuffled:
+                labels = labels[torch.randperm(len(labels), generator=generator(own, "labels", fold))]
             sets = {"validation": everything.select(validation), "test": test, "real world": real_world}
             digits[name].append(training)
             jobs[f"{name}, fold {fold + 1}"] = {
                 "recipe": plan.recipe,
                 "images": training.image,
-                "labels": training.shape,
+                "labels": labels,
                 "watched": {key: (data.image[:watch], data.shape[:watch]) for key, data in sets.items()},
-                "seed": seed_for(seed, plan.scheme, plan.correlation, fold),
+                "seed": seed_for(own, plan.scheme, plan.correlation, fold, plan.shuffled),
             }
     trained = iter(train_all(jobs, device).values())
     return {name: [next(trained) for _ in digits[name]] for name in plans}, digits
@@ -153,12 +164,22 @@ class Matched:
     source_statistics: ActivationStatistics
     target_statistics: ActivationStatistics
     target_shapes: dict[str, tuple[int, int, int]]  # of CLIP's maps: channels, height, width
-    choices: dict[str, Choice]  # by the rule of `choose_maps`
+    choices: dict[str, Choice]  # by the rule of `choose_maps`, and "relevant" where that was asked for
+    largest: float = math.nan  # |Z| of all pairs
+    relevance: Float[Tensor, " maps"] | None = None  # of the source's maps to its answers (`answer_relevance`)
 
     @property
     def choice(self) -> Choice:
         """The published rule: the highest score."""
         return self.choices["best"]
+
+    def of_relevant(self) -> "Matched":
+        """The same, but maps that speak for the classifier's answers are chosen (`relevant_maps`)."""
+        return replace(self, choices={"best": self.choices["relevant"]})
+
+    def dimmed(self) -> "Matched":
+        """The same, but maps come to stand still as far as the classifier's answers do not need them."""
+        return replace(self, source_statistics=dimmed(self.source_statistics, self.relevance.square()))
 
     def similarities(self, data: ColouredDigits, captions: Captions = CAPTIONS, **surgery: Any) -> Tensor:
         """Similarities [images, captions] after surgery; by default all stages, with the matched maps."""
@@ -220,33 +241,49 @@ def match(
     most: int | None = None,
     rules: tuple[str, ...] = ("best",),
     as_published: bool = False,
+    tied_on: int = 0,
 ) -> Matched:
     """Statistics and matching of a standalone model with CLIP on (at `most` so many of) the digits, by each rule.
 
-    `as_published` leaves out the variance between batches, as the public notebook does.
+    `as_published` leaves out the variance between batches, as the public notebook does. With the first `tied_on` digits
+    it is also found out which maps move the classifier's own answers, for surgery that is tied to them.
     """
     model, images = remembering(model), data.image[:most]
     result = cache.fetch(
-        _match, model=model, encoder=clip.image_encoder, images=images, rules=rules, as_published=as_published
-    )
+        _match, model=model, encoder=clip.image_encoder, images=images, rules=rules, as_published=as_published,
+        tied_on=tied_on,
+    )  # fmt: skip
     sides = {
         side: ActivationStatistics(result[f"{side}_channels"], result[f"{side}_mean"], result[f"{side}_std"])
         for side in ("source", "target")
     }
     choices = {
         rule: Choice(source, result[f"score {rule}"], torch.ones_like(source, dtype=torch.bool))
-        for rule in rules
+        for rule in (*rules, *(["relevant"] if tied_on else []))
         for source in [result[f"source {rule}"]]
     }
     shapes = {stage: tuple(shape) for stage, shape in result["shapes"].items()}
-    return Matched(model, clip, sides["source"], sides["target"], shapes, choices)
+    return Matched(
+        model, clip, sides["source"], sides["target"], shapes, choices, result["largest"], result.get("relevance")
+    )
+
+
+@lru_cache(maxsize=1)
+def _tower(network: nn.Module) -> Remembering:
+    """CLIP's tower, which need not run again for the digits that the classifier before was matched on."""
+    return Remembering(network, stages(network).layers)
 
 
 def _match(
-    model: Preprocessed, encoder: Preprocessed, images: Tensor, rules: tuple[str, ...], as_published: bool
+    model: Preprocessed,
+    encoder: Preprocessed,
+    images: Tensor,
+    rules: tuple[str, ...],
+    as_published: bool,
+    tied_on: int,
 ) -> dict:
     device = next(model.parameters()).device
-    tower = Remembering(encoder.model, stages(encoder.model).layers)
+    tower = _tower(encoder.model)
     source, target = Maps(model, model.model.layers), Maps(_behind(encoder, tower, grey=False), tower.layers)
 
     def batches() -> Iterator[Tensor]:
@@ -256,8 +293,16 @@ def _match(
     statistics = [activation_statistics(maps, batches(), **published) for maps in (source, target)]
     scores = match_activations(source, statistics[0], target, statistics[1], batches())
     result: dict[str, Any] = {"shapes": map_shapes(target, images[:1].to(device))}
-    for rule in rules:
-        choice = choose_maps(scores, rule)
+    result["largest"] = max(scores.amax().item(), -scores.amin().item())
+    chosen = {rule: choose_maps(scores, rule) for rule in rules}
+    if tied_on:
+        few = (part.to(device) for part in images[:tied_on].split(_batch(encoder)))
+        # With gradients nothing is remembered, and what was is forgotten.
+        plain = convolutions(_behind(model, model.model.network, grey=model.grey))
+        relevance = answer_relevance(plain, statistics[0], few)
+        chosen["relevant"] = relevant_maps(scores, relevance.square())
+        result["relevance"] = relevance
+    for rule, choice in chosen.items():
         result |= {f"source {rule}": choice.source, f"score {rule}": choice.score}
     for side, values in zip(("source", "target"), statistics, strict=True):
         result |= {f"{side}_channels": values.channels, f"{side}_mean": values.mean, f"{side}_std": values.std}
@@ -301,10 +346,17 @@ def published_gain(
     seed: int,
 ) -> Interval:
     """How much larger the published share of `cue` is than in the `others` (draws), over draws and batches."""
-    own = _names_cue(values, cue)
-    gains = [own - _names_cue(other, cue) for other in others]
+    own = names_cue(values, cue)
+    gains = [own - names_cue(other, cue) for other in others]
     batches = published_batches(len(own))
     return over_batches([np.array([gain[rows].mean().item() for rows in batches]) for gain in gains], len(own), seed)
+
+
+def published_mean_share(draws: list[Float[Tensor, "images captions"]], cue: str, seed: int) -> Interval:
+    """The published share of `cue`, the mean over draws of random maps, over draws and batches."""
+    batches = published_batches(len(draws[0]))
+    shares = [np.array([names_cue(each[rows], cue).mean().item() for rows in batches]) for each in draws]
+    return over_batches(shares, len(draws[0]), seed)
 
 
 def published_batches(count: int) -> list[slice]:
@@ -332,7 +384,7 @@ def over_batches(means: list[Float[np.ndarray, " batches"]], count: int, seed: i
 
 def argmax_share(values: Float[Tensor, "images captions"], cue: str, seed: int) -> Interval:
     """The share of images whose highest value belongs to `cue`, with an interval over images."""
-    return bootstrap_mean(_names_cue(values, cue).numpy(), seed)
+    return bootstrap_mean(names_cue(values, cue).numpy(), seed)
 
 
 def self_swap(clip: Clip, data: ColouredDigits) -> float:
@@ -439,6 +491,64 @@ def accuracy_gain(matched: Tensor, others: list[Tensor], data: ColouredDigits, c
     return over_models([own - right(contrasts(other, data))[cue] for other in others], seed)
 
 
+def normal_distance(values: Float[np.ndarray, " values"]) -> float:
+    """How far values are from the normal curve of their mean and deviation: Kolmogorov and Smirnov's, in [0, 1].
+
+    It is the largest gap between the two distribution functions. Raises ValueError for values that are all the same.
+    """
+    deviation = values.std()
+    if not deviation:
+        raise ValueError("Values that are all the same have no shape: leave them out.")
+    expected = norm.cdf(np.sort((values - values.mean()) / deviation))
+    steps = np.arange(len(values) + 1) / len(values)
+    return float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
+
+
+def gaussian_distances(
+    model: nn.Module, maps: Maps, images: Tensor, each: int, seed: int
+) -> Float[np.ndarray, " maps"]:
+    """`normal_distance` of the values of up to `each` maps of every layer; maps that stand still are left out."""
+    found: list[float] = []
+    draw = generator(seed, "gaussian")
+
+    def compare(_name: str, activation: Tensor) -> None:
+        chosen = torch.randperm(activation.shape[1], generator=draw)[:each].to(activation.device)
+        rows = activation[:, chosen].transpose(0, 1).flatten(1).double().cpu().numpy()
+        found.extend(normal_distance(row) for row in rows if row.std() > 0)
+
+    with evaluating(model), torch.no_grad(), listening(model, maps.layers, compare):
+        model(images)
+    return np.array(found)
+
+
+def alikeness(model: Preprocessed, clip: Clip, images: Tensor, kind: str = "clip") -> Float[np.ndarray, " maps"]:
+    """For each map of the first stage of CLIP, the highest Z with a map of the standalone model's first layer.
+
+    Of other `kind`s are the controls: "itself", with the standalone layer in CLIP's place, and "other-images", where
+    CLIP sees other images than the standalone model. Raises KeyError for another one.
+    """
+    own = _behind(model, model.model.network, grey=model.grey)
+    name, layer = next(iter(convolutions(own).layers.items()))
+    encoder, stem = clip.image_encoder, clip.image_encoder.model.avgpool
+    source = Maps(own, {name: layer})
+    target = {
+        "clip": Maps(encoder, {"stem": stem}), "other-images": Maps(_Rolled(encoder), {"stem": stem}), "itself": source
+    }[kind]  # fmt: skip
+    statistics = [activation_statistics(maps, [images]) for maps in (source, target)]
+    return match_activations(source, statistics[0], target, statistics[1], [images]).amax(0).double().cpu().numpy()
+
+
+class _Rolled(nn.Module):
+    """A model that sees each image in the place of the one before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images.roll(1, 0))
+
+
 def over_folds(values: Sequence[float], seed: int) -> Interval:
     """The mean of one accuracy a fold, with its interval over folds."""
     return cluster_bootstrap([np.array([value]) for value in values], seed=seed).within(0.0, 1.0)
@@ -488,6 +598,7 @@ def _batches(data: ColouredDigits, clip: Clip) -> Iterator[Tensor]:
     return (part.to(device) for part in data.image.split(_batch(clip.image_encoder)))
 
 
-def _names_cue(values: Float[Tensor, "images captions"], cue: str) -> Float[Tensor, " images"]:
+def names_cue(values: Float[Tensor, "images captions"], cue: str) -> Float[Tensor, " images"]:
+    """1 where the highest value belongs to `cue`, else 0."""
     columns, top = CAPTIONS.columns(cue), values.argmax(1)
     return ((top >= columns.start) & (top < columns.stop)).double()

@@ -4,6 +4,7 @@
 of maps (Eq. 3). Nothing here knows CLIP or digits: any two convolutional networks that take the same images will do.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -112,14 +113,25 @@ class ActivationStatistics:
         self, layer: str, activation: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """N = (A − μ) / σ (Eq. 2), with σ at least `SMALLEST_STD`; in float32 at least."""
+        mean, std = (self._of(layer, activation, values)[:, None, None] for values in (self.mean, self.std))
+        return (at_least_float32(activation) - mean) / std.clamp_min(SMALLEST_STD)
+
+    def centred(
+        self, layer: str, activation: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "channels batch height width"]:
+        """A − μ, map by map, in float32 at least: Eq. 2 without its denominator, which may wait."""
+        mean = self._of(layer, activation, self.mean)[:, None, None, None]
+        maps = at_least_float32(activation).transpose(0, 1)
+        return torch.sub(maps, mean, out=torch.empty_like(maps, memory_format=torch.contiguous_format))
+
+    def _of(self, layer: str, activation: Tensor, values: Tensor) -> Tensor:
+        """A layer's part of `mean` or `std`, where the activation lies, in float32 at least."""
         if self.channels.get(layer) != activation.shape[1]:
             raise ValueError(
                 f"The layer {layer!r} has {self.channels.get(layer, 'no')} maps in these statistics, the activation "
                 f"{activation.shape[1]}; give a layer's own."
             )
-        activation = at_least_float32(activation)
-        mean, std = (values[self.span[layer]].to(activation)[:, None, None] for values in (self.mean, self.std))
-        return (activation - mean) / std.clamp_min(SMALLEST_STD)
+        return values[self.span[layer]].to(activation.device, torch.promote_types(activation.dtype, torch.float32))
 
 
 @public
@@ -252,10 +264,11 @@ def match_activations(
     targets: dict[str, dict[tuple[int, int], Tensor]] = {}
 
     def keep_target(name: str, activation: Tensor) -> None:
-        targets[name] = _Sizes(target_statistics.standardise(name, activation).float())
+        targets[name] = _Sizes(target_statistics.centred(name, activation).float())
 
     def score_source(name: str, activation: Tensor) -> None:
-        sizes = _Sizes(source_statistics.standardise(name, activation).float())
+        widths = (each.full[1] for each in targets.values())
+        sizes = _Sizes(source_statistics.centred(name, activation).float(), widths)
         for stage, target_sizes in targets.items():
             (height, width), (stage_height, stage_width) = sizes.full, target_sizes.full
             common = min(height, stage_height), min(width, stage_width)
@@ -273,20 +286,32 @@ def match_activations(
             with listening(source.model, source.layers, score_source):
                 source.model(images)
             count += len(images)
-    scores /= count
+    # σ is of a whole map, so it may leave the sums over positions and images: two passes over Z in all, not one over
+    # each batch of activations.
+    scores /= count * source_statistics.std.clamp_min(SMALLEST_STD).to(scores)[:, None]
+    scores /= target_statistics.std.clamp_min(SMALLEST_STD).to(scores)
     if not scores.sum().isfinite():  # isfinite of all scores would need more memory than they do
         raise ValueError("Some matching scores are not finite; compute the statistics with the same models and images.")
     return scores
 
 
 class _Sizes(dict):
-    """One layer's maps as matrices [channels, batch·height·width], taken down to each size asked for, once."""
+    """One layer's maps as matrices [channels, batch·height·width], taken down to each size asked for, once.
 
-    def __init__(self, maps: Tensor) -> None:
-        self.maps, self.full = maps, tuple(maps.shape[-2:])
+    One pass over the maps takes them down to all `widths`, which may be known beforehand.
+    """
+
+    def __init__(self, maps: Float[Tensor, "channels batch height width"], widths: Iterable[int] = ()) -> None:
+        self.full, width = tuple(maps.shape[-2:]), maps.shape[-1]
+        self.narrowed = {width: maps}
+        if widths := sorted({each for each in widths if each < width}):
+            every = torch.cat([_interpolation(each, width) for each in widths], 1).to(maps)
+            self.narrowed |= dict(zip(widths, (maps @ every).split(widths, -1), strict=True))
 
     def __missing__(self, size: tuple[int, int]) -> Tensor:
-        self[size] = upsampling_adjoint(self.maps, size).transpose(0, 1).flatten(1)
+        height, width = size
+        maps = self.narrowed[width if width in self.narrowed else self.full[1]]
+        self[size] = upsampling_adjoint(maps, (height, width)).flatten(1)
         return self[size]
 
 
