@@ -141,6 +141,9 @@ def words_of_features(device: str) -> None:
     word_maps.word_grad_cam(
         language.decoder, between, seen, sentences[:, None], sentences[:, None] == 3, grid=grid, pad=language.pad
     )
+    word_maps.word_attention(
+        language.decoder, between, seen, sentences[:, None], sentences[:, None] == 3, grid=grid, pad=language.pad
+    )
     word_maps.classifier_grad_cam(network, "model.blocks.-1.norm1", images, labels(device, 2), grid=grid)
     word_maps.token_cam(seen, seen, grid)
 

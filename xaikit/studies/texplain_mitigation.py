@@ -1,13 +1,13 @@
 """Table 2 of paper 2: classifiers of birds tuned on masked pictures, beside a baseline without masks."""
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from xaikit.companion.record import published
@@ -93,29 +93,46 @@ def texplained(
     pixels: UInt8[Tensor, "images 3 height width"],
     flags: Flags,
     grid: tuple[int, int],
+    word_map: Callable[..., Tensor] = word_grad_cam,
 ) -> Masks:
     """The flagged images, each without the patches that make the decoder say its first word (or concept).
 
-    Raises ValueError where no image is flagged.
+    `word_map` is `word_grad_cam`, as published, or `word_attention`. Raises ValueError where no image is flagged.
     """
     if not flags.chosen.any():
         raise ValueError("No training image is flagged: every first word is its class's; give a narrower lexicon.")
-    language, rows = explainer.language, flags.chosen.nonzero()[:, 0]
-    device = next(language.decoder.parameters()).device
-    prompt = torch.tensor(language.prompt).expand(len(rows), sentences.shape[1], -1)
-    whole = torch.cat([prompt, sentences[rows]], 2)
+    rows = flags.chosen.nonzero()[:, 0]
     wanted = [{word, *flags.concepts.get(word, ())} for word in (flags.top[row] for row in rows.tolist())]
-    said = first_said(sentences[rows], wanted, language.tokenizer, words_of)
+    maps, _ = maps_of(explainer, features[rows], sentences[rows], wanted, grid, word_map)
+    return Masks(flags.chosen, masked(pixels[rows], maps))
+
+
+def maps_of(
+    explainer: Explainer,
+    features: Tokens,
+    sentences: Sentences,
+    words: Sequence[Collection[str]],
+    grid: tuple[int, int],
+    word_map: Callable[..., Tensor],
+) -> tuple[Float[Tensor, "told rows columns"], Bool[Tensor, " images"]]:
+    """The maps of the words of each image, of those of whose sentences one has such a word, and which these are."""
+    language = explainer.language
+    device = next(language.decoder.parameters()).device
+    prompt = torch.tensor(language.prompt).expand(len(sentences), sentences.shape[1], -1)
+    whole = torch.cat([prompt, sentences], 2)
+    said = first_said(sentences, words, language.tokenizer, words_of)
     said = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), said], 2)
-    parts, together = [], min(16, max(1, WORD_MAPS // (MOST_SENTENCES * features.shape[1])))
-    for start in range(0, len(rows), together):
-        part = slice(start, start + together)
-        maps = word_grad_cam(
-            language.decoder, explainer.translator, features[rows[part]].to(device), whole[part].to(device),
-            said[part], grid=grid, pad=language.pad, prompt=len(language.prompt), most=MOST_SENTENCES,
+    has = said.any(2).any(1)
+    rows, parts = has.nonzero()[:, 0], []
+    together = min(16, max(1, WORD_MAPS // (MOST_SENTENCES * features.shape[1])))
+    for part in rows.split(together):
+        parts.append(
+            word_map(
+                language.decoder, explainer.translator, features[part].to(device), whole[part].to(device), said[part],
+                grid=grid, pad=language.pad, prompt=len(language.prompt), most=MOST_SENTENCES,
+            ).cpu()
         )  # fmt: skip
-        parts.append(masked(pixels[rows[part]], maps.cpu()))
-    return Masks(flags.chosen, torch.cat(parts))
+    return torch.cat(parts) if parts else features.new_zeros(0, *grid), has
 
 
 def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:

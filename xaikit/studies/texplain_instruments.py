@@ -1,0 +1,105 @@
+"""Instruments of paper 2: what each of its measures finds where the answer is known, and where nothing is to be found."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from xaikit import world
+from xaikit.companion.profiles import Settings
+from xaikit.models.captioner import Captioner
+from xaikit.storage.seeding import seed_for
+from xaikit.studies import lexicon
+from xaikit.studies.texplain import Explainer, features_of
+from xaikit.studies.texplain_mitigation import maps_of
+from xaikit.texplain.mitigation import salient
+from xaikit.texplain.translator import Translator
+from xaikit.texplain.word_maps import word_attention, word_grad_cam
+from xaikit.world import SceneSet
+from xaikit.world.scene_birds import Birds
+
+# --- the word map -----------------------------------------------------------------------------------------------------
+
+WORD_MAPS: dict[str, Callable[..., Tensor]] = {"Grad-CAM": word_grad_cam, "attention": word_attention}
+COVER = (0.1, 0.3)  # of a picture, by its birds: then a share of one half on them is no chance
+
+
+@dataclass(frozen=True, eq=False)
+class OnBirds:
+    """Where the maps of one kind lie: of each picture the share of the map's mass, and of its masked pixels, on birds.
+
+    `maps` are those of the first pictures, to be looked at.
+    """
+
+    mass: np.ndarray
+    pixels: np.ndarray
+    maps: Float[Tensor, "few rows columns"]
+
+
+def covered_birds(count: int, seed: int, size: int) -> SceneSet:
+    """Drawn birds that cover `COVER` of their pictures. Raises ValueError where the world gives too few."""
+    scenes = world.birds(4 * count, seed=seed_for(seed, "covered birds"), split="test")
+    cover = scenes.masks("birds", size).double().mean((1, 2))
+    rows = ((cover >= COVER[0]) & (cover <= COVER[1])).nonzero()[:count, 0]
+    if len(rows) < count:
+        raise ValueError(f"Only {len(rows)} of {4 * count} scenes have birds of the right size: ask for fewer.")
+    return scenes[rows]
+
+
+def bird_words(scenes: SceneSet) -> list[set[str]]:
+    """The words for the birds of each scene."""
+    return [{"bird", str(scene.factors["species"]), str(scene.factors["kind"])} for scene in scenes]
+
+
+def place_words(scenes: SceneSet) -> list[set[str]]:
+    """The words for the place of each scene."""
+    background, place = (lexicon.words_for(Birds, name) for name in ("background", "place"))
+    return [{*background[scene.factors["background"]], *place[scene.factors["place"]]} for scene in scenes]
+
+
+def word_map_controls(
+    captioner: Captioner, scenes: SceneSet, sampling: Mapping[str, float], seed: int, cfg: Settings
+) -> dict[str, dict[str, OnBirds]]:
+    """Of each kind of map, where it lies by words for the birds and for the place, and in two cases without an answer.
+
+    The captioner tells its own pictures, with the identity in the translator's place: it is known that its words come
+    from the picture, and the world knows where birds are. "another picture": the maps of the birds judged by the birds
+    of the next picture; "untrained": those of the same sentences through a translator that has learned nothing.
+    """
+    grid, size = tuple(cfg.grid), cfg.size
+    own = Explainer(captioner.image_encoder, nn.Identity(), captioner.language, sampling)
+    features = features_of(captioner.image_encoder, scenes.images(size), len(scenes), cfg.device)
+    sentences = own.sentences(features, cfg.flag_sentences, seed_for(seed, "word map controls"))
+    torch.manual_seed(seed_for(seed, "untrained translator"))
+    untrained = Translator(features.shape[1], features.shape[2], captioner.language.width).to(cfg.device).eval()
+    nothing = dataclasses.replace(own, translator=untrained.requires_grad_(False))
+    birds, found = scenes.masks("birds", size), {}
+    for kind, word_map in WORD_MAPS.items():
+        of: dict[str, OnBirds] = {}
+        for name, who, words in (
+            ("bird", own, bird_words(scenes)),
+            ("place", own, place_words(scenes)),
+            ("untrained", nothing, bird_words(scenes)),
+        ):
+            maps, has = maps_of(who, features, sentences, words, grid, word_map)
+            of[name] = on_birds(maps, birds[has])
+            if name == "bird":
+                of["another picture"] = on_birds(maps, birds[has].roll(1, 0))
+        found[kind] = of
+    return found
+
+
+def on_birds(maps: Float[Tensor, "images rows columns"], birds: Bool[Tensor, "images height width"]) -> OnBirds:
+    """The shares of maps on birds; 0 where a map is empty, or masks nothing."""
+    size = tuple(birds.shape[-2:])
+    large = F.interpolate(maps[:, None].double(), size, mode="bilinear", align_corners=False)[:, 0]
+    black = salient(maps, size).double()
+    mass, pixels = (
+        ((each * birds).sum((1, 2)) / each.sum((1, 2)).clamp_min(1e-30)).numpy() for each in (large, black)
+    )
+    return OnBirds(mass, pixels, maps[:8])
