@@ -210,9 +210,7 @@ def test_word_attention_of_a_word_in_pieces_is_the_sum_over_them(decoder) -> Non
     features = random(1, 7, 16, seed=5)
     found = word_attention(decoder, nn.Identity(), features, sentence, marks, grid=GRID, pad=PAD, layer=1)
     conditioning = features.clone().requires_grad_()
-    output = decoder(
-        input_ids=sentence[0], encoder_hidden_states=conditioning, use_cache=False, output_attentions=True
-    )
+    output = decoder(input_ids=sentence[0], encoder_hidden_states=conditioning, use_cache=False, output_attentions=True)
     logs = output.logits[0].log_softmax(1)
     (gradient,) = torch.autograd.grad(logs[1, 7] + logs[2, 8], output.cross_attentions[1])
     looked = (output.cross_attentions[1] * gradient.relu()).mean(1)[0, 1:3, 1:].sum(0)

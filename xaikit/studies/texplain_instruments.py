@@ -1,7 +1,7 @@
-"""Instruments of paper 2: what each of its measures finds where the answer is known, and where nothing is to be found."""
+"""Instruments of paper 2: what each of its measures finds where the answer is known, and where there is nothing."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,5 @@ def on_birds(maps: Float[Tensor, "images rows columns"], birds: Bool[Tensor, "im
     size = tuple(birds.shape[-2:])
     large = F.interpolate(maps[:, None].double(), size, mode="bilinear", align_corners=False)[:, 0]
     black = salient(maps, size).double()
-    mass, pixels = (
-        ((each * birds).sum((1, 2)) / each.sum((1, 2)).clamp_min(1e-30)).numpy() for each in (large, black)
-    )
+    mass, pixels = (((each * birds).sum((1, 2)) / each.sum((1, 2)).clamp_min(1e-30)).numpy() for each in (large, black))
     return OnBirds(mass, pixels, maps[:8])

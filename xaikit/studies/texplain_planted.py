@@ -5,24 +5,16 @@ which one wears a colour in training. The classifiers have architectures of thei
 they share no tower with the captioner that speaks.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import timm
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from xaikit import world
-from xaikit.companion.profiles import Settings
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.storage.seeding import generator, rng, seed_for
-from xaikit.storage.side_by_side import fetch_all
+from xaikit.storage.seeding import rng, seed_for
 from xaikit.world import SceneSet
 
 CLASSES = ("dog", "primate")  # the first carries the colour

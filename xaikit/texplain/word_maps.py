@@ -124,8 +124,8 @@ def word_attention(
     middle one of the layers that attend to the picture, the lower one of two.
     Raises ValueError for a layer that the decoder does not have, attentions that it does not give (load it with
     attn_implementation="eager"), a translator that mixes or loses tokens, and as `word_grad_cam` does.
-    Source: the maps of ALBEF (Li et al., 2021), which BLIP's authors took on; theirs is the third of the six layers that
-    attend to the picture.
+    Source: the maps of ALBEF (Li et al., 2021), which BLIP's authors took on; theirs is the third of the six layers
+    that attend to the picture.
 
     >>> import torch
     >>> from transformers import BertConfig, BertLMHeadModel
