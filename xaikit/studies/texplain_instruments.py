@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from xaikit import world
 from xaikit.companion.profiles import Settings
-from xaikit.models.captioner import Captioner
+from xaikit.metrics.intervals import Interval, bootstrap
+from xaikit.models.captioner import Captioner, LanguageModel
 from xaikit.storage.seeding import seed_for
 from xaikit.studies import lexicon
-from xaikit.studies.texplain import Explainer, features_of
+from xaikit.studies import texplain_pictures as pictures
+from xaikit.studies.texplain import Explainer, encoded, features_of, held_out_losses, learned_translators
 from xaikit.studies.texplain_mitigation import maps_of
 from xaikit.texplain.mitigation import salient
 from xaikit.texplain.translator import Translator
@@ -101,3 +103,47 @@ def on_birds(maps: Float[Tensor, "images rows columns"], birds: Bool[Tensor, "im
     black = salient(maps, size).double()
     mass, pixels = (((each * birds).sum((1, 2)) / each.sum((1, 2)).clamp_min(1e-30)).numpy() for each in (large, black))
     return OnBirds(mass, pixels, maps[:8])
+
+
+# --- the translator ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Learning:
+    """How far a translator is from what it could learn.
+
+    `held_out`: after each epoch, of each training. `losses`: of each fresh picture's captions, in nats a token, through
+    the translator in use ("own"), one that learned from a quarter of the pairs ("few pairs"), and one that learned from
+    twice the pairs in twice the steps ("floor").
+    """
+
+    held_out: dict[str, list[float]]
+    losses: dict[str, np.ndarray]
+
+    def over_floor(self, name: str, seed: int) -> Interval:
+        """The loss over that of the floor, minus 1."""
+
+        def of_means(own: np.ndarray, floor: np.ndarray) -> float:
+            return float(own.mean() / floor.mean() - 1)
+
+        return bootstrap(of_means, self.losses[name], self.losses["floor"], seed=seed)
+
+
+def learning(features: nn.Module, language: LanguageModel, settings: Settings, seed: int, cfg: Settings) -> Learning:
+    """Train translators of the same features from less and from more pairs than `cfg.pairs`; "own" is the one in use."""
+    counts = {"few pairs": cfg.pairs // 4, "own": cfg.pairs, "floor": 2 * cfg.pairs}
+    fresh = pictures.captioned(cfg, count=cfg.fresh_pairs, skip=2 * cfg.pairs)
+    z = features_of(features, fresh.images, len(fresh), cfg.device)
+    told = encoded(language, [text for five in fresh.captions for text in five], settings.longest)
+    told = told.unflatten(0, (len(fresh), -1))
+    held_out, losses = {}, {}
+    for name, count in counts.items():
+        pairs = pictures.captioned(cfg, count=count)
+        found = learned_translators({name: features}, pairs, language, settings, {name: seed}, cfg.device)[name]
+        held_out[name] = found.held_out
+        losses[name] = (
+            held_out_losses(found.translator, z, told, language.decoder, len(language.prompt), language.pad)
+            .double()
+            .numpy()
+        )
+    return Learning(held_out, losses)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xaikit.companion.record import published
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.storage.seeding import rng
 from xaikit.studies.texplain import (
     Explainer,
     Sentences,
@@ -142,6 +143,24 @@ def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], see
     own = pixels[masks.chosen]
     areas = (masks.pixels != own).any(1).sum((1, 2))
     return Masks(masks.chosen, randomly_masked(own, areas, seed))
+
+
+def unmasked(count: int, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:
+    """As many pictures, drawn at random, as they are: what tuning on few pictures does by itself."""
+    chosen = torch.zeros(len(pixels), dtype=torch.bool)
+    chosen[torch.from_numpy(rng(seed, "unmasked").permutation(len(pixels))[:count])] = True
+    return Masks(chosen, pixels[chosen])
+
+
+def without_place(flags: Flags, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> Masks:
+    """The flagged pictures with all black but the drawn birds: what a mask of the place could be at best.
+
+    Raises ValueError for photographs, of which nothing says where the bird is.
+    """
+    if data.scenes is None:
+        raise ValueError("Where the bird is in a photograph is not known: this needs drawn scenes.")
+    bird = data.scenes[flags.chosen].masks("birds", pixels.shape[-1])
+    return Masks(flags.chosen, pixels[flags.chosen] * bird[:, None])
 
 
 def on_birds(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> np.ndarray:

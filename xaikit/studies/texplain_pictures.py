@@ -72,25 +72,27 @@ class Captioned:
         return len(self.captions)
 
 
-def captioned(cfg: Settings, families: Sequence[str] = (), size: int | None = None) -> Captioned:
-    """The image-caption pairs that translators learn from, `cfg.pairs` of them: general ones, not those explained.
+def captioned(
+    cfg: Settings, families: Sequence[str] = (), size: int | None = None, *, count: int | None = None, skip: int = 0
+) -> Captioned:
+    """The image-caption pairs that translators learn from: general ones, not those explained.
 
-    Their images are of `size` pixels, by default the profile's.
-
-    Drawn ones, of the `families` given or of all, are some of those that the mini captioner learned from, as COCO is
+    There are `count` of them, `cfg.pairs` by default, after the first `skip`; images are of `size` pixels, by default
+    the profile's. Drawn ones, of the `families` given or of all, are some of those that the mini captioner learned from, as COCO is
     of BLIP's. Raises ValueError for families that the corpus does not have.
     """
-    size = size or cfg.size
+    size, count = size or cfg.size, count or cfg.pairs
     if cfg.data != WORLD:
         found = real_captions.read_coco(DATASETS / cfg.coco, "train")
-        found = found.select(range(min(cfg.pairs, len(found))))
+        found = found.select(range(min(skip, len(found)), min(skip + count, len(found))))
         return Captioned(Prepared(found, size), found.captions)
     parts: dict[str, SceneSet] = {
         name: scenes for name, scenes in clip_vit_mini.corpus().items() if not families or name in families
     }
     if not parts:
         raise ValueError(f"The corpus has no scenes of {', '.join(families)}: name families of the world.")
-    parts = {name: scenes[: cfg.pairs // len(parts)] for name, scenes in parts.items()}
+    first, last = skip // len(parts), (skip + count) // len(parts)
+    parts = {name: scenes[first:last] for name, scenes in parts.items()}
     images = ConcatDataset([scenes.images(size) for scenes in parts.values()])
     return Captioned(images, [five for name, scenes in parts.items() for five in clip_vit_mini.captions(name, scenes)])
 
