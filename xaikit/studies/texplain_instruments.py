@@ -21,7 +21,8 @@ from xaikit.studies.texplain import Explainer, encoded, features_of, held_out_lo
 from xaikit.studies.texplain_mitigation import maps_of
 from xaikit.texplain.mitigation import salient
 from xaikit.texplain.translator import Translator
-from xaikit.texplain.word_maps import word_attention, word_grad_cam
+from xaikit.texplain.word_maps import first_said, word_attention, word_grad_cam
+from xaikit.texplain.words import words_of
 from xaikit.world import SceneSet
 from xaikit.world.scene_birds import Birds
 
@@ -73,10 +74,14 @@ def word_map_controls(
     from the picture, and the world knows where birds are. "another picture": the maps of the birds judged by the birds
     of the next picture; "untrained": those of the same sentences through a translator that has learned nothing.
     """
-    grid, size = tuple(cfg.grid), cfg.size
-    own = Explainer(captioner.image_encoder, nn.Identity(), captioner.language, sampling)
+    grid, size, language = tuple(cfg.grid), cfg.size, captioner.language
+    own = Explainer(captioner.image_encoder, nn.Identity(), language, sampling)
     features = features_of(captioner.image_encoder, scenes.images(size), len(scenes), cfg.device)
     sentences = own.sentences(features, cfg.flag_sentences, seed_for(seed, "word map controls"))
+    both = torch.ones(len(scenes), dtype=torch.bool)  # of pictures of which both kinds of words are said
+    for words in (bird_words(scenes), place_words(scenes)):
+        both &= first_said(sentences, words, language.tokenizer, words_of).any(2).any(1)
+    scenes, features, sentences = scenes[both], features[both], sentences[both]
     torch.manual_seed(seed_for(seed, "untrained translator"))
     untrained = Translator(features.shape[1], features.shape[2], captioner.language.width).to(cfg.device).eval()
     nothing = dataclasses.replace(own, translator=untrained.requires_grad_(False))
@@ -88,12 +93,18 @@ def word_map_controls(
             ("place", own, place_words(scenes)),
             ("untrained", nothing, bird_words(scenes)),
         ):
-            maps, has = maps_of(who, features, sentences, words, grid, word_map)
-            of[name] = on_birds(maps, birds[has])
+            maps, _ = maps_of(who, features, sentences, words, grid, word_map)
+            of[name] = on_birds(maps, birds)
             if name == "bird":
-                of["another picture"] = on_birds(maps, birds[has].roll(1, 0))
+                of["another picture"] = on_birds(maps, birds.roll(1, 0))
         found[kind] = of
     return found
+
+
+def best_map(scenes: SceneSet, grid: tuple[int, int], size: int) -> OnBirds:
+    """Where a map lies that is, at each patch, the share of it that birds cover."""
+    birds = scenes.masks("birds", size)
+    return on_birds(F.adaptive_avg_pool2d(birds[:, None].float(), grid)[:, 0], birds)
 
 
 def on_birds(maps: Float[Tensor, "images rows columns"], birds: Bool[Tensor, "images height width"]) -> OnBirds:
@@ -130,7 +141,7 @@ class Learning:
 
 
 def learning(features: nn.Module, language: LanguageModel, settings: Settings, seed: int, cfg: Settings) -> Learning:
-    """Train translators of the same features from less and from more pairs than `cfg.pairs`; "own" is the one in use."""
+    """Train translators of the same features from fewer and more pairs than `cfg.pairs`, those of the one in use."""
     counts = {"few pairs": cfg.pairs // 4, "own": cfg.pairs, "floor": 2 * cfg.pairs}
     fresh = pictures.captioned(cfg, count=cfg.fresh_pairs, skip=2 * cfg.pairs)
     z = features_of(features, fresh.images, len(fresh), cfg.device)

@@ -98,7 +98,20 @@ def captioned(
 
 
 def generator_prompts(cfg: Settings, seed: int) -> dict[str, list[str]]:
-    """What the generator is asked to draw: `cfg.generated` captions of each of `cfg.categories`."""
+    """What the generator is asked to draw of each of `cfg.categories`: `cfg.generated` pictures.
+
+    Each prompt, a caption, stands there `cfg.images_a_prompt` times on end, as each of the paper's has 100 pictures.
+    """
+    each = min(cfg.images_a_prompt, cfg.generated)
+    if cfg.generated % each:
+        raise ValueError(
+            f"{cfg.generated} pictures of a category are no whole number of {each} a prompt: mend the profile."
+        )
+    found = _captions_of_categories(cfg, seed)
+    return {name: [text for text in texts for _ in range(each)][: cfg.generated] for name, texts in found.items()}
+
+
+def _captions_of_categories(cfg: Settings, seed: int) -> dict[str, list[str]]:
     if cfg.data == WORLD:
         scenes = list(world.nine(len(HOMES) * cfg.generated, seed=seed, split="validation"))
         return {name: [scene.captions[0] for scene in scenes if scene.category == name] for name in cfg.categories}
