@@ -198,7 +198,8 @@ of("token_cam", texplain.token_cam, features=tokens, gradient=tokens, grid=(3, 3
 of("word_grad_cam", texplain.word_grad_cam, decoder=_Made(decoder.__wrapped__), translator=translator, features=tokens,
    sentences=sentences, says=sentences == 5, grid=(3, 3), pad=0, prompt=1, most=2)  # fmt: skip
 of("word_attention", texplain.word_attention, decoder=_Made(_looking.__wrapped__), translator=translator,
-   features=tokens, sentences=sentences, says=sentences == 5, grid=(3, 3), pad=0, prompt=1, most=2, layer=0)  # fmt: skip
+   features=tokens, sentences=sentences, says=sentences == 5, grid=(3, 3), pad=0, prompt=1, most=2,
+   layer=0)  # fmt: skip
 of("first_said", texplain.first_said, sentences=sentences, words=[["bird"], ["sea"]],
    tokenizer=_Made(lambda: captioner().language.tokenizer), word_of=texplain.words_of)  # fmt: skip
 of("classifier_grad_cam", texplain.classifier_grad_cam, model=_Made(lambda: _of_tokens()), layer="1", images=images,
