@@ -180,8 +180,13 @@ names = [original.names[label] for label in original.labels.tolist()]
 leads = np.array([
     study.most_likely(found, CLASS_WORDS) == name for found, name in zip(words["original"], names, strict=True)
 ])  # fmt: skip
-agreed = note_mean("fig1.category-leads", (leads & (right > 0)).astype(float)[right > 0], "Figure 1",
-                   of="pictures rightly classified")  # fmt: skip
+if right.any():
+    agreed = note_mean(
+        "fig1.category-leads", leads[right > 0].astype(float), "Figure 1", of="pictures rightly classified"
+    )
+    print(
+        f"Of the pictures that the classifier gets right, {agreed} have words whose leading category is the right one."
+    )
 examples = [int(np.argmax(leads & (right > 0)))]  # the first whose category leads among its words
 if (~leads & (right > 0)).any():
     examples.append(int(np.argmax(~leads & (right > 0))))  # and the first where another category does
@@ -205,7 +210,6 @@ for row, i in enumerate(examples):
     axes[row, 1].set_yticks([])
 record.figure("fig1", figure)
 plt.show(figure)
-print(f"Of the pictures that the classifier gets right, {agreed} have words whose leading category is the right one.")
 
 # %% [markdown]
 # **Notice.** The sentences disagree with one another. A word that is in nearly all of them is the translator's firm
@@ -755,7 +759,7 @@ if not drawn:
     record.skip("word_maps", PHOTOGRAPHS)
 else:
     covered = instruments.covered_birds(cfg.covered, seed, cfg.size)
-    where = instruments.word_map_controls(captioner, covered, cfg.sampling, seed, cfg)
+    where, covered = instruments.word_map_controls(captioner, covered, cfg.sampling, seed, cfg)
     rows = []
     for kind, found in where.items():
         for name, each in found.items():

@@ -67,8 +67,10 @@ def place_words(scenes: SceneSet) -> list[set[str]]:
 
 def word_map_controls(
     captioner: Captioner, scenes: SceneSet, sampling: Mapping[str, float], seed: int, cfg: Settings
-) -> dict[str, dict[str, OnBirds]]:
+) -> tuple[dict[str, dict[str, OnBirds]], SceneSet]:
     """Of each kind of map, where it lies by words for the birds and for the place, and in two cases without an answer.
+
+    Of those of the `scenes`, which are handed back, of which both kinds of words are said.
 
     The captioner tells its own pictures, with the identity in the translator's place: it is known that its words come
     from the picture, and the world knows where birds are. "another picture": the maps of the birds judged by the birds
@@ -98,7 +100,7 @@ def word_map_controls(
             if name == "bird":
                 of["another picture"] = on_birds(maps, birds.roll(1, 0))
         found[kind] = of
-    return found
+    return found, scenes
 
 
 def best_map(scenes: SceneSet, grid: tuple[int, int], size: int) -> OnBirds:
