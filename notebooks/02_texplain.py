@@ -1015,7 +1015,7 @@ else:
 generator = generators.load_from(cfg.generator, cfg.device)
 at_once = cfg.generator.get("batch", 50)
 latent = study.LatentTokens(generator, at_once)
-drawn_things = pictures.captioned(cfg, ("nine",), generator.size)
+drawn_things = pictures.captioned(cfg, ("nine",) if drawn else (), generator.size, count=cfg.get("latent_pairs"))
 latent_translator = study.trained_translator(
     latent, drawn_things, language, cfg.latents, seed, cfg.device, variant="bottleneck", activation=True,
     hidden=cfg.latents.hidden,

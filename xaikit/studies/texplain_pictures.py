@@ -78,10 +78,10 @@ def captioned(
     """The image-caption pairs that translators learn from: general ones, not those explained.
 
     There are `count` of them, `cfg.pairs` by default, after the first `skip`; images are of `size` pixels, by default
-    the profile's. Drawn ones, of the `families` given or of all, are some of those that the mini captioner learned
-    from, as COCO is of BLIP's. Raises ValueError for families that the corpus does not have.
+    the profile's. Drawn ones, of the `families` given, of the profile's or of all, are some of those that the mini
+    captioner learned from, as COCO is of BLIP's. Raises ValueError for families that the corpus does not have.
     """
-    size, count = size or cfg.size, count or cfg.pairs
+    size, count, families = size or cfg.size, count or cfg.pairs, families or cfg.get("families", ())
     if cfg.data != WORLD:
         found = real_captions.read_coco(DATASETS / cfg.coco, "train")
         found = found.select(range(min(skip, len(found)), min(skip + count, len(found))))
