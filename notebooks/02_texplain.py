@@ -550,7 +550,7 @@ display(record.instrument("taghanaki.raters"), record.instrument("taghanaki.cate
 
 # %%
 if not drawn:
-    record.skip("planted", "a concept can be planted in drawn scenes; of photographs, see tests/studies")
+    record.skip("planted", "a concept can be planted where scenes are drawn; no altered Cats vs Dogs is read")
 else:
     cases, own_cfg = planted.cases(cfg.planted.strengths), cfg.planted
     strongest, weakest = (f"planted {pick(own_cfg.strengths):g}" for pick in (max, min))

@@ -73,6 +73,18 @@ def test_the_generator_is_asked_for_each_category(cfg) -> None:
     assert list(prompts) == list(cfg.categories) and {len(each) for each in prompts.values()} == {cfg.generated}
 
 
+def test_each_prompt_of_the_generator_is_drawn_several_times(cfg) -> None:
+    for texts in pictures.generator_prompts(cfg, 0).values():
+        assert len(set(texts)) == cfg.generated / cfg.images_a_prompt
+        assert texts[: cfg.images_a_prompt] == [texts[0]] * cfg.images_a_prompt
+
+
+def test_pairs_that_are_skipped_come_never(cfg) -> None:
+    first, later = pictures.captioned(cfg, count=30), pictures.captioned(cfg, count=30, skip=30)
+    both = pictures.captioned(cfg, count=60)
+    assert len(first) == len(later) == 30 and set(first.captions) | set(later.captions) == set(both.captions)
+
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 
