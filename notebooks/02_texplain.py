@@ -566,6 +566,8 @@ else:
                 "word": each.word, "over-twin": each.word - twin.word, "flips": each.flips, "decodes": each.decodes,
                 "right": each.right,
             }.items():  # fmt: skip
+                if name in ("another picture", "zeros") and key not in ("word", "over-twin"):
+                    continue  # the network is the one above
                 unit, of = (
                     ("fraction", "planted pictures") if key in ("flips", "right") else ("difference", "told pictures")
                 )
@@ -596,12 +598,13 @@ else:
         for row in rows
         for key, label in (("word", "“red” said, beyond without"), ("flips", "answers that flip"),
                            ("decodes", "probe tells the colour"))
+        if key in row
     ])  # fmt: skip
     plots.grouped_intervals(
         axes[1], table, place="where", group="what", places=list(dict.fromkeys(table["where"])), chance=0,
         colours=dict(zip(dict.fromkeys(table["what"]), (plots.BLUE, plots.ORANGE, plots.GREY), strict=True)),
     )  # fmt: skip
-    axes[1].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     axes[1].set_xlabel("share of sentences, of answers, of pictures (probe: chance is 0.5)")
     record.figure("planted", figure)
     plt.show(figure)
@@ -772,7 +775,7 @@ else:
     cover = covered.masks("birds", cfg.size).double().mean().item()
     most = note_mean("instruments.map.best.mass", best.mass, "instruments", "control", of="covered pictures")
     figure = plt.figure(figsize=(12, 4.6))
-    grid_of, birds_of = figure.add_gridspec(3, 8), covered.images(cfg.size)
+    grid_of, birds_of = figure.add_gridspec(3, 8, width_ratios=[1, 1, 1, 1, 1, 0.7, 1, 1]), covered.images(cfg.size)
     kinds = [(kind, name) for kind in where for name in ("bird", "place")]
     for row in range(3):
         for column, (kind, name) in enumerate([("image", ""), *kinds]):
