@@ -42,8 +42,10 @@ from xaikit.studies import (
     clip_decomposition,
     clip_pictures,
     texplain,
+    texplain_instruments,
     texplain_mitigation,
     texplain_pictures,
+    texplain_planted,
     vlm_explanations,
     vlm_pictures,
 )
@@ -88,6 +90,13 @@ EXCEPTIONS = {
     "studies.texplain.Tuning": KEEPS,
     "studies.texplain.nine_classifier": TRAINS,
     "studies.texplain.trained_translator": TRAINS,
+    "studies.texplain_instruments.covered_birds": "chooses by masks, which are blank here: its own test draws them",
+    "studies.texplain_instruments.learning": TRAINS,
+    "studies.texplain_instruments.word_map_controls": RUNS,
+    "studies.texplain_planted.explained": TRAINS,
+    "studies.texplain_planted.heard": RUNS,
+    "studies.texplain_planted.network": "starts a network's weights",
+    "studies.texplain_planted.trained": TRAINS,
     "studies.train_translator.train_translator": TRAINS,
     "studies.vlm_explanations.maps": "keeps on the disk what perturbation.search.meaningful_perturbation finds",
     "studies.vlm_explanations.other_explainers": RUNS,
@@ -193,7 +202,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, no pictures of drawn scenes, and no checks of types, which take most of the time here."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     few = {name: partial(getattr(intervals, name), resamples=20) for name in ("bootstrap", "cluster_bootstrap")}
-    for module in (intervals, ranking, segmentation, caption_driven, clip_decomposition, texplain, rating):
+    for module in (
+        intervals,
+        ranking,
+        segmentation,
+        caption_driven,
+        clip_decomposition,
+        texplain,
+        texplain_instruments,
+        rating,
+    ):
         for name in few.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, few[name])
     blank = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
@@ -826,8 +844,34 @@ def _(draw: Draw) -> Any:
 @case("studies.texplain_mitigation.randmasked")
 def _(draw: Draw) -> Any:
     pixels, chosen = (255 * draw.uniform(4, 3, 8, 8)).byte(), draw.correct(4)
-    masks = texplain_mitigation.Masks(chosen, pixels[chosen] * (draw.uniform(int(chosen.sum()), 1, 8, 8) > 0.5))
-    assert len(texplain_mitigation.randmasked(masks, pixels, draw.seed).pixels) == chosen.sum()
+    seen = draw.uniform(int(chosen.sum()), 1, 8, 8) > 0.5
+    masks = texplain_mitigation.Masks.of(chosen, pixels, pixels[chosen] * seen)
+    assert len(texplain_mitigation.randmasked(masks, draw.seed)) == chosen.sum()
+
+
+@case("studies.texplain_mitigation.unmasked")
+def _(draw: Draw) -> Any:
+    count = int(draw.numpy.integers(5))
+    masks = texplain_mitigation.unmasked(count, (255 * draw.uniform(4, 3, 8, 8)).byte(), draw.seed)
+    assert masks.chosen.sum() == count == len(masks)
+
+
+@case("studies.texplain_planted.scenes")
+def _(draw: Draw) -> Any:
+    strength = draw.numpy.choice([0.6, 0.8, 1.0])
+    return texplain_planted.labels(texplain_planted.scenes(20, draw.seed, "train", float(strength), "red"))
+
+
+@case("studies.texplain_planted.tested")
+def _(draw: Draw) -> Any:
+    original, there, gone = texplain_planted.tested(PAPER_2.planted, draw.seed)
+    assert len(original) == len(there) == len(gone) >= PAPER_2.planted.told
+
+
+@case("studies.texplain_instruments.Learning.over_floor")
+def _(draw: Draw) -> Any:
+    losses = {name: 0.1 + draw.numpy.random(9) for name in ("own", "floor")}
+    return texplain_instruments.Learning({}, losses).over_floor("own", draw.seed)
 
 
 DECODER = BertLMHeadModel(

@@ -84,6 +84,14 @@ def decoder() -> BertLMHeadModel:
 
 
 @cache
+def _looking() -> BertLMHeadModel:
+    """The same, which gives its attentions."""
+    torch.manual_seed(0)
+    looks = {"is_decoder": True, "add_cross_attention": True, "attn_implementation": "eager"}
+    return BertLMHeadModel(BertConfig(**SIZES, **looks)).eval()
+
+
+@cache
 def clip() -> models.Clip:
     """The small CLIP that ships."""
     return models.load_clip(f"local-dir:{WEIGHTS / 'clip-vit-mini'}")
@@ -187,12 +195,15 @@ of("InMemory", training.InMemory, features=tokens, sentences=sentences, batch=2,
 of("InMemory.__call__", memory, epoch=0)
 of("train", texplain.train, translator=translator, decoder=_Made(decoder.__wrapped__), batches=memory,
    recipe=training.Recipe(epochs=1, batch=2), prompt=1, pad=0, steps_an_epoch=1, seed=0, encoder=None,
-   checkpoint=_Made(lambda folder: folder / "checkpoint"), checkpoint_steps=5)  # fmt: skip
+   checkpoint=_Made(lambda folder: folder / "checkpoint"), checkpoint_steps=5, after_epoch=None)  # fmt: skip
 of("write_translator", texplain.write_translator, path=_Made(lambda folder: folder / "t"), translator=translator)
 of("read_translator", texplain.read_translator, path=_Made(lambda folder: _translator(folder)), device="cpu")
 of("token_cam", texplain.token_cam, features=tokens, gradient=tokens, grid=(3, 3), weights="grad")
 of("word_grad_cam", texplain.word_grad_cam, decoder=_Made(decoder.__wrapped__), translator=translator, features=tokens,
    sentences=sentences, says=sentences == 5, grid=(3, 3), pad=0, prompt=1, most=2)  # fmt: skip
+of("word_attention", texplain.word_attention, decoder=_Made(_looking.__wrapped__), translator=translator,
+   features=tokens, sentences=sentences, says=sentences == 5, grid=(3, 3), pad=0, prompt=1, most=2,
+   layer=0)  # fmt: skip
 of("first_said", texplain.first_said, sentences=sentences, words=[["bird"], ["sea"]],
    tokenizer=_Made(lambda: captioner().language.tokenizer), word_of=texplain.words_of)  # fmt: skip
 of("classifier_grad_cam", texplain.classifier_grad_cam, model=_Made(lambda: _of_tokens()), layer="1", images=images,

@@ -148,6 +148,9 @@ def words_of_features(device: str) -> None:
     word_maps.word_grad_cam(
         language.decoder, between, seen, sentences[:, None], sentences[:, None] == 3, grid=grid, pad=language.pad
     )
+    word_maps.word_attention(
+        language.decoder, between, seen, sentences[:, None], sentences[:, None] == 3, grid=grid, pad=language.pad
+    )
     word_maps.classifier_grad_cam(network, "model.blocks.-1.norm1", images, labels(device, 2), grid=grid)
     word_maps.token_cam(seen, seen, grid)
 
@@ -160,10 +163,8 @@ def mending(device: str) -> None:
     mitigation.randomly_masked(images, classes * 4 + 9, 0)
     # Pictures stay in the host's memory, in 8 bits, and go to the device batch by batch.
     pixels, chosen = (255 * drawn("cpu", 6, 3, 32, 32)).byte(), torch.arange(6) % 2 == 0
-    light = texplain_mitigation.Blacked.of(pixels, chosen, mitigation.masked(pixels[chosen], drawn("cpu", 3, 4, 4)))
+    light = texplain_mitigation.Masks.of(chosen, pixels, mitigation.masked(pixels[chosen], drawn("cpu", 3, 4, 4)))
     light.black()
-    texplain_mitigation.Masks(chosen, light).black(pixels)
-    texplain_mitigation.lightly(lambda pixels: texplain_mitigation.Masks(chosen, pixels[chosen]))(pixels)
     mitigation.fine_tune(resnet(device), light, torch.arange(3) % 2, mitigation.Recipe(1, 3, 1e-3), 0, device=device)
     groups = labels(device, 6, 4)
     mitigation.flagged(["bird"] * 6, classes, {0: ["bird"], 1: ["lake"]})

@@ -74,6 +74,18 @@ def test_the_generator_is_asked_for_each_category(cfg) -> None:
     assert list(prompts) == list(cfg.categories) and {len(each) for each in prompts.values()} == {cfg.generated}
 
 
+def test_each_prompt_of_the_generator_is_drawn_several_times(cfg) -> None:
+    for texts in pictures.generator_prompts(cfg, 0).values():
+        assert len(set(texts)) == cfg.generated / cfg.images_a_prompt
+        assert texts[: cfg.images_a_prompt] == [texts[0]] * cfg.images_a_prompt
+
+
+def test_pairs_that_are_skipped_come_never(cfg) -> None:
+    first, later = pictures.captioned(cfg, count=30), pictures.captioned(cfg, count=30, skip=30)
+    both = pictures.captioned(cfg, count=60)
+    assert len(first) == len(later) == 30 and set(first.captions) | set(later.captions) == set(both.captions)
+
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 
@@ -243,9 +255,9 @@ def test_random_masks_have_the_area_of_those_they_stand_beside() -> None:
     own = pixels[chosen].clone()
     for image, side in zip(own, (10, 20, 30), strict=True):
         image[:, :side, :side] = 0
-    random = repair.randmasked(repair.Masks(chosen, own), pixels, seed=0)
-    assert (random.pixels[:] == 0).all(1).sum((1, 2)).tolist() == [100, 400, 900]
-    assert torch.equal(random.chosen, chosen) and not torch.equal(random.pixels[:], own)
+    random = repair.randmasked(repair.Masks.of(chosen, pixels, own), seed=0)
+    assert (random[:] == 0).all(1).sum((1, 2)).tolist() == [100, 400, 900]
+    assert torch.equal(random.chosen, chosen) and not torch.equal(random[:], own)
 
 
 def test_masked_pictures_are_made_when_asked_for_and_teach_the_same() -> None:
@@ -255,11 +267,11 @@ def test_masked_pictures_are_made_when_asked_for_and_teach_the_same() -> None:
     pixels[3, :, :9] = 0  # black before
     chosen = torch.arange(9) % 3 != 1
     own = pixels[chosen] * (torch.rand(6, 1, 20, 24, generator=draw) < 0.7)
-    light = repair.Blacked.of(pixels, chosen, own)
+    light = repair.Masks.of(chosen, pixels, own)
     assert len(light) == 6 and light.bits.nbytes == 6 * 20 * 24 / 8 and light.whole is pixels
     assert all(torch.equal(light[i], each) for i, each in enumerate(own))
     assert torch.equal(light[:], own) and torch.equal(light[torch.tensor([4, 1])], own[[4, 1]])
-    assert torch.equal(repair.Masks(chosen, light).black(pixels), repair.Masks(chosen, own).black(pixels))
+    assert torch.equal(light.black(), (own != pixels[chosen]).any(1))
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -278,14 +290,14 @@ def test_masks_are_located_on_the_birds(cfg) -> None:
     own = pixels[chosen].clone()
     own[0, :, bird[0]] = 0
     own[1, :, ~bird[1]] = 0
-    assert repair.on_birds(repair.Masks(chosen, own), pixels, data).tolist() == [1, 0, 0]  # the third has no mask
+    assert repair.on_birds(repair.Masks.of(chosen, pixels, own), data).tolist() == [1, 0, 0]  # the third has no mask
 
 
 def test_masktune_masks_every_picture_a_little(cfg) -> None:
     data = things(9)
     model = vit_classifier.build(cfg.classifier, 0, 9)
     masks = repair.masktune(model, "model.blocks.-1.norm1", study.pixels(data), tuple(cfg.grid), "cpu")
-    share = masks.black(study.pixels(data)).double().mean((1, 2))
+    share = masks.black().double().mean((1, 2))
     assert masks.chosen.all() and ((share >= 0) & (share < 0.25)).all() and share.max() > 0
 
 

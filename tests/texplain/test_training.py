@@ -105,6 +105,27 @@ def test_the_training_is_that_of_a_plain_loop() -> None:
     assert not found.training and len(curve) == 10
 
 
+def test_who_looks_after_each_epoch_changes_nothing_and_may_end_it() -> None:
+    watched, alone, stopped, seen = translator(), translator(), translator(), []
+
+    def look(epoch: int) -> bool:
+        watched.eval()  # as one does to look at the loss of other pairs
+        seen.append(epoch)
+        return False
+
+    assert fitted(watched, after_epoch=look) == fitted(alone) and same(watched, alone)
+    assert seen == [1, 2] and not watched.training
+    assert len(fitted(stopped, after_epoch=lambda epoch: epoch == 1)) == 5 and not stopped.training
+
+
+def test_padding_behind_all_sentences_of_a_batch_changes_nothing() -> None:
+    features, sentences = pairs()
+    padded = nn.functional.pad(sentences, (0, 4), value=PAD)
+    found, expected = translator(), translator()
+    curve = fitted(found, InMemory(features, padded, RECIPE.batch, seed=3))
+    assert curve == fitted(expected) and same(found, expected)
+
+
 @pytest.mark.parametrize("variant", ["token", "bottleneck", "flat"])
 def test_the_translator_learns_to_say_the_word(variant: str) -> None:
     model, recipe = translator(variant=variant), Recipe(epochs=10, batch=8, learning_rate=0.01)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, BertTokenizerFast
 
 from xaikit.texplain.translator import Translator
-from xaikit.texplain.word_maps import classifier_grad_cam, first_said, token_cam, word_grad_cam
+from xaikit.texplain.word_maps import classifier_grad_cam, first_said, token_cam, word_attention, word_grad_cam
 from xaikit.texplain.words import words_of
 
 GRID, WIDTH, VOCABULARY = (2, 3), 5, 12
@@ -178,6 +178,58 @@ def test_padding_prompts_and_sentences_without_the_word_change_nothing(decoder, 
     logits = decoder(input_ids=sentence[None, :3], encoder_hidden_states=conditioning, use_cache=False).logits
     (gradient,) = torch.autograd.grad(logits[0, -1].log_softmax(0)[5], leaf)
     torch.testing.assert_close(shorter[0], slow_map(FEATURES[0], list(gradient[1:].mean(0))))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_word_attention_equals_sentence_by_sentence_autograd(decoder, translator, layer) -> None:
+    found = word_attention(decoder, translator, FEATURES, SENTENCES, says(), grid=GRID, pad=PAD, layer=layer)
+    assert found.shape == (3, *GRID) and (found > 0).any((1, 2)).all()
+    for image in range(3):
+        conditioning, total = translator(FEATURES[image : image + 1]).detach().requires_grad_(), torch.zeros(6).double()
+        for sentence, position in FIRST[image].items():
+            tokens = SENTENCES[image, sentence]
+            output = decoder(
+                input_ids=tokens[None, :position], encoder_hidden_states=conditioning, use_cache=False,
+                output_attentions=True,
+            )  # fmt: skip
+            looked = output.cross_attentions[layer]
+            (gradient,) = torch.autograd.grad(output.logits[0, -1].log_softmax(0)[tokens[position]], looked)
+            for head in range(2):
+                for patch in range(6):  # the class token stands in front
+                    g, a = (float(each[0, head, -1, 1 + patch].detach()) for each in (gradient, looked))
+                    total[patch] += max(0.0, g) * a / 2 / len(FIRST[image])
+        torch.testing.assert_close(found[image], total.reshape(GRID))
+    middle = word_attention(decoder, translator, FEATURES, SENTENCES, says(), grid=GRID, pad=PAD)
+    if layer == 0:  # of two layers the lower one is the middle
+        torch.testing.assert_close(middle, found)
+
+
+def test_word_attention_of_a_word_in_pieces_is_the_sum_over_them(decoder) -> None:
+    sentence = torch.tensor([[[1, 3, 7, 8, 4, 2]]])
+    marks = torch.tensor([[[False, False, True, True, False, False]]])
+    features = random(1, 7, 16, seed=5)
+    found = word_attention(decoder, nn.Identity(), features, sentence, marks, grid=GRID, pad=PAD, layer=1)
+    conditioning = features.clone().requires_grad_()
+    output = decoder(input_ids=sentence[0], encoder_hidden_states=conditioning, use_cache=False, output_attentions=True)
+    logs = output.logits[0].log_softmax(1)
+    (gradient,) = torch.autograd.grad(logs[1, 7] + logs[2, 8], output.cross_attentions[1])
+    looked = (output.cross_attentions[1] * gradient.relu()).mean(1)[0, 1:3, 1:].sum(0)
+    torch.testing.assert_close(found[0], looked.detach().reshape(GRID))
+
+
+def test_bad_input_of_word_attention(decoder, translator) -> None:
+    def attempt(decoder=decoder, translator=translator, grid=GRID, **others):
+        return word_attention(decoder, translator, FEATURES, SENTENCES, says(), grid=grid, pad=PAD, **others)
+
+    with pytest.raises(ValueError, match="no layer 2 with cross-attention: the decoder has 2"):
+        attempt(layer=2)
+    with pytest.raises(ValueError, match="mixes all tokens"):
+        attempt(translator=Translator(7, WIDTH, 16, variant="bottleneck", hidden=4).double())
+    with pytest.raises(ValueError, match="7 tokens for 4 patches"):
+        attempt(grid=(2, 2))
+    decoder.config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match="gives no attentions"):
+        attempt()
 
 
 def test_a_word_of_several_pieces_counts_as_one(decoder, translator) -> None:

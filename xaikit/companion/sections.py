@@ -130,7 +130,7 @@ def _texplain(tables: _Tables) -> list[Work]:
         weights(vit.parameters, captioner), 4.0 * at_once * (decoder.kept(words, vit.tokens) + vit.tokens * vit.width)
     )
     picture = 3.0 * tables["size"] ** 2
-    tuned = runs * recipe["epochs"] * birds["train"] * 3 * vit.flops + 6 * runs * birds["train"] * 3 * vit.flops
+    tuned = runs * recipe["epochs"] * birds["train"] * 3 * vit.flops + 8 * runs * birds["train"] * 3 * vit.flops
     sd, drawn = towers.STABLE_DIFFUSION, len(tables["categories"]) * tables["generated"]
     at_a_time = tables["generator"].get("batch", 50)
     latent_tokens = (64 // 2) ** 2
@@ -164,8 +164,8 @@ def _texplain(tables: _Tables) -> list[Work]:
             sampling=runs * birds["train"] * tables["flag_sentences"] * each,
             decoded=sum(birds.values()) + runs * pairs, gpu=max(translating("adapted"), tuning, mapped, speaking),
             # The features of one run, and the masked pictures of five methods in all of them.
-            host=memory + 2 * birds["train"] * features + (1 + 5 * runs) * birds["train"] * picture,
-            disk=weights(6 * runs * vit.parameters),
+            host=memory + 2 * birds["train"] * features + (1 + 8 * runs) * birds["train"] * picture,
+            disk=weights(9 * runs * vit.parameters),
         ),
         Work(
             "Figure 4 and Table 1", {"float32": drawing, **learned("latents", latent_tokens, 16)},

@@ -24,7 +24,7 @@ from xaikit.models import vit_classifier
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.clip import load_from
 from xaikit.models.generator import Generator
-from xaikit.models.hooks import at_least_float32
+from xaikit.models.hooks import at_least_float32, evaluating
 from xaikit.models.hub import find, load_whole, remember, said
 from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import DATASETS
@@ -42,7 +42,7 @@ from xaikit.texplain.text_overlap import Embed, has_words, mean_pooled, over_sam
 from xaikit.texplain.training import InMemory, read_translator
 from xaikit.texplain.training import Recipe as TranslatorRecipe
 from xaikit.texplain.training import train as train_translator
-from xaikit.texplain.translator import Translator
+from xaikit.texplain.translator import Translator, log_probabilities
 from xaikit.texplain.words import document_frequency, dominant, explained_by_prior, words_of
 from xaikit.world import SceneSet
 from xaikit.world.scene import Scene, Value
@@ -153,6 +153,33 @@ def trained_translators(
     **options: Any,
 ) -> dict[str, Translator]:
     """A translator as `trained_translator` gives for each of `features`, by their names; trained side by side."""
+    found = learned_translators(features, pairs, language, settings, seeds, device, start=start, **options)
+    return {name: learned.translator for name, learned in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A translator, and its loss on held-out pairs after each epoch, in nats a token: that of the least is kept."""
+
+    translator: Translator
+    held_out: list[float]
+
+
+def learned_translators(
+    features: Mapping[str, nn.Module],
+    pairs: Captioned,
+    language: LanguageModel,
+    settings: Settings,
+    seeds: Mapping[str, int],
+    device: str,
+    *,
+    start: Translator | None = None,
+    **options: Any,
+) -> dict[str, Learned]:
+    """The same, with the losses of the pairs that are held out: one of `HELD_OUT`, where that leaves enough to learn.
+
+    Training ends when the loss has not fallen for `settings.patience` epochs (by default it does not end early).
+    """
     if not len(pairs):
         raise ValueError("There is no image with captions to learn from: ask for at least two pairs.")
     each = min(map(len, pairs.captions))
@@ -171,6 +198,7 @@ def trained_translators(
             precision=settings.get("precision", "float32"),
             at_once=settings.get("at_once"),
         ),
+        "patience": settings.get("patience", settings.epochs),
         "device": device,
     }
     found = {}
@@ -182,10 +210,34 @@ def trained_translators(
             for name, module in turn.items()
         }
         for name, state in fetch_all(_translator, jobs, label="training translators", device=device).items():
-            found[name] = _new_translator(jobs[name]["features"], common["arguments"])
-            found[name].load_state_dict(state)
-            found[name].to(device).eval().requires_grad_(False)
+            losses = state.pop("held_out").tolist()
+            translator = _new_translator(jobs[name]["features"], common["arguments"])
+            translator.load_state_dict(state)
+            found[name] = Learned(translator.to(device).eval().requires_grad_(False), losses)
     return found
+
+
+HELD_OUT = 10  # one pair of so many: the training looks at its loss, and does not learn from it
+
+
+def held_out_losses(
+    translator: nn.Module,
+    features: Tokens,
+    sentences: Int64[Tensor, "rows captions length"],
+    decoder: nn.Module,
+    prompt: int,
+    pad: int,
+) -> Float[Tensor, " images"]:
+    """The loss of each image's captions, in nats a token, on the CPU."""
+    device, found = next(decoder.parameters()).device, []
+    with torch.no_grad(), evaluating(translator):
+        for z, told in zip(features.split(64), sentences.split(64), strict=True):
+            given = translator(z.to(device).float()).repeat_interleave(told.shape[1], 0)
+            flat = told.flatten(0, 1).to(device)
+            logs = log_probabilities(decoder, given, flat, pad=pad)[:, prompt - 1 :].sum(1)
+            count = (flat[:, prompt:] != pad).sum(1)
+            found.append(-(logs.view(len(z), -1).sum(1) / count.view(len(z), -1).sum(1)).cpu())
+    return torch.cat(found)
 
 
 def encoded(
@@ -220,6 +272,7 @@ def _translator(
     arguments: dict[str, Any],
     start: Translator | None,
     recipe: TranslatorRecipe,
+    patience: int,
     seed: int,
     device: str,
 ) -> dict[str, Any]:
@@ -227,11 +280,22 @@ def _translator(
     translator = _new_translator(features, arguments)
     if start is not None:
         translator.load_state_dict(start.state_dict())
-    data = InMemory(features, sentences, recipe.batch, seed)
+    held = torch.arange(len(features)) % HELD_OUT == HELD_OUT - 1
+    data = InMemory(features[~held], sentences[~held], recipe.batch, seed)
     accelerator = Accelerator(cpu=device == "cpu")
+    losses: list[float] = []
+    best: dict[str, Tensor] = {}
+
+    def look(_epoch: int) -> bool:
+        own = held_out_losses(translator, features[held], sentences[held][:, :2], decoder, prompt, pad)
+        losses.append(float(own.double().mean()))
+        if losses[-1] == min(losses):
+            best.update({name: value.clone() for name, value in translator.state_dict().items()})
+        return len(losses) - losses.index(min(losses)) > patience
+
     train_translator(translator.to(device), decoder, data, recipe, prompt=prompt, pad=pad, steps_an_epoch=len(data),
-                     seed=seed, accelerator=accelerator)  # fmt: skip
-    return dict(translator.state_dict())
+                     seed=seed, accelerator=accelerator, after_epoch=look if held.any() else None)  # fmt: skip
+    return {**(best or translator.state_dict()), "held_out": torch.tensor(losses, dtype=torch.float64)}
 
 
 def _new_translator(features: Tokens, arguments: dict[str, Any]) -> Translator:

@@ -1,21 +1,19 @@
 """Table 2 of paper 2: classifiers of birds tuned on masked pictures, beside a baseline without masks."""
 
 import copy
-import functools
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from xaikit.companion.record import published
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.storage.seeding import rng
 from xaikit.studies.texplain import (
     Explainer,
     Sentences,
@@ -37,73 +35,46 @@ WORD_MAPS = 70_000
 
 
 @dataclass(frozen=True, eq=False)
-class Blacked(Dataset):
-    """Some of the pictures in 8 bits with pixels blacked out, made when one asks for them: a bit is kept for each.
+class Masks(Dataset):
+    """The training images that a method of Table 2 has chosen, with what it blacks out: a data set of 8-bit pictures.
 
-    Under the paper profile a copy for each method and run would take 2 GB, and all of them together 30.
+    They are made when one asks for them, from the whole set and a bit a pixel. Under the paper profile a copy for each
+    method and run would take 2 GB, and all of them together 30.
     """
 
+    chosen: Bool[Tensor, " images"]
     whole: UInt8[Tensor, "images 3 height width"]
-    rows: Int64[Tensor, " chosen"]
     bits: UInt8[np.ndarray, "chosen bytes"]
 
     @classmethod
     def of(
         cls,
-        whole: UInt8[Tensor, "images 3 height width"],
         chosen: Bool[Tensor, " images"],
+        whole: UInt8[Tensor, "images 3 height width"],
         pixels: UInt8[Tensor, "chosen 3 height width"],
-    ) -> "Blacked":
+    ) -> "Masks":
         """The chosen ones of the whole set, which are `pixels` once they are masked."""
         rows = chosen.nonzero()[:, 0]
         bits = [
             np.packbits((part != whole[own]).any(1).flatten(1).numpy(), axis=1)
             for part, own in zip(pixels.split(256), rows.split(256), strict=True)
         ]
-        return cls(whole, rows, np.concatenate(bits))
+        return cls(chosen, whole, np.concatenate(bits))
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.bits)
 
     def __getitem__(self, index: int | slice | Tensor) -> UInt8[Tensor, "*some 3 height width"]:
-        return self.whole[self.rows[index]].masked_fill(self.black(index)[..., None, :, :], 0)
+        rows = self.chosen.nonzero()[:, 0]
+        return self.whole[rows[index]].masked_fill(self.black(index)[..., None, :, :], 0)
 
     def black(self, index: int | slice | Tensor = slice(None)) -> Bool[Tensor, "*some height width"]:
-        """Which pixels of pictures are blacked out: those that were black before are not among them."""
+        """Which pixels of them are blacked out: those that were black before are not among them."""
         height, width = self.whole.shape[-2:]
         found = np.unpackbits(self.bits[index], axis=-1, count=height * width)
         return torch.from_numpy(found).bool().unflatten(-1, (height, width))
 
 
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """What the methods of Table 2 black out in the training images: which images, and their masked pixels in 8 bits."""
-
-    chosen: Bool[Tensor, " images"]
-    pixels: UInt8[Tensor, "chosen 3 height width"] | Blacked
-
-    def black(self, whole: UInt8[Tensor, "images 3 height width"]) -> Bool[Tensor, "chosen height width"]:
-        """Which pixels of the chosen images they black out."""
-        if isinstance(self.pixels, Blacked):
-            return self.pixels.black()
-        return (self.pixels != whole[self.chosen]).any(1)
-
-
-def lightly(masking: Callable[..., Masks]) -> Callable[..., Masks]:
-    """Have what masks its argument `pixels` give them `Blacked`."""
-
-    @functools.wraps(masking)
-    def masks(*args: Any, **kwargs: Any) -> Masks:
-        found = masking(*args, **kwargs)
-        if isinstance(found.pixels, Blacked) or not len(found.pixels):
-            return found
-        whole = inspect.signature(masking).bind(*args, **kwargs).arguments["pixels"]
-        return Masks(found.chosen, Blacked.of(whole, found.chosen, found.pixels))
-
-    return masks
-
-
-@lightly
 def masktune(
     model: nn.Module, layer: str, pixels: UInt8[Tensor, "images 3 height width"], grid: tuple[int, int], device: str
 ) -> Masks:
@@ -112,7 +83,7 @@ def masktune(
         masked(part, classifier_grad_cam(model, layer, part.to(device) / 255, grid=grid, weights="xgrad").cpu())
         for part in pixels.split(64)
     ]
-    return Masks(torch.ones(len(pixels), dtype=torch.bool), torch.cat(parts))
+    return Masks.of(torch.ones(len(pixels), dtype=torch.bool), pixels, torch.cat(parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +121,6 @@ def lexicons(data: Grouped) -> dict[int, set[str]]:
     return {label: {"bird", *({name} & set(kinds))} for label, name in enumerate(data.names)}
 
 
-@lightly
 def texplained(
     explainer: Explainer,
     features: Tokens,
@@ -158,50 +128,83 @@ def texplained(
     pixels: UInt8[Tensor, "images 3 height width"],
     flags: Flags,
     grid: tuple[int, int],
+    word_map: Callable[..., Tensor] = word_grad_cam,
 ) -> Masks:
     """The flagged images, each without the patches that make the decoder say its first word (or concept).
 
-    Raises ValueError where no image is flagged.
+    `word_map` is `word_grad_cam`, as published, or `word_attention`. Raises ValueError where no image is flagged.
     """
     if not flags.chosen.any():
         raise ValueError("No training image is flagged: every first word is its class's; give a narrower lexicon.")
-    language, rows = explainer.language, flags.chosen.nonzero()[:, 0]
-    device = next(language.decoder.parameters()).device
-    prompt = torch.tensor(language.prompt).expand(len(rows), sentences.shape[1], -1)
-    whole = torch.cat([prompt, sentences[rows]], 2)
+    rows = flags.chosen.nonzero()[:, 0]
     wanted = [{word, *flags.concepts.get(word, ())} for word in (flags.top[row] for row in rows.tolist())]
-    said = first_said(sentences[rows], wanted, language.tokenizer, words_of)
+    maps, _ = maps_of(explainer, features[rows], sentences[rows], wanted, grid, word_map)
+    return Masks.of(flags.chosen, pixels, masked(pixels[rows], maps))
+
+
+def maps_of(
+    explainer: Explainer,
+    features: Tokens,
+    sentences: Sentences,
+    words: Sequence[Collection[str]],
+    grid: tuple[int, int],
+    word_map: Callable[..., Tensor],
+) -> tuple[Float[Tensor, "told rows columns"], Bool[Tensor, " images"]]:
+    """The maps of the words of each image, of those of whose sentences one has such a word, and which these are."""
+    language = explainer.language
+    device = next(language.decoder.parameters()).device
+    prompt = torch.tensor(language.prompt).expand(len(sentences), sentences.shape[1], -1)
+    whole = torch.cat([prompt, sentences], 2)
+    said = first_said(sentences, words, language.tokenizer, words_of)
     said = torch.cat([torch.zeros_like(prompt, dtype=torch.bool), said], 2)
-    parts, together = [], min(16, max(1, WORD_MAPS // (MOST_SENTENCES * features.shape[1])))
-    for start in range(0, len(rows), together):
-        part = slice(start, start + together)
-        maps = word_grad_cam(
-            language.decoder, explainer.translator, features[rows[part]].to(device), whole[part].to(device),
-            said[part], grid=grid, pad=language.pad, prompt=len(language.prompt), most=MOST_SENTENCES,
+    has = said.any(2).any(1)
+    rows, parts = has.nonzero()[:, 0], []
+    together = min(16, max(1, WORD_MAPS // (MOST_SENTENCES * features.shape[1])))
+    for part in rows.split(together):
+        parts.append(
+            word_map(
+                language.decoder, explainer.translator, features[part].to(device), whole[part].to(device), said[part],
+                grid=grid, pad=language.pad, prompt=len(language.prompt), most=MOST_SENTENCES,
+            ).cpu()
         )  # fmt: skip
-        parts.append(masked(pixels[rows[part]], maps.cpu()))
-    return Masks(flags.chosen, torch.cat(parts))
+    return torch.cat(parts) if parts else features.new_zeros(0, *grid), has
 
 
-@lightly
-def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:
+def randmasked(masks: Masks, seed: int) -> Masks:
     """The images that `masks` has masked, each with a black square of the same area anywhere instead."""
     if not masks.chosen.any():
         return masks
-    own = pixels[masks.chosen]
-    areas = masks.black(pixels).sum((1, 2))
-    return Masks(masks.chosen, randomly_masked(own, areas, seed))
+    areas = masks.black().sum((1, 2))
+    return Masks.of(masks.chosen, masks.whole, randomly_masked(masks.whole[masks.chosen], areas, seed))
 
 
-def on_birds(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> np.ndarray:
+def unmasked(count: int, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:
+    """As many pictures, drawn at random, as they are: what tuning on few pictures does by itself."""
+    chosen = torch.zeros(len(pixels), dtype=torch.bool)
+    chosen[torch.from_numpy(rng(seed, "unmasked").permutation(len(pixels))[:count])] = True
+    return Masks.of(chosen, pixels, pixels[chosen])
+
+
+def without_place(flags: Flags, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> Masks:
+    """The flagged pictures with all black but the drawn birds: what a mask of the place could be at best.
+
+    Raises ValueError for photographs, of which nothing says where the bird is.
+    """
+    if data.scenes is None:
+        raise ValueError("Where the bird is in a photograph is not known: this needs drawn scenes.")
+    bird = data.scenes[flags.chosen].masks("birds", pixels.shape[-1])
+    return Masks.of(flags.chosen, pixels, pixels[flags.chosen] * bird[:, None])
+
+
+def on_birds(masks: Masks, data: Grouped) -> np.ndarray:
     """The share of each masked image's black pixels that lie on a drawn bird; 0 where nothing is black.
 
     Raises ValueError for photographs, of which nothing says where the bird is.
     """
     if data.scenes is None:
         raise ValueError("Where the bird is in a photograph is not known: this needs drawn scenes.")
-    black = masks.black(pixels)
-    bird = data.scenes[masks.chosen].masks("birds", pixels.shape[-1])
+    black = masks.black()
+    bird = data.scenes[masks.chosen].masks("birds", black.shape[-1])
     return ((black & bird).sum((1, 2)) / black.sum((1, 2)).clamp(min=1)).double().numpy()
 
 

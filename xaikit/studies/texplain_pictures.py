@@ -72,31 +72,46 @@ class Captioned:
         return len(self.captions)
 
 
-def captioned(cfg: Settings, families: Sequence[str] = (), size: int | None = None) -> Captioned:
-    """The image-caption pairs that translators learn from, `cfg.pairs` of them: general ones, not those explained.
+def captioned(
+    cfg: Settings, families: Sequence[str] = (), size: int | None = None, *, count: int | None = None, skip: int = 0
+) -> Captioned:
+    """The image-caption pairs that translators learn from: general ones, not those explained.
 
-    Their images are of `size` pixels, by default the profile's.
-
-    Drawn ones, of the `families` given or of all, are some of those that the mini captioner learned from, as COCO is
-    of BLIP's. Raises ValueError for families that the corpus does not have.
+    There are `count` of them, `cfg.pairs` by default, after the first `skip`; images are of `size` pixels, by default
+    the profile's. Drawn ones, of the `families` given, of the profile's or of all, are some of those that the mini
+    captioner learned from, as COCO is of BLIP's. Raises ValueError for families that the corpus does not have.
     """
-    size = size or cfg.size
+    size, count, families = size or cfg.size, count or cfg.pairs, families or cfg.get("families", ())
     if cfg.data != WORLD:
         found = real_captions.read_coco(DATASETS / cfg.coco, "train")
-        found = found.select(range(min(cfg.pairs, len(found))))
+        found = found.select(range(min(skip, len(found)), min(skip + count, len(found))))
         return Captioned(Prepared(found, size), found.captions)
     parts: dict[str, SceneSet] = {
         name: scenes for name, scenes in clip_vit_mini.corpus().items() if not families or name in families
     }
     if not parts:
         raise ValueError(f"The corpus has no scenes of {', '.join(families)}: name families of the world.")
-    parts = {name: scenes[: cfg.pairs // len(parts)] for name, scenes in parts.items()}
+    first, last = skip // len(parts), (skip + count) // len(parts)
+    parts = {name: scenes[first:last] for name, scenes in parts.items()}
     images = ConcatDataset([scenes.images(size) for scenes in parts.values()])
     return Captioned(images, [five for name, scenes in parts.items() for five in clip_vit_mini.captions(name, scenes)])
 
 
 def generator_prompts(cfg: Settings, seed: int) -> dict[str, list[str]]:
-    """What the generator is asked to draw: `cfg.generated` captions of each of `cfg.categories`."""
+    """What the generator is asked to draw of each of `cfg.categories`: `cfg.generated` pictures.
+
+    Each prompt, a caption, stands there `cfg.images_a_prompt` times on end, as each of the paper's has 100 pictures.
+    """
+    each = min(cfg.images_a_prompt, cfg.generated)
+    if cfg.generated % each:
+        raise ValueError(
+            f"{cfg.generated} pictures of a category are no whole number of {each} a prompt: mend the profile."
+        )
+    found = _captions_of_categories(cfg, seed)
+    return {name: [text for text in texts for _ in range(each)][: cfg.generated] for name, texts in found.items()}
+
+
+def _captions_of_categories(cfg: Settings, seed: int) -> dict[str, list[str]]:
     if cfg.data == WORLD:
         scenes = list(world.nine(len(HOMES) * cfg.generated, seed=seed, split="validation"))
         return {name: [scene.captions[0] for scene in scenes if scene.category == name] for name in cfg.categories}

@@ -20,7 +20,7 @@ from xaikit.texplain.rating import Question, agreement, krippendorff_alpha, read
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.training import InMemory, read_translator, train, write_translator
 from xaikit.texplain.translator import Features, Translator, log_probabilities, sentence_loss
-from xaikit.texplain.word_maps import classifier_grad_cam, first_said, token_cam, word_grad_cam
+from xaikit.texplain.word_maps import classifier_grad_cam, first_said, token_cam, word_attention, word_grad_cam
 from xaikit.texplain.words import document_frequency, dominant, explained_by_prior, top_word, words_of
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "token_cam",
     "top_word",
     "train",
+    "word_attention",
     "word_grad_cam",
     "words_of",
     "write_translator",

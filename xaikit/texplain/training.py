@@ -125,6 +125,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_steps: Count = 500,
     accelerator: Accelerator | None = None,
+    after_epoch: Callable[[int], bool] | None = None,
 ) -> list[float]:
     """Train the translator, in place, by the loss of captions under the frozen `decoder`; the result is its loss curve.
 
@@ -133,6 +134,8 @@ def train(
     The curve has the loss of each step, in nats a token of all processes. Several processes (`accelerate launch`)
     train as one would with all their shares. The modules are moved to the accelerator's device, by default a GPU if
     there is one; the translator is left in evaluation mode.
+    `after_epoch` is called with the number of epochs that are done, and ends the training by True: to look at held-out
+    pairs (`studies.texplain` does), on which the training has no business.
     A run that was killed goes on from its `checkpoint`, written every `checkpoint_steps` and at the end, and ends with
     the weights that it would have had: torch's own random numbers, too, start anew from `seed` at each epoch. The file
     knows by which recipe, from which weights and for which decoder it was made, but not the data.
@@ -174,6 +177,8 @@ def train(
     ):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(len(curve), steps)
+        longest = int((sentences != pad).any(0).cumsum(0).argmax()) + 1  # what is padding in all of them costs time
+        sentences = sentences[:, :longest]
         given, sentences = given.to(device, non_blocking=True), sentences.to(device, non_blocking=True)
         with training_precision(str(device), recipe.precision):
             if encoder is not None:
@@ -202,6 +207,10 @@ def train(
         optimiser.step()
         if checkpoint is not None and main and (len(curve) == steps or len(curve) % checkpoint_steps == 0):
             _save(checkpoint, job, translator, optimiser, curve)
+        if after_epoch is not None and len(curve) % steps_an_epoch == 0:
+            if after_epoch(len(curve) // steps_an_epoch):
+                break
+            translator.train()  # it may have been looked at in evaluation mode
     translator.eval()
     return curve
 

@@ -1,8 +1,9 @@
-"""Where in an image a word, or a class, comes from: Grad-CAM on the tokens of a vision transformer.
+"""Where in an image a word, or a class, comes from: maps on the tokens of a vision transformer.
 
 TExplain masks the area of the first dominant word that does not belong to the class (section 4.4). The paper says
 "GradCAM" and no more; here are the two readings: of the word that the decoder says, through the translator
-(`word_grad_cam`), and of the class that the classifier predicts, as in MaskTune (`classifier_grad_cam`).
+(`word_grad_cam`), and of the class that the classifier predicts, as in MaskTune (`classifier_grad_cam`). A map of the
+word that finds the word's thing where that is known is `word_attention`: what the decoder looks at, by the gradient.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from xaikit.arguments import Count, Natural, Side, public
-from xaikit.models.hooks import check_hookable, evaluating, in_own_precision
+from xaikit.models.hooks import check_hookable, evaluating, hooked, in_own_precision
 from xaikit.saliency.cam import cam, class_gradient
 from xaikit.texplain.translator import log_probabilities
 
@@ -90,6 +91,88 @@ def word_grad_cam(
     >>> word_grad_cam(decoder, translator, features, sentences, sentences == 5, grid=(3, 3), pad=0).shape
     torch.Size([1, 3, 3])
     """
+    image, own, marked, share = _saying(features, sentences, says, pad, prompt, most)
+    with torch.enable_grad(), evaluating(translator):
+        leaf = features.detach().clone().requires_grad_()
+        logs = log_probabilities(decoder, translator(leaf)[image], own, pad=pad)
+        said = logs.where(marked[:, 1:], 0.0).sum(1)  # position 0 is given, so its token has no entry
+        (gradient,) = torch.autograd.grad((said * share).sum(), leaf)
+    return token_cam(leaf.detach(), gradient, grid)
+
+
+@public
+@in_own_precision()
+def word_attention(
+    decoder: nn.Module,
+    translator: nn.Module,
+    features: Tokens,
+    sentences: Int64[Tensor, "images n length"],
+    says: Bool[Tensor, "images n length"],
+    *,
+    grid: Side,
+    pad: Natural,
+    prompt: Count = 1,
+    most: Count = 16,
+    layer: Natural | None = None,
+) -> Maps:
+    """Which of the classifier's patches the decoder looks at to say a word: maps >= 0, not normalised.
+
+    The arguments are those of `word_grad_cam`. In the decoder's `layer`, counted from 0, A[h, q, k] is how much head h
+    attends at the token q to the translated patch k; g is the gradient of log p(the word) with respect to it. The map
+    is the mean over heads and sentences of ReLU(g) A at the tokens from which the word is predicted. So it needs a
+    translator that leaves each token in its place ("token"), or none: `torch.nn.Identity()`. By default it is the
+    middle one of the layers that attend to the picture, the lower one of two.
+    Raises ValueError for a layer that the decoder does not have, attentions that it does not give (load it with
+    attn_implementation="eager"), a translator that mixes or loses tokens, and as `word_grad_cam` does.
+    Source: the maps of ALBEF (Li et al., 2021), which BLIP's authors took on; theirs is the third of the six layers
+    that attend to the picture.
+
+    >>> import torch
+    >>> from transformers import BertConfig, BertLMHeadModel
+    >>> from xaikit import Translator
+    >>> from xaikit.texplain import word_attention
+    >>> sizes = dict(vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    >>> config = BertConfig(**sizes, is_decoder=True, add_cross_attention=True, attn_implementation="eager")
+    >>> features, sentences = torch.rand(1, 9, 8), torch.tensor([[[1, 5, 6, 2], [1, 7, 5, 2]]])
+    >>> decoder, translator = BertLMHeadModel(config), Translator(tokens=9, width=8, to_width=16)
+    >>> word_attention(decoder, translator, features, sentences, sentences == 5, grid=(3, 3), pad=0).shape
+    torch.Size([1, 3, 3])
+    """
+    if getattr(translator, "whole", False):
+        raise ValueError("This translator mixes all tokens, so a patch has no place in what it gives: take 'token'.")
+    image, own, marked, share = _saying(features, sentences, says, pad, prompt, most)
+    looking = [module for name, module in decoder.named_modules() if name.endswith("crossattention.self")]
+    layer = (len(looking) - 1) // 2 if layer is None else layer
+    if not 0 <= layer < len(looking):
+        raise ValueError(f"There is no layer {layer} with cross-attention: the decoder has {len(looking)}, from 0 on.")
+    kept: list[Tensor] = []
+
+    def keep(_name: str, _inputs: tuple, output: object) -> None:
+        attention = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(attention, Tensor):
+            raise ValueError('The decoder gives no attentions: load it with attn_implementation="eager".')
+        kept.append(attention)
+
+    with torch.enable_grad(), evaluating(translator), hooked(decoder, {f"layer {layer}": looking[layer]}, keep):
+        given = translator(features.detach())[image].detach().requires_grad_()  # so that attentions have a gradient
+        logs = log_probabilities(decoder, given, own, pad=pad)
+        said = logs.where(marked[:, 1:], 0.0).sum(1)
+        (gradient,) = torch.autograd.grad((said * share).sum(), kept[0])
+    looked = (kept[0].detach() * gradient.relu()).mean(1)  # over heads: [rows, tokens but the last, patches]
+    each = looked.where(marked[:, 1:, None], 0.0).sum(1)  # the token at q predicts the one behind it
+    patches = grid[0] * grid[1]
+    if each.shape[1] not in (patches, patches + 1):
+        raise ValueError(f"The decoder looks at {each.shape[1]} tokens for {patches} patches: give the patches' grid.")
+    maps = each.new_zeros(len(features), patches).index_add(0, image, each[:, -patches:])
+    if not maps.isfinite().all():
+        raise ValueError("The maps hold NaN or infinity: look for them in the inputs and in the weights.")
+    return maps.unflatten(1, grid)
+
+
+def _saying(
+    features: Tokens, sentences: Tensor, says: Tensor, pad: int, prompt: int, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first `most` sentences of each image that say its word: whose they are, they, its tokens, and their share."""
     if not len(features) or not len(features) == len(sentences) or sentences.shape != says.shape:
         raise ValueError(
             f"There are features of {len(features)} images, sentences {tuple(sentences.shape)} and marks of a word "
@@ -107,12 +190,7 @@ def word_grad_cam(
         )
     chosen = has & (has.cumsum(1) <= most)
     image, sentence = chosen.nonzero(as_tuple=True)
-    with torch.enable_grad(), evaluating(translator):
-        leaf = features.detach().clone().requires_grad_()
-        logs = log_probabilities(decoder, translator(leaf)[image], sentences[image, sentence], pad=pad)
-        said = logs.where(says[image, sentence][:, 1:], 0.0).sum(1)  # position 0 is given, so its token has no entry
-        (gradient,) = torch.autograd.grad((said / chosen.sum(1)[image]).sum(), leaf)
-    return token_cam(leaf.detach(), gradient, grid)
+    return image, sentences[image, sentence], says[image, sentence], 1 / chosen.sum(1)[image].to(features)
 
 
 @public
