@@ -801,7 +801,7 @@ for instrument, values in readings.items():
         unit = "difference" if control == "gap" else "share of the truth"
         note(f"instruments.{instrument}.{control}", interval, "Instruments", "control", unit)
     if len(set(means)) > 1 and len(set(truth)) > 1:
-        ranked[instrument] = note(f"instruments.{instrument}.rank", spearman(truth, means, seed), "Instruments",
+        ranked[instrument] = note(f"instruments.{instrument}.rank", spearman(truth, means), "Instruments",
             "control", "rank correlation")  # fmt: skip
     alarms[instrument] = grid.false_alarms(values, networks)
     record.number(

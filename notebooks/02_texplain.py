@@ -964,7 +964,7 @@ else:
             )
             continue
         note(
-            f"causal.rank-correlation.{key}", spearman(causal["flips"], causal[key], seed), "causal", "control",
+            f"causal.rank-correlation.{key}", spearman(causal["flips"], causal[key]), "causal", "control",
             "correlation",
         )  # fmt: skip
     for name, model in (("nine", "nine"), ("birds", "birds, ERM")):

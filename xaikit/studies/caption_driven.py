@@ -360,8 +360,12 @@ def published_mean_share(draws: list[Float[Tensor, "images captions"]], cue: str
 
 
 def published_batches(count: int) -> list[slice]:
-    """The batches of the public notebook: 25 images each, and what is left in a last one."""
-    return [slice(start, min(start + PUBLISHED_BATCH, count)) for start in range(0, count, PUBLISHED_BATCH)]
+    """The batches of the public notebook: 25 images each, and what is left in a last one; of fewer images, two halves.
+
+    Among batches is what an interval sees, and in a single one it would see nothing.
+    """
+    size = min(PUBLISHED_BATCH, max(1, -(-count // 2)))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def over_batches(means: list[Float[np.ndarray, " batches"]], count: int, seed: int) -> Interval:
