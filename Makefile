@@ -59,7 +59,7 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
 # == Check
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 # By uv, as pip can only resolve the newest versions. What old libraries say of newer ones is no fault of this code.
 test-lowest: ## the methods' tests with the lowest versions that pyproject.toml allows, in an environment of their own
