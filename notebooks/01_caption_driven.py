@@ -811,7 +811,7 @@ for instrument, values in readings.items():
 learned = [each for each in networks if each.kind in ("biased", "shape user")]
 for name, those in (("trained", learned), ("untrained", [each for each in networks if each.kind == "untrained"])):
     values = np.mean([readings["fidelity"][each.name] for each in those], 0)
-    note(f"instruments.fidelity.{name}", bootstrap_mean(values, seed), "Instruments", "control", values=values)
+    note(f"instruments.agreement.{name}", bootstrap_mean(values, seed), "Instruments", "control", values=values)
 
 figure = pictures.instruments(networks, readings, ranked, alarms)
 record.figure("instruments", figure)
