@@ -811,7 +811,7 @@ for instrument, values in readings.items():
 learned = [each for each in networks if each.kind in ("biased", "shape user")]
 for name, those in (("trained", learned), ("untrained", [each for each in networks if each.kind == "untrained"])):
     values = np.mean([readings["fidelity"][each.name] for each in those], 0)
-    note(f"instruments.fidelity.{name}", bootstrap_mean(values, seed), "Instruments", "control", values=values)
+    note(f"instruments.agreement.{name}", bootstrap_mean(values, seed), "Instruments", "control", values=values)
 
 figure = pictures.instruments(networks, readings, ranked, alarms)
 record.figure("instruments", figure)
@@ -854,9 +854,10 @@ plt.show(figure)
 # **Notice.** First look at the published scorer: which networks does it call free of colour? Then at the corrected
 # dominance of the untrained networks (grey): colour passes through random weights as well as through learned ones, and
 # CLIP reads it behind them. It measures what is *in* the maps, not what the answer *uses*. The two heads (diamonds) lie
-# at one height in every panel in which the head has no say. And look at the panel "CLIP's own captions beside the
-# answers": there is no surgery in it at all. Where captions name the cue rightly, comparing them with the answers on
-# digits whose cues disagree says what the network uses; whoever wants to know no more needs nothing else.
+# at one height in every panel in which the head has no say. Tying the surgery to the answer gives it one, but look how
+# far apart the diamonds come to lie: does either panel put them where they belong? And look at the panel "CLIP's own
+# captions beside the answers": there is no surgery in it at all. Comparing captions with answers, on digits whose cues
+# disagree, orders the networks better than all that looks inside them.
 #
 # *Exercise.* Weigh maps by $r_i$ in place of $r_i^2$, or by $r_i^3$ (`Matched.dimmed`). Which of the two heads moves?
 #
