@@ -95,8 +95,10 @@ def mean(values):
 
 
 def note_mean(id, values, item, protocol="corrected", unit="fraction", published=None, of="pictures"):
-    """Record a mean over `of`, its interval and the values that it is of."""
-    interval = note(id, mean(values), item, protocol, unit, published)
+    """Record a mean over `of`, its interval (exact, of verdicts) and the values that it is of."""
+    verdicts = np.isin(values, (0, 1)).all() and unit == "fraction"
+    interval = proportion(int(np.sum(values)), len(values)) if verdicts else mean(values)
+    note(id, interval, item, protocol, unit, published)
     record.values(f"taghanaki.{id}", values, of=of)
     return interval
 
@@ -568,10 +570,8 @@ else:
             }.items():  # fmt: skip
                 if name in ("another picture", "zeros") and key not in ("word", "over-twin"):
                     continue  # the network is the one above
-                unit, of = (
-                    ("fraction", "planted pictures") if key in ("flips", "right") else ("difference", "told pictures")
-                )
-                of = "probed pictures" if key == "decodes" else of
+                unit = "difference" if key in ("word", "over-twin") else "fraction"
+                of = {"flips": "planted", "right": "planted", "decodes": "probed"}.get(key, "told") + " pictures"
                 row[key] = note_mean(f"{slug}.{key}", values, "section 4", "corrected", unit, of=of)
             rows.append(row)
         note_mean(f"instruments.words.{kind}.planted", heard[kind][strongest].word - twin.word, "section 4", "control",
