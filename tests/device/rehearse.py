@@ -52,15 +52,16 @@ class Sections:
         self.name, self.began, self.cpu_before = name, now, self.cpu
 
     def measure(self) -> None:
-        """Look at the memory and the clocks."""
-        memory, cpu = 0, 0.0
+        """Look at the memory and the clocks. Workers share most of their pages, which count once."""
+        own, shared, cpu = 0, 0, 0.0
         with suppress(psutil.Error):  # one of them has just ended
             for process in (self.process, *self.process.children(recursive=True)):
-                memory += process.memory_info().rss
+                memory = process.memory_full_info()
+                own, shared = own + memory.uss, max(shared, memory.rss - memory.uss)
                 times = process.cpu_times()  # with those of its own that have ended
                 cpu += times.user + times.system + times.children_user + times.children_system
         entry = self.found.setdefault(self.name, [0.0, 0.0, 0.0])
-        self.cpu, entry[2] = max(self.cpu, cpu), max(entry[2], memory / 2**20)
+        self.cpu, entry[2] = max(self.cpu, cpu), max(entry[2], (own + shared) / 2**20)
 
     def watch(self) -> None:
         """Look again and again."""
