@@ -412,8 +412,8 @@ for label, name in enumerate(original.names):
     own = [texts["original"][i] for i in (original.labels == label).nonzero()[:, 0].tolist()]
     row = {"category": name}
     for kind, wanted in (("class", CLASS_WORDS[name]), ("home", homes[name])):
-        if not own or not wanted:
-            continue  # no picture of the category, or no word that is known to be its home's
+        if len(own) < 2 or not wanted:
+            continue  # too few pictures of the category, or no word that is known to be its home's
         slug = f"fig5.{name.replace(' ', '-')}.{kind}-word"
         row[f"sentences with a word for the {kind}"] = str(note(slug, mean(study.mentioned(own, wanted)), "Figure 5"))
     rows.append(row)

@@ -164,7 +164,7 @@ def _texplain(tables: _Tables) -> list[Work]:
             sampling=runs * birds["train"] * tables["flag_sentences"] * each,
             decoded=sum(birds.values()) + runs * pairs, gpu=max(translating("adapted"), tuning, mapped, speaking),
             # The features of one run, and the masked pictures of five methods in all of them.
-            host=memory + 2 * birds["train"] * features + (1 + 8 * runs) * birds["train"] * picture,
+            host=memory + 2 * birds["train"] * features + (2 + 10 * runs / 24) * birds["train"] * picture,
             disk=weights(9 * runs * vit.parameters),
         ),
         Work(

@@ -73,14 +73,15 @@ def right_in_all(
 ) -> Int64[Tensor, " chosen"]:
     """The positions of images that all settings classify correctly, as the paper explains only those; `most` of them.
 
-    Which ones is drawn, as many of each class as there are. Raises ValueError where there is none; `rehearsing`, where
-    the models know nothing, takes others in their place.
+    Which ones is drawn, as many of each class as there are. Raises ValueError for fewer than two, of which nothing can
+    be said; `rehearsing`, where the models know nothing, takes others in their place.
     """
     right = torch.stack([answer == labels for answer in answers]).all(0).nonzero()[:, 0]
-    if not len(right):
+    if len(right) < 2:
         if not rehearsing:
             raise ValueError(
-                "No image is classified correctly in all settings: there is nothing to explain. Check the models."
+                f"{len(right)} of {len(labels)} images are classified correctly in all settings, too few to explain: "
+                "check the models."
             )
         right = torch.arange(len(labels))
     return right[stratified(labels[right], most, seed, "explained")]
