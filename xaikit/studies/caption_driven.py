@@ -36,6 +36,7 @@ from xaikit.saliency.cam import grad_cam
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import generator, seed_for
+from xaikit.studies.caption_driven_tied import answer_relevance, dimmed, relevant_maps
 from xaikit.studies.choosing import stratified
 from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
@@ -47,7 +48,6 @@ from xaikit.surgery.matching import (
     match_activations,
     stages,
 )
-from xaikit.surgery.tied import answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.

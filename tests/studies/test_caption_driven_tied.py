@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xaikit.studies.caption_driven_tied import answer_contributions, answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.matching import ActivationStatistics, Maps, activation_statistics, convolutions, match_activations
-from xaikit.surgery.tied import answer_contributions, answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import choose_maps, network_surgery
 
 
