@@ -354,9 +354,9 @@ def published_gain(
 
 def published_mean_share(draws: list[Float[Tensor, "images captions"]], cue: str, seed: int) -> Interval:
     """The published share of `cue`, the mean over draws of random maps, over draws and batches."""
-    batches = published_batches(len(draws[0]))
-    shares = [np.array([names_cue(each[rows], cue).mean().item() for rows in batches]) for each in draws]
-    return over_batches(shares, len(draws[0]), seed)
+    count = len(draws[0])
+    named = [[names_cue(each[rows], cue).mean().item() for rows in published_batches(count)] for each in draws]
+    return over_batches([np.array(each) for each in named], count, seed)
 
 
 def published_batches(count: int) -> list[slice]:
@@ -494,7 +494,7 @@ def accuracy_gain(matched: Tensor, others: list[Tensor], data: ColouredDigits, c
 def normal_distance(values: Float[np.ndarray, " values"]) -> float:
     """How far values are from the normal curve of their mean and deviation: Kolmogorov and Smirnov's, in [0, 1].
 
-    It is the largest gap between the two distribution functions. Raises ValueError for values that are all the same.
+    Raises ValueError for values that are all the same.
     """
     deviation = values.std()
     if not deviation:
@@ -524,16 +524,14 @@ def gaussian_distances(
 def alikeness(model: Preprocessed, clip: Clip, images: Tensor, kind: str = "clip") -> Float[np.ndarray, " maps"]:
     """For each map of the first stage of CLIP, the highest Z with a map of the standalone model's first layer.
 
-    Of other `kind`s are the controls: "itself", with the standalone layer in CLIP's place, and "other-images", where
-    CLIP sees other images than the standalone model. Raises KeyError for another one.
+    Controls are the `kind`s "itself", the standalone layer in CLIP's place, and "other-images", others for CLIP.
     """
     own = _behind(model, model.model.network, grey=model.grey)
     name, layer = next(iter(convolutions(own).layers.items()))
     encoder, stem = clip.image_encoder, clip.image_encoder.model.avgpool
     source = Maps(own, {name: layer})
-    target = {
-        "clip": Maps(encoder, {"stem": stem}), "other-images": Maps(_Rolled(encoder), {"stem": stem}), "itself": source
-    }[kind]  # fmt: skip
+    sees = _Rolled(encoder) if kind == "other-images" else encoder
+    target = source if kind == "itself" else Maps(sees, {"stem": stem})
     statistics = [activation_statistics(maps, [images]) for maps in (source, target)]
     return match_activations(source, statistics[0], target, statistics[1], [images]).amax(0).double().cpu().numpy()
 
