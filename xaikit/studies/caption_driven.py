@@ -166,7 +166,7 @@ class Matched:
     target_shapes: dict[str, tuple[int, int, int]]  # of CLIP's maps: channels, height, width
     choices: dict[str, Choice]  # by the rule of `choose_maps`, and "relevant" where that was asked for
     largest: float = math.nan  # |Z| of all pairs
-    relevance: Float[Tensor, " maps"] | None = None  # of the source's maps to its answers (`answer_relevance`)
+    relevance: Float[Tensor, " maps"] | None = None  # to its answers (`answer_relevance`)
 
     @property
     def choice(self) -> Choice:
@@ -297,7 +297,6 @@ def _match(
     chosen = {rule: choose_maps(scores, rule) for rule in rules}
     if tied_on:
         few = (part.to(device) for part in images[:tied_on].split(_batch(encoder)))
-        # With gradients nothing is remembered, and what was is forgotten.
         plain = convolutions(_behind(model, model.model.network, grey=model.grey))
         relevance = answer_relevance(plain, statistics[0], few)
         chosen["relevant"] = relevant_maps(scores, relevance.square())
@@ -512,8 +511,8 @@ def gaussian_distances(
     draw = generator(seed, "gaussian")
 
     def compare(_name: str, activation: Tensor) -> None:
-        chosen = torch.randperm(activation.shape[1], generator=draw)[:each].to(activation.device)
-        rows = activation[:, chosen].transpose(0, 1).flatten(1).double().cpu().numpy()
+        few = activation[:, torch.randperm(activation.shape[1], generator=draw)[:each].to(activation.device)]
+        rows = few.transpose(0, 1).flatten(1).double().cpu().numpy()
         found.extend(normal_distance(row) for row in rows if row.std() > 0)
 
     with evaluating(model), torch.no_grad(), listening(model, maps.layers, compare):
@@ -530,8 +529,9 @@ def alikeness(model: Preprocessed, clip: Clip, images: Tensor, kind: str = "clip
     name, layer = next(iter(convolutions(own).layers.items()))
     encoder, stem = clip.image_encoder, clip.image_encoder.model.avgpool
     source = Maps(own, {name: layer})
-    sees = _Rolled(encoder) if kind == "other-images" else encoder
-    target = source if kind == "itself" else Maps(sees, {"stem": stem})
+    target = (
+        source if kind == "itself" else Maps(_Rolled(encoder) if kind == "other-images" else encoder, {"stem": stem})
+    )
     statistics = [activation_statistics(maps, [images]) for maps in (source, target)]
     return match_activations(source, statistics[0], target, statistics[1], [images]).amax(0).double().cpu().numpy()
 
