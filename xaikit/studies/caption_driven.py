@@ -530,21 +530,19 @@ def alikeness(model: Preprocessed, clip: Clip, images: Tensor, kind: str = "clip
     encoder, stem = clip.image_encoder, clip.image_encoder.model.avgpool
     source = Maps(own, {name: layer})
     target = (
-        source if kind == "itself" else Maps(_Rolled(encoder) if kind == "other-images" else encoder, {"stem": stem})
+        source
+        if kind == "itself"
+        else Maps(nn.Sequential(_Rolled(), encoder) if kind == "other-images" else encoder, {"stem": stem})
     )
     statistics = [activation_statistics(maps, [images]) for maps in (source, target)]
     return match_activations(source, statistics[0], target, statistics[1], [images]).amax(0).double().cpu().numpy()
 
 
 class _Rolled(nn.Module):
-    """A model that sees each image in the place of the one before."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    """Each image in the place of the one before."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.roll(1, 0))
+        return images.roll(1, 0)
 
 
 def over_folds(values: Sequence[float], seed: int) -> Interval:
