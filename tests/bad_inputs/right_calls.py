@@ -139,6 +139,7 @@ of("convolutions", surgery.convolutions, model=network(), images=images)
 of("stages", surgery.stages, model=_Made(resnet_tower.__wrapped__))
 of("ActivationStatistics", surgery.ActivationStatistics, channels={"0": 4}, mean=drawn(4), std=drawn(4))
 of("ActivationStatistics.standardise", statistics.standardise, layer="0", activation=drawn(2, 4, 8, 8))
+of("ActivationStatistics.centred", statistics.centred, layer="0", activation=drawn(2, 4, 8, 8))
 of("map_shapes", surgery.map_shapes, maps=layers, images=images)
 of("activation_statistics", surgery.activation_statistics, maps=layers, batches=[images], as_published=True,
    published_batch=2)  # fmt: skip
@@ -149,10 +150,6 @@ of("Choice", surgery.Choice, source=torch.arange(4), score=drawn(4), swapped=tor
 of("choose_maps", surgery.choose_maps, scores=drawn(4, 4), rule="random", generator=_Made(lambda: torch.Generator()))
 of("shuffled", surgery.shuffled, choice=choice, statistics=statistics, generator=_Made(lambda: torch.Generator()))
 of("strongest", surgery.strongest, choice=choice, statistics=statistics, fraction=0.5)
-of("answer_contributions", surgery.answer_contributions, maps=layers, statistics=statistics, images=images)
-of("answer_relevance", surgery.answer_relevance, maps=layers, statistics=statistics, batches=[images])
-of("dimmed", surgery.dimmed, statistics=statistics, weight=drawn(4))
-of("relevant_maps", surgery.relevant_maps, scores=drawn(4, 4), relevance=drawn(4))
 of("network_surgery", _Made(lambda: _entering(surgery.network_surgery)), target=layers, target_statistics=statistics,
    source=_Made(lambda: copy.deepcopy(layers)), source_statistics=statistics, choice=choice, only=("0",),
    interpolation="bilinear")  # fmt: skip

@@ -30,9 +30,10 @@ from xaikit.saliency import masking, path_gradients, relevance, vit
 from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
+from xaikit.studies import caption_driven_tied as tied
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_pictures, texplain_mitigation
-from xaikit.surgery import captions, matching, tied, transplant
+from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
 
 CASES: dict[str, Callable[[str], None]] = {}

@@ -71,7 +71,8 @@ def test_a_constant_lead_of_one_caption_flips_nothing_and_changes_no_flip() -> N
 def networks_and(readings: dict[str, float], truths: dict[str, float]):
     """Networks of every kind with these shares of flips, and explanations that are these values for every image."""
     flips = {kind: np.arange(100) < 100 * truth for kind, truth in truths.items()}
-    networks = [grid.Known(kind, kind, None, each) for kind, each in flips.items()]
+    none = Preprocessed(nn.Identity(), 28, [0.0] * 3, [1.0] * 3)
+    networks = [grid.Known(kind, kind, none, each) for kind, each in flips.items()]
     draw = np.random.default_rng(0)
     return networks, {kind: np.full(100, value) + draw.normal(0, 1e-3, 100) for kind, value in readings.items()}
 

@@ -36,6 +36,7 @@ from xaikit.saliency.cam import grad_cam
 from xaikit.storage import cache
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import generator, seed_for
+from xaikit.studies.caption_driven_tied import answer_relevance, dimmed, relevant_maps
 from xaikit.studies.choosing import stratified
 from xaikit.surgery.captions import Captions, cue_contrast, cue_share, dominant_captions, published_values, similarities
 from xaikit.surgery.matching import (
@@ -47,7 +48,6 @@ from xaikit.surgery.matching import (
     match_activations,
     stages,
 )
-from xaikit.surgery.tied import answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery
 
 # One caption for each value of a cue: five and eight, red and green. The full stops are the published code's.
@@ -166,7 +166,7 @@ class Matched:
     target_shapes: dict[str, tuple[int, int, int]]  # of CLIP's maps: channels, height, width
     choices: dict[str, Choice]  # by the rule of `choose_maps`, and "relevant" where that was asked for
     largest: float = math.nan  # |Z| of all pairs
-    relevance: Float[Tensor, " maps"] | None = None  # of the source's maps to its answers (`answer_relevance`)
+    relevance: Float[Tensor, " maps"] | None = None  # to its answers (`answer_relevance`)
 
     @property
     def choice(self) -> Choice:
@@ -297,7 +297,6 @@ def _match(
     chosen = {rule: choose_maps(scores, rule) for rule in rules}
     if tied_on:
         few = (part.to(device) for part in images[:tied_on].split(_batch(encoder)))
-        # With gradients nothing is remembered, and what was is forgotten.
         plain = convolutions(_behind(model, model.model.network, grey=model.grey))
         relevance = answer_relevance(plain, statistics[0], few)
         chosen["relevant"] = relevant_maps(scores, relevance.square())
@@ -354,9 +353,9 @@ def published_gain(
 
 def published_mean_share(draws: list[Float[Tensor, "images captions"]], cue: str, seed: int) -> Interval:
     """The published share of `cue`, the mean over draws of random maps, over draws and batches."""
-    batches = published_batches(len(draws[0]))
-    shares = [np.array([names_cue(each[rows], cue).mean().item() for rows in batches]) for each in draws]
-    return over_batches(shares, len(draws[0]), seed)
+    count = len(draws[0])
+    named = [[names_cue(each[rows], cue).mean().item() for rows in published_batches(count)] for each in draws]
+    return over_batches([np.array(each) for each in named], count, seed)
 
 
 def published_batches(count: int) -> list[slice]:
@@ -498,7 +497,7 @@ def accuracy_gain(matched: Tensor, others: list[Tensor], data: ColouredDigits, c
 def normal_distance(values: Float[np.ndarray, " values"]) -> float:
     """How far values are from the normal curve of their mean and deviation: Kolmogorov and Smirnov's, in [0, 1].
 
-    It is the largest gap between the two distribution functions. Raises ValueError for values that are all the same.
+    Raises ValueError for values that are all the same.
     """
     deviation = values.std()
     if not deviation:
@@ -516,8 +515,8 @@ def gaussian_distances(
     draw = generator(seed, "gaussian")
 
     def compare(_name: str, activation: Tensor) -> None:
-        chosen = torch.randperm(activation.shape[1], generator=draw)[:each].to(activation.device)
-        rows = activation[:, chosen].transpose(0, 1).flatten(1).double().cpu().numpy()
+        few = activation[:, torch.randperm(activation.shape[1], generator=draw)[:each].to(activation.device)]
+        rows = few.transpose(0, 1).flatten(1).double().cpu().numpy()
         found.extend(normal_distance(row) for row in rows if row.std() > 0)
 
     with evaluating(model), torch.no_grad(), listening(model, maps.layers, compare):
@@ -528,29 +527,26 @@ def gaussian_distances(
 def alikeness(model: Preprocessed, clip: Clip, images: Tensor, kind: str = "clip") -> Float[np.ndarray, " maps"]:
     """For each map of the first stage of CLIP, the highest Z with a map of the standalone model's first layer.
 
-    Of other `kind`s are the controls: "itself", with the standalone layer in CLIP's place, and "other-images", where
-    CLIP sees other images than the standalone model. Raises KeyError for another one.
+    Controls are the `kind`s "itself", the standalone layer in CLIP's place, and "other-images", others for CLIP.
     """
     own = _behind(model, model.model.network, grey=model.grey)
     name, layer = next(iter(convolutions(own).layers.items()))
     encoder, stem = clip.image_encoder, clip.image_encoder.model.avgpool
     source = Maps(own, {name: layer})
-    target = {
-        "clip": Maps(encoder, {"stem": stem}), "other-images": Maps(_Rolled(encoder), {"stem": stem}), "itself": source
-    }[kind]  # fmt: skip
+    target = (
+        source
+        if kind == "itself"
+        else Maps(nn.Sequential(_Rolled(), encoder) if kind == "other-images" else encoder, {"stem": stem})
+    )
     statistics = [activation_statistics(maps, [images]) for maps in (source, target)]
     return match_activations(source, statistics[0], target, statistics[1], [images]).amax(0).double().cpu().numpy()
 
 
 class _Rolled(nn.Module):
-    """A model that sees each image in the place of the one before."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+    """Each image in the place of the one before."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.roll(1, 0))
+        return images.roll(1, 0)
 
 
 def over_folds(values: Sequence[float], seed: int) -> Interval:

@@ -2,7 +2,7 @@
 
 `matching` finds which map of a classifier looks like which map of CLIP (sections 2.2 and 2.3, Eq. 2 and 3),
 `transplant` swaps them in (section 2.4, Eq. 4), and `captions` reads what CLIP then says (section 3, Eq. 1), by the
-published and by a corrected protocol. `tied` gives the classifier's head a say, which it has not in the paper.
+published and by a corrected protocol.
 """
 
 from xaikit.surgery.captions import (
@@ -25,7 +25,6 @@ from xaikit.surgery.matching import (
     stages,
     upsampling_adjoint,
 )
-from xaikit.surgery.tied import answer_contributions, answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import Choice, choose_maps, from_stage_on, network_surgery, shuffled, strongest
 
 __all__ = [
@@ -34,13 +33,10 @@ __all__ = [
     "Choice",
     "Maps",
     "activation_statistics",
-    "answer_contributions",
-    "answer_relevance",
     "choose_maps",
     "convolutions",
     "cue_contrast",
     "cue_share",
-    "dimmed",
     "dominant_captions",
     "from_stage_on",
     "map_shapes",
@@ -48,7 +44,6 @@ __all__ = [
     "network_surgery",
     "published_columns",
     "published_values",
-    "relevant_maps",
     "shuffled",
     "similarities",
     "stages",

@@ -4,13 +4,14 @@ The published surgery looks at maps alone, so that two heads on one backbone hav
 is weighed by gradient × activation of the classifier's own answer (Shrikumar et al., 2016): `answer_relevance` says how
 much a map speaks for it. There are two ways to use that: `relevant_maps` are chosen rather than others, and `dimmed`
 lets `network_surgery` transplant each map in proportion to it.
+
+Neither passes all of its controls (notebook 01, "Instruments"), so they stand here, and not among the methods.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xaikit.arguments import public
 from xaikit.models.batches import Batches, checked
 from xaikit.models.hooks import at_least_float32, evaluating, hooked, in_own_precision, is_map, with_gradients
 from xaikit.surgery.matching import SMALLEST_STD, ActivationStatistics, Maps
@@ -19,7 +20,6 @@ from xaikit.surgery.transplant import Choice, choose_maps
 SMALLEST_WEIGHT = 1e-6  # of a map that is dimmed: it is then its mean to the last digit, and nothing is divided by 0
 
 
-@public
 @in_own_precision()
 def answer_contributions(
     maps: Maps, statistics: ActivationStatistics, images: Float[Tensor, "batch channels height width"]
@@ -31,14 +31,6 @@ def answer_contributions(
 
     Raises ValueError for a model that does not give logits [batch, classes], for layers that do not reach them, where
     something is not finite, and as `hooked` does.
-
-    >>> import torch
-    >>> from xaikit import activation_statistics, answer_contributions, convolutions
-    >>> from torch.nn import Conv2d, Flatten, Linear, Sequential
-    >>> images = torch.rand(2, 3, 8, 8)
-    >>> maps = convolutions(Sequential(Conv2d(3, 4, 3), Flatten(), Linear(4 * 6 * 6, 2)), images)
-    >>> answer_contributions(maps, activation_statistics(maps, [images]), images)["0"].shape
-    torch.Size([2, 4, 6, 6])
     """
     found: dict[str, Tensor] = {}
 
@@ -69,7 +61,6 @@ def answer_contributions(
     return result
 
 
-@public
 def answer_relevance(maps: Maps, statistics: ActivationStatistics, batches: Batches) -> Float[Tensor, " maps"]:
     """How much each map speaks for the answers, as a share of the most that a map of its layer does; in [0, 1].
 
@@ -78,14 +69,6 @@ def answer_relevance(maps: Maps, statistics: ActivationStatistics, batches: Batc
     of layers far apart have other scales, so each layer is measured by its own.
 
     Raises ValueError as `answer_contributions` does.
-
-    >>> import torch
-    >>> from xaikit import activation_statistics, answer_relevance, convolutions
-    >>> from torch.nn import Conv2d, Flatten, Linear, Sequential
-    >>> images = torch.rand(6, 3, 8, 8)
-    >>> maps = convolutions(Sequential(Conv2d(3, 4, 3), Flatten(), Linear(4 * 6 * 6, 2)), images)
-    >>> answer_relevance(maps, activation_statistics(maps, [images]), images.split(3)).max()
-    tensor(1.)
     """
     total, count = {name: torch.zeros(()) for name in maps.layers}, 0
     for images in checked(batches):
@@ -97,33 +80,20 @@ def answer_relevance(maps: Maps, statistics: ActivationStatistics, batches: Batc
     return torch.cat(shares).float().to(statistics.mean.device)
 
 
-@public
 def relevant_maps(scores: Float[Tensor, "sources targets"], relevance: Float[Tensor, " sources"]) -> Choice:
     """For every target map the source map with the highest Z · relevance: of those that look like it, one that counts.
 
     Raises ValueError for relevances that are not one a source map, negative, or not finite.
-
-    >>> import torch
-    >>> from xaikit import relevant_maps
-    >>> scores = torch.tensor([[0.9, 0.8], [0.1, 0.7]])  # of two source maps (rows) for two target maps (columns)
-    >>> relevant_maps(scores, torch.tensor([0.1, 1.0])).source  # the first is more alike, but the answer ignores it
-    tensor([1, 1])
     """
     _check(relevance, len(scores))
     return choose_maps(scores * relevance.to(scores)[:, None])
 
 
-@public
 def dimmed(statistics: ActivationStatistics, weight: Float[Tensor, " maps"]) -> ActivationStatistics:
     """Statistics with which `network_surgery` transplants weight_i · N_i in place of N_i: σ_i / weight_i for σ_i.
 
     Give them as the source's, where `weight` is `answer_relevance`: what does not move the answer comes to stand still.
     Raises ValueError for weights that are not one a map, negative, or not finite.
-
-    >>> import torch
-    >>> from xaikit import ActivationStatistics, dimmed
-    >>> dimmed(ActivationStatistics({"conv": 2}, torch.zeros(2), torch.ones(2)), torch.tensor([1.0, 0.25])).std
-    tensor([1., 4.])
     """
     _check(weight, len(statistics.std))
     std = statistics.std.clamp_min(SMALLEST_STD) / weight.to(statistics.std).clamp_min(SMALLEST_WEIGHT)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xaikit.studies.caption_driven_tied import answer_contributions, answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.matching import ActivationStatistics, Maps, activation_statistics, convolutions, match_activations
-from xaikit.surgery.tied import answer_contributions, answer_relevance, dimmed, relevant_maps
 from xaikit.surgery.transplant import choose_maps, network_surgery
 
 
@@ -112,12 +112,12 @@ def test_a_weight_of_one_dims_nothing_and_half_halves_what_is_transplanted() -> 
     torch.testing.assert_close(found, statistics.standardise("conv", activation) * weight[:, None, None])
 
 
-@pytest.mark.parametrize("weight", [[1.0], [1.0, -0.1], [1.0, float("nan")]])
+@pytest.mark.parametrize("weight", [[1.0, -0.1], [1.0, float("nan")]])
 def test_bad_weights_are_named(weight) -> None:
     statistics = ActivationStatistics({"conv": 2}, torch.zeros(2), torch.ones(2))
-    with pytest.raises(ValueError, match=r"weights|fits|NaN"):
+    with pytest.raises(ValueError, match="negative or NaN"):
         dimmed(statistics, torch.tensor(weight))
-    with pytest.raises(ValueError, match=r"weights|fits|NaN"):
+    with pytest.raises(ValueError, match="negative or NaN"):
         relevant_maps(torch.ones(2, 4), torch.tensor(weight))
 
 
