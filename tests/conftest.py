@@ -1,7 +1,9 @@
 """Fixtures that several tests share."""
 
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("captioner", "clip_vit_mini", "generator"):
         if module := sys.modules.get(f"xaikit.models.{name}"):
             monkeypatch.setattr(module, "training_precision", arithmetic.training_precision)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leaves_nothing() -> Iterator[None]:
+    """No test writes into the checkout; what the notebooks' runs leave in figures/ is theirs."""
+    before = _not_in_git()
+    yield
+    left = sorted(_not_in_git() - before)
+    assert not left, f"tests have left these in the checkout: {', '.join(left)}; write to tmp_path."
+
+
+def _not_in_git() -> set[str]:
+    """Files of the checkout that git neither has nor ignores; none where this is no checkout of git."""
+    listed = ["git", "ls-files", "--others", "--exclude-standard", "-z", "--", ":!figures"]
+    try:
+        found = subprocess.run(listed, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return set()
+    return set(found.stdout.split("\0")) - {""}
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -13,6 +13,7 @@ no tensor.
 
 import functools
 import inspect
+import math
 import threading
 import types
 import typing
@@ -343,7 +344,8 @@ def _check_finite(value: Any) -> None:
     if isinstance(value, Tensor):
         if not value.is_floating_point() or not _has_values(value):
             return
-        finite = value.detach().sum().isfinite() or value.detach().isfinite().all()  # the sum alone may overflow
+        # The sum is one pass, but may overflow; of a number torch's own isfinite takes as long as of many.
+        finite = math.isfinite(value.detach().sum().item()) or value.detach().isfinite().all()
     else:
         finite = value.dtype.kind != "f" or np.isfinite(value).all()
     if not finite:

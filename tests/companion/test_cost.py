@@ -139,7 +139,7 @@ def test_a_larger_batch_does_not_fit():
     own = settings.read(profiles.FOLDER, "paper")
     whole = {**own["common"], **own["02_texplain"]}
     for name in ("translator", "latents"):
-        larger = {**whole, name: {**whole[name], "batch": 512}}
+        larger = {**whole, name: {**whole[name], "at_once": 512}}
         assert max(section.gpu for section in sections("02_texplain", larger)) > cost.SMALLEST
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from processes import wait_for
 
-from xaikit.companion import progress, report, run
+from xaikit.companion import progress, report, run, states
 from xaikit.companion.freshness import State, status
 from xaikit.companion.run import Job
 
@@ -170,6 +170,7 @@ def test_after_a_failure_nothing_of_an_earlier_run_counts(ran: Path) -> None:
         status_code, text = command(ran, "report")
         assert (status_code, rows(text)) == (1, [[NAME, "failed"]])
         log = ran / "build" / "mini" / f"{NAME}.log"
+        assert "so far in" not in text  # its record is marked, and named as any
         assert (
             f"{NAME}: failed in section 'Figure 1: a line'; log: {log}; what it finished, 2 files, is in {folder}"
             in text
@@ -235,7 +236,12 @@ def test_who_runs_it_is_seen_and_who_was_killed_too(
     wait_for(lambda: not run.is_running(job(ran)))
     text = reported(ran, failed=[NAME])
     assert rows(text) == [[NAME, "failed"]]
-    assert f"{NAME}: stopped in section 'Figure 1: a line'" in text and "what it finished, 2 files, is in" in text
+    folder = ran / "build" / "mini" / f"{NAME}.unfinished"
+    assert f"{NAME}: stopped in section 'Figure 1: a line'" in text
+    assert f"what it finished, 2 files, is in {folder}, its numbers so far in unfinished.json" in text
+    so_far = json.loads((folder / "unfinished.json").read_text(encoding="utf-8"))
+    assert so_far["unfinished"] == "the run goes on, or was killed" and not (folder / "numbers.json").exists()
+    assert states.note(ran) == []  # and no state of an artefact follows from it
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -163,14 +164,16 @@ def slot(hub: Path, repository: str) -> Path:
     base = hub / f"models--{repository.replace('/', '--')}"
     (base / "refs").mkdir(parents=True)
     (base / "refs" / "main").write_text("0" * 40)
-    return base / "snapshots" / ("0" * 40)
+    return base / "snapshots" / preflight.pinned("paper")[repository]
 
 
 def test_weights_are_looked_for_in_the_caches(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     name = "open_clip: ViT-B-32-quickgelu, pretrained openai"
     item = items(few, "weights")[name]
     assert item.state == "to be fetched" and not item.blocks
-    assert item.command == "hf download timm/vit_base_patch32_clip_224.openai open_clip_model.safetensors"
+    repository = "timm/vit_base_patch32_clip_224.openai"
+    pinned = preflight.pinned("paper")[repository]
+    assert item.command == f"hf download {repository} open_clip_model.safetensors --revision {pinned}"
     assert item.size == pytest.approx(4 * 151_277_313, rel=0.02)  # open_clip counts so many parameters
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert items(few, "weights")[name].state == "missing" and items(few, "weights")[name].blocks
@@ -183,6 +186,14 @@ def test_weights_are_looked_for_in_the_caches(few: Path, tmp_path: Path, monkeyp
     file.unlink()
     file.symlink_to(tmp_path / "nowhere")
     assert items(few, "weights")[name].state == "missing"
+
+
+def test_the_paper_profile_pins_commits_of_repositories_that_the_manifest_names():
+    pinned = preflight.pinned("paper")
+    named = {entry.repository or entry.argument for entry in download.read_manifest() if entry.kind == "weights"}
+    assert pinned.keys() <= named and len(pinned) == 8
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in pinned.values())
+    assert preflight.pinned("rehearsal") == pinned and preflight.pinned("mini") == {}
 
 
 def test_torchvisions_weights_are_looked_for_in_torchs_cache(few: Path, tmp_path: Path):

@@ -37,7 +37,7 @@ found["captioner"] = [list(blip.image_encoder(torch.rand(1, 3, 384, 384)).shape[
 model = vit_classifier.build(settings.classifier, 0)
 found["classifier"] = [list(model.sides), list(model(torch.rand(1, 3, 500, 375)).shape), len(model.model.blocks)]
 plain = captioner.load_plain_bert(settings.plain_decoder)
-words = AutoTokenizer.from_pretrained(settings.sentence_encoder)
+words = AutoTokenizer.from_pretrained(settings.sentence_encoder.partition("@")[0])
 found["bert"] = [plain.decoder.config.is_decoder, words.decode(words("A Bird.").input_ids)]
 drawn = generator.load_from(settings.generator)
 latents, images = drawn.generate(["a dog"], seed=0, steps=1, batch=1)

@@ -53,10 +53,11 @@ def test_validation_images_are_odd_as_the_real_ones_are(data) -> None:
 def test_waterbirds_have_all_groups_and_are_known_to_be_few(data) -> None:
     folder = data / "waterbirds" / waterbirds.FOLDER
     for split in ("train", "val", "test"):
-        found = waterbirds.read_waterbirds(folder, split, check=False)
+        with pytest.warns(UserWarning, match="metadata.csv does not list them .*of_no_split"):
+            found = waterbirds.read_waterbirds(folder, split, check=False)
         assert torch.bincount(found.groups, minlength=4).min() > 0 and found[0].image.shape[0] == 3
     assert list(found.ids) != sorted(found.ids)
-    with pytest.raises(ValueError, match="images in the groups"):
+    with pytest.raises(ValueError, match="images in the groups"), pytest.warns(UserWarning, match="not list"):
         waterbirds.read_waterbirds(folder, "test")
 
 
@@ -112,6 +113,9 @@ def test_people_have_faces_in_the_file_beside_them(data) -> None:
     folder = data / "idenprof" / "idenprof"
     for split, each in (("train", 4), ("test", 8)):
         found = idenprof.read_professions(folder, split)
+        if split == "train":
+            with pytest.warns(UserWarning, match="are not read: they cannot be: .*truncated.*chef-broken"):
+                found = found.readable()
         assert Counter(found.labels.tolist()) == dict.fromkeys(range(10), each)  # what a Mac left is passed over
     boxes = read_boxes(folder / "faces.json")
     assert boxes.keys() == set(found.ids) and sum(len(own) == 1 for own in boxes.values()) > 40

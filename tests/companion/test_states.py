@@ -95,6 +95,19 @@ def test_records_of_other_code_are_passed_over(root: Path, capsys: pytest.Captur
     assert "figures/rehearsal/01_small/numbers.json is of other code" in capsys.readouterr().out
 
 
+def test_records_of_runs_that_did_not_end_are_passed_over(root: Path, capsys: pytest.CaptureFixture[str]):
+    record(root, "rehearsal", "cpu", ["fig1"])
+    file = root / "figures" / "rehearsal" / NAME / "numbers.json"
+    file.with_name("unfinished.json").write_text(file.read_text())
+    so_far = {"notebook": NAME, "profile": "rehearsal", "unfinished": "failed in section 'Two'", "artefacts": ["a.png"]}
+    file.write_text(json.dumps(so_far))
+    assert shown(root) == [NOWHERE] * 3
+    assert f"{NAME}/numbers.json is of a run that did not end (failed in section 'Two')" in capsys.readouterr().out
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"rehearsal/01_small/numbers\.json is damaged"):
+        note(root)
+
+
 def test_the_same_run_is_noted_once(root: Path, monkeypatch: pytest.MonkeyPatch):
     record(root, "rehearsal", "cpu", ["fig1"])
     monkeypatch.setattr(states, "_commit", lambda root: "first")

@@ -52,6 +52,8 @@ def imagenet(root: Path):
 
 def flat_waterbirds(root: Path):
     transparent(root / "a" / "b.png")
+    transparent(root / "a" / "c.png")
+    (root / "a" / "._b.png").write_bytes(b"")
     header = "img_id,img_filename,y,split,place\n"
     (root / "metadata.csv").write_text(f"{header}1,a/b.png,0,2,1\n", encoding="utf-8")
     return read_waterbirds(root, check=False)
@@ -74,7 +76,7 @@ def folders(root: Path):
 
 READERS = {  # and what of what they are given is passed over
     imagenet: ["they lie beside the classes' folders (unsorted.png)", "hidden"],
-    flat_waterbirds: [],
+    flat_waterbirds: ["metadata.csv does not list them (a/c.png)", "hidden (a/._b.png)"],
     coco: ["they have no caption (2.png)"],
     folders: ["they lie beside the classes' folders (2.png)"],
 }

@@ -1,5 +1,6 @@
 """The store: every image's coefficients once, whoever computes them, and nothing damaged is believed."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from xaikit.decomposition.decompose import Coefficients, Readout, coefficients
 from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.store import DecomposedDataset, fill
 from xaikit.decomposition.textspan import ContributionMoments, textspan
-from xaikit.storage import paths
+from xaikit.storage import cache, paths
 from xaikit.storage.seeding import generator
 
 SIZE = 24
@@ -169,6 +170,27 @@ def test_a_folder_holds_one_store(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"one holds another store .*: name another folder"):
             use()
     assert (tmp_path / "one" / "shard-00000.safetensors").read_bytes() == before
+
+
+def test_a_store_counts_for_the_cache_and_a_full_disk_says_how_much_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, old = DecomposedDataset(build(), draw(10), shard_size=4), paths.CACHE / "coefficients-of-other-code"
+    monkeypatch.setenv("XAIKIT_CACHE_GB", "0")
+    old.mkdir(parents=True)
+    (old / "shard-00000.safetensors").write_bytes(b"was asked for in 1970")
+    os.utime(old / "shard-00000.safetensors", (0, 0))
+    with pytest.warns(UserWarning, match=f"more than the 0 GB of XAIKIT_CACHE_GB, .*{store.folder.name}; give it more"):
+        fill([store])
+    assert not old.exists() and all(store.has(shard) for shard in range(3))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store.path(1).unlink()
+    monkeypatch.setattr(cache, "save_file", refuse)
+    with pytest.raises(
+        OSError, match=r"Shard 1 of 3 cannot be kept in .*No space.*: it takes \S+ GB in all; make room"
+    ):
+        fill([store])
 
 
 def test_images_are_read_a_few_batches_ahead_and_no_more() -> None:

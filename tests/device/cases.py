@@ -31,7 +31,7 @@ from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.studies import clip_decomposition as study
-from xaikit.studies import clip_pictures
+from xaikit.studies import clip_pictures, texplain_mitigation
 from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
 
@@ -154,6 +154,13 @@ def mending(device: str) -> None:
     mitigation.salient(maps, (32, 32))
     mitigation.masked(images, maps)
     mitigation.randomly_masked(images, classes * 4 + 9, 0)
+    # Pictures stay in the host's memory, in 8 bits, and go to the device batch by batch.
+    pixels, chosen = (255 * drawn("cpu", 6, 3, 32, 32)).byte(), torch.arange(6) % 2 == 0
+    light = texplain_mitigation.Blacked.of(pixels, chosen, mitigation.masked(pixels[chosen], drawn("cpu", 3, 4, 4)))
+    light.black()
+    texplain_mitigation.Masks(chosen, light).black(pixels)
+    texplain_mitigation.lightly(lambda pixels: texplain_mitigation.Masks(chosen, pixels[chosen]))(pixels)
+    mitigation.fine_tune(resnet(device), light, torch.arange(3) % 2, mitigation.Recipe(1, 3, 1e-3), 0, device=device)
     groups = labels(device, 6, 4)
     mitigation.flagged(["bird"] * 6, classes, {0: ["bird"], 1: ["lake"]})
     for optimizer in ("sgd", "adamw"):

@@ -1,6 +1,7 @@
 """A ResNet-50 trains the same way twice, keeps its curves, and says what it cannot train on."""
 
 import dataclasses
+import errno
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torchvision.models import WeightsEnum
 from xaikit.models import classifiers
 from xaikit.models.classifiers import Recipe, Trained, build, predict, train, train_all
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.storage import cache
 
 RECIPE = Recipe(pixels=16, epochs=1, measurements=1, batch=8, learning_rate=1e-3)
 
@@ -138,6 +140,21 @@ def test_a_damaged_checkpoint_counts_as_none(data, tmp_path) -> None:
     with pytest.warns(UserWarning, match="is damaged and is computed anew"):
         again = train(RECIPE, *data, {}, seed=0, checkpoint=checkpoint)
     assert same(again.model, train(RECIPE, *data, {}, seed=0).model)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_full_disk_stops_no_training(data, monkeypatch, tmp_path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=2)
+    whole = train(recipe, *data, {}, seed=0)
+    monkeypatch.setattr(classifiers, "SAVE_EVERY", 0.0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache, "save_file", refuse)
+    with pytest.warns(UserWarning, match="the training so far cannot be kept and will be computed again: .*No space"):
+        trained = train(recipe, *data, {}, seed=0, checkpoint=tmp_path / "some.checkpoint")
+    assert same(trained.model, whole.model) and not list(tmp_path.glob("*.checkpoint"))
 
 
 @pytest.mark.usefixtures("tiny")

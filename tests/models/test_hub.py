@@ -185,6 +185,32 @@ def test_pickled_weights_are_not_looked_at(tmp_path: Path) -> None:
         captioner.load_captioner(str(tmp_path))
 
 
+def test_where_a_repository_has_no_safetensors_nothing_but_tensors_is_read_of_its_own_file(here: Hub) -> None:
+    """BLIP's has none. The hub is not asked to make some, and what a pickle says is not done."""
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    folder, model = here.add(FIRST), BertModel(config)
+    config.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    found = hub.load_whole(BertModel, source := hub.find(NAME))
+    assert all(torch.equal(tensor, found.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert {revision for _, _, revision in here.asked[1:]} == {FIRST}
+    few = {name: tensor for name, tensor in model.state_dict().items() if "pooler" not in name}
+    torch.save(few, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"the weights lack pooler\.dense\.bias and 1 others"):
+        hub.load_whole(BertModel, source)
+
+    class Says:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (folder / "was here",)
+
+    torch.save({**model.state_dict(), "more": Says()}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=f"The weights of {NAME} hold more than tensors, which may be code"):
+        hub.load_whole(BertModel, source)
+    assert not (folder / "was here").exists()
+    model.save_pretrained(folder)
+    assert not hub._only_pickled(source)  # safetensors are taken where there are some
+
+
 @pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
 def test_a_clip_comes_from_the_commit_that_is_pinned(here: Hub, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = here.add(SECOND)

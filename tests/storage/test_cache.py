@@ -559,6 +559,32 @@ def test_the_cache_stays_below_its_bound(caplog: pytest.LogCaptureFixture, monke
             cache.fetch(produce, n=7)
 
 
+def test_checkpoints_and_stores_count_and_stores_in_use_stay(tmp_path: Path) -> None:
+    cache.fetch(produce, n=0)
+    newest, old = cache.path_of(produce, {"n": 0}), time.time() - 100_000
+    checkpoint, unused, used, foreign = (
+        paths.CACHE / name for name in ("_trained-1.checkpoint", "coefficients-a", "coefficients-b", "other")
+    )
+    checkpoint.write_bytes(bytes(3000))
+    for folder, at in ((unused, old), (used, old + 90_000), (foreign, old)):
+        folder.mkdir()
+        for number in range(2):
+            (shard := folder / f"shard-{number:05d}.safetensors").write_bytes(bytes(10_000))
+            os.utime(shard, (at, at))
+    os.utime(checkpoint, (old, old))
+    elsewhere = tmp_path / "results" / "translator.safetensors"
+    elsewhere.parent.mkdir()
+    (elsewhere.parent / "mine.safetensors").write_bytes(bytes(10_000))
+    cache.make_room(elsewhere, 0.0)  # what lies beside a result that is not in the cache is not the cache's
+    assert (elsewhere.parent / "mine.safetensors").exists() and unused.exists()
+    bound = (20_000 + newest.stat().st_size) / 1e9
+    cache.make_room(newest, bound)
+    assert not checkpoint.exists() and not unused.exists() and used.exists() and foreign.exists()
+    with pytest.warns(UserWarning, match=f"more than the 1e-06 GB of XAIKIT_CACHE_GB, .* in use: .*{used.name}; give"):
+        cache.make_room(newest, 1e-6)
+    assert len(list(used.iterdir())) == len(list(foreign.iterdir())) == 2 and newest.exists()
+
+
 def test_what_another_process_removes_meanwhile_is_computed_and_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

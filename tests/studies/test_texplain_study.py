@@ -18,6 +18,7 @@ from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.lexicon import words_for
 from xaikit.studies.vlm_pictures import Classified
+from xaikit.texplain.mitigation import Recipe
 from xaikit.texplain.training import write_translator
 from xaikit.texplain.translator import Features, Translator
 
@@ -255,8 +256,30 @@ def test_random_masks_have_the_area_of_those_they_stand_beside() -> None:
     for image, side in zip(own, (10, 20, 30), strict=True):
         image[:, :side, :side] = 0
     random = repair.randmasked(repair.Masks(chosen, own), pixels, seed=0)
-    assert (random.pixels == 0).all(1).sum((1, 2)).tolist() == [100, 400, 900]
-    assert torch.equal(random.chosen, chosen) and not torch.equal(random.pixels, own)
+    assert (random.pixels[:] == 0).all(1).sum((1, 2)).tolist() == [100, 400, 900]
+    assert torch.equal(random.chosen, chosen) and not torch.equal(random.pixels[:], own)
+
+
+def test_masked_pictures_are_made_when_asked_for_and_teach_the_same() -> None:
+    """A bit a pixel is kept: the whole set lies in memory once, however many methods and runs mask it."""
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (9, 3, 20, 24), generator=draw, dtype=torch.uint8)
+    pixels[3, :, :9] = 0  # black before
+    chosen = torch.arange(9) % 3 != 1
+    own = pixels[chosen] * (torch.rand(6, 1, 20, 24, generator=draw) < 0.7)
+    light = repair.Blacked.of(pixels, chosen, own)
+    assert len(light) == 6 and light.bits.nbytes == 6 * 20 * 24 / 8 and light.whole is pixels
+    assert all(torch.equal(light[i], each) for i, each in enumerate(own))
+    assert torch.equal(light[:], own) and torch.equal(light[torch.tensor([4, 1])], own[[4, 1]])
+    assert torch.equal(repair.Masks(chosen, light).black(pixels), repair.Masks(chosen, own).black(pixels))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    labels, recipe = torch.arange(6) % 2, Recipe(epochs=2, batch=4, learning_rate=0.1)
+    tunings = {name: study.Tuning(model, each, labels, recipe, 0) for name, each in (("own", own), ("light", light))}
+    tuned = study.fine_tuned(tunings, "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(*(each.parameters() for each in tuned.values()), strict=True))
+    assert study.fine_tuned(tunings, "cpu").keys() == tuned.keys()  # read from the cache, which knows it
 
 
 def test_masks_are_located_on_the_birds(cfg) -> None:
@@ -274,7 +297,7 @@ def test_masktune_masks_every_picture_a_little(cfg) -> None:
     data = things(9)
     model = vit_classifier.build(cfg.classifier, 0, 9)
     masks = repair.masktune(model, "model.blocks.-1.norm1", study.pixels(data), tuple(cfg.grid), "cpu")
-    share = (masks.pixels != study.pixels(data)).any(1).double().mean((1, 2))
+    share = masks.black(study.pixels(data)).double().mean((1, 2))
     assert masks.chosen.all() and ((share >= 0) & (share < 0.25)).all() and share.max() > 0
 
 

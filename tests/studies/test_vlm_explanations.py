@@ -129,6 +129,20 @@ def test_portraits_of_photographs_come_from_boxes_in_a_file(tmp_path, cfg) -> No
     assert torch.equal(people.masked[:, :, :9], people.original[:, :, :9])
 
 
+def test_a_damaged_photograph_is_left_out_by_name_before_a_run_has_begun(tmp_path, cfg, monkeypatch) -> None:
+    monkeypatch.setattr(pictures, "DATASETS", tmp_path)
+    for name in PROFESSIONS:
+        (folder := tmp_path / "idenprof" / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (60, 50)).save(folder / "1.png")
+    whole = (tmp_path / "idenprof" / "test" / "judge" / "1.png").read_bytes()
+    (tmp_path / "idenprof" / "test" / "judge" / "2.png").write_bytes(whole[: len(whole) // 2])
+    own = Settings(cfg.as_dict() | {"data": "photographs", "size": 50, "folders": {"occupation": "idenprof"}}, "photos")
+    with pytest.warns(UserWarning, match=r"1 files .* not read: they cannot be: .*judge/2\.png"):
+        data = pictures.task("occupation", own, 0, "test")
+    assert len(data) == 10 and data.images[9].shape == (3, 50, 50)
+    assert "judge/2.png" in data.images.photographs.intake.report()
+
+
 def fake_easyocr(monkeypatch: pytest.MonkeyPatch, asked: list[tuple[int, ...]]) -> None:
     """An easyocr that finds an upright box, a slanted one and one outside in every photograph."""
 

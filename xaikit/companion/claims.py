@@ -176,7 +176,7 @@ def decided(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> tuple[Ver
         return "not-run", f"{', '.join(missing)} was not measured in this run"
     for bound in claim.decided_by:
         number = numbers[bound.id]
-        if number["low"] is None and number["protocol"] != "exact" and number["unit"] != "count":
+        if not _is_sure(number):
             raise ValueError(f"the claim {claim.id!r} rests on {bound.id!r}, which has no interval: record it with one")
         if number["low"] is None:
             continue
@@ -199,7 +199,7 @@ def needed(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> int | None
 def passes(instrument: Instrument, numbers: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
     """Whether an instrument has controls of both kinds, and all keep their bounds; if not, why.
 
-    Raises ValueError for a control without an interval.
+    Raises ValueError for a control that has neither an interval nor is exact.
     """
     for kind, bounds in (("positive", instrument.positive), ("negative", instrument.negative)):
         if not bounds:
@@ -207,10 +207,15 @@ def passes(instrument: Instrument, numbers: Mapping[str, Mapping[str, Any]]) -> 
     both = (*instrument.positive, *instrument.negative)
     if missing := [bound.id for bound in both if bound.id not in numbers]:
         return False, f"its control {', '.join(missing)} was not measured in this run"
-    if bare := [bound.id for bound in both if numbers[bound.id]["low"] is None]:
+    if bare := [bound.id for bound in both if not _is_sure(numbers[bound.id])]:
         raise ValueError(f"the control {bare[0]!r} of {instrument.id!r} has no interval: record it with one")
     broken = [f"{bound.id} is not {bound}" for bound in both if not bound.kept(numbers)]
     return not broken, "; ".join(broken)
+
+
+def _is_sure(number: Mapping[str, Any]) -> bool:
+    """Whether it is known how far a number can be trusted: it has an interval, is counted or exact."""
+    return number["low"] is not None or number["protocol"] == "exact" or number["unit"] == "count"
 
 
 @cache

@@ -252,11 +252,16 @@ def translator_bytes(
     tokens: int = 577,
     width: int = 768,
     decoder: towers.Decoder | None = None,
+    at_once: int | None = None,
 ) -> Number:
-    """What a step keeps of the decoder, of its conditions in both precisions, and of the translator in float32."""
+    """What a step keeps of the decoder, of its conditions in both precisions, and of the translator in float32.
+
+    With `at_once` images in the decoder at a time, the gradients of all conditions are kept beside.
+    """
     decoder = decoder or towers.Decoder()
     own = tokens * (6 * decoder.width + 16 * width)
-    return batch * (decoder.kept(words, tokens) * SIZES[precision] + own)
+    beside = 0 if at_once is None else batch * tokens * decoder.width * 2 * SIZES[precision]
+    return batch * own + (at_once or batch) * decoder.kept(words, tokens) * SIZES[precision] + beside
 
 
 def translator_training(

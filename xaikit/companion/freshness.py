@@ -86,7 +86,9 @@ def _unfinished(job: Job, last: progress.Progress) -> str:
     said = f"{last.where}; log: {job.file('.log')}"
     if not last.artefacts:
         return said
-    return f"{said}; what it finished, {progress.some(last.artefacts, 'file')}, is in {last.folder}"
+    said += f"; what it finished, {progress.some(last.artefacts, 'file')}, is in {last.folder}"
+    # One that was killed had no time to mark its record as that of an unfinished run.
+    return said + (f", its numbers so far in {progress.SO_FAR}" if (last.folder / progress.SO_FAR).is_file() else "")
 
 
 def _not_fresh(job: Job, made_from: Mapping[str, Any], record: Mapping[str, Any]) -> Status:

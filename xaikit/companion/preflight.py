@@ -184,7 +184,8 @@ def _models(tables: Mapping[str, Any]) -> Iterator[Model]:
     """The weights that a notebook's settings name; those that ship are not among them."""
     for key in ("sentence_encoder", "plain_decoder"):
         if key in tables:
-            yield Model("transformers", tables[key])
+            name, _, revision = tables[key].partition("@")
+            yield Model("transformers", name, revision or None)
     for key, value in tables.items():
         for table in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(table, Mapping):
@@ -196,6 +197,16 @@ def _models(tables: Mapping[str, Any]) -> Iterator[Model]:
                 yield Model(_LOADERS[key], table["name"], revision)
             elif "pretrained" in table:
                 yield Model("torchvision", f"resnet50, weights {table['pretrained']}")
+
+
+def pinned(profile: str, folder: Path = profiles.FOLDER) -> dict[str, str]:
+    """The commits that a profile pins, by the repository at the hub."""
+    found = {}
+    for tables in settings.read(folder, profile).values():
+        for model in _models(tables) if isinstance(tables, Mapping) else ():
+            if model.revision:
+                found[_repository(model, _entry(model))] = model.revision
+    return found
 
 
 # --- how it stands ----------------------------------------------------------------------------------------------------
@@ -281,9 +292,7 @@ def _damage(path: Path, file: download.File) -> tuple[State, str] | None:
 
 
 def _weights(notebook: str, model: Model) -> Item:
-    entry = next(
-        (e for e in _entries().values() if (e.loader, e.argument) == (model.loader, model.argument)), None
-    )  # fmt: skip
+    entry = _entry(model)
     state, note = _in_cache(model, entry)
     if state == "missing" and os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "on", "true", "yes"):
         state, note = "to be fetched", "when the notebook asks for it"
@@ -291,6 +300,11 @@ def _weights(notebook: str, model: Model) -> Item:
         notebook, f"{model.loader}: {model.argument}", "weights", state, note, _about(model),
         entry.licence if entry else "", "" if state == "there" else _fetching(model, entry),
     )  # fmt: skip
+
+
+def _entry(model: Model) -> download.Entry | None:
+    """What the manifest says of it."""
+    return next((e for e in _entries().values() if (e.loader, e.argument) == (model.loader, model.argument)), None)
 
 
 _MAIN = {

@@ -14,7 +14,7 @@ from xaikit.storage.files import write_text
 
 MODEL_CONFIGS = "open_clip_configs"  # that open_clip reads in place of its own
 VIT_LAYERS = 1
-VERSION = 3  # of what is written: another one is written anew
+VERSION = 4  # of what is written: another one is written anew
 
 
 def environment(build: Path) -> dict[str, str]:

@@ -108,7 +108,9 @@ def _texplain(tables: _Tables) -> list[Work]:
     def translating(name: str) -> Number:
         recipe = tables[name]
         parameters = 3 * vit.width**2
-        kept_then = cost.translator_bytes(recipe["batch"], longest, recipe.get("precision", "float32"))
+        kept_then = cost.translator_bytes(
+            recipe["batch"], longest, recipe.get("precision", "float32"), at_once=recipe.get("at_once")
+        )
         return on_card(weights(vit.parameters, captioner, trained=parameters), kept_then)
 
     per_sentence = 4.0 * (decoder.layers * 2 * words * decoder.width + 8 * decoder.vocabulary)
@@ -130,8 +132,14 @@ def _texplain(tables: _Tables) -> list[Work]:
     sd, drawn = towers.STABLE_DIFFUSION, len(tables["categories"]) * tables["generated"]
     at_a_time = tables["generator"].get("batch", 50)
     latent_tokens = (64 // 2) ** 2
+    latents = tables["latents"]
     latent_bytes = cost.translator_bytes(
-        tables["latents"]["batch"], longest, tables["latents"].get("precision", "float32"), latent_tokens, 16
+        latents["batch"],
+        longest,
+        latents.get("precision", "float32"),
+        latent_tokens,
+        16,
+        at_once=latents.get("at_once"),
     )
     drawing = drawn * (2 * tables["steps"] * sd.step + sd.decode) + pairs * sd.encode
     return [

@@ -29,9 +29,10 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from xaikit.companion.preflight import pinned
 from xaikit.storage.seeding import seed_for
 
-REVISION = "0" * 40
+REVISION = "0" * 40  # of what no profile pins
 
 # What of an open_clip model is cut. Its stages' widths, heads and input size are what the notebooks count on.
 CLIPS = {
@@ -61,10 +62,12 @@ def write_all(folder: Path, configs: Path, words: Iterable[str]) -> None:
 
 def _slot(folder: Path, repository: str) -> Path:
     """Where the hub's client keeps the files of a repository."""
-    base = folder / "hub" / "hub" / f"models--{repository.strip('/').replace('/', '--')}"
+    repository = repository.strip("/")
+    revision = pinned("rehearsal").get(repository, REVISION)
+    base = folder / "hub" / "hub" / f"models--{repository.replace('/', '--')}"
     (base / "refs").mkdir(parents=True, exist_ok=True)
-    (base / "refs" / "main").write_text(REVISION, encoding="utf-8")
-    files = base / "snapshots" / REVISION
+    (base / "refs" / "main").write_text(revision, encoding="utf-8")
+    files = base / "snapshots" / revision
     files.mkdir(parents=True, exist_ok=True)
     return files
 
@@ -159,7 +162,10 @@ def write_blip_and_bert(folder: Path, words: Iterable[str]) -> None:
     }  # fmt: skip
     config = BlipConfig(vision_config={**small, "image_size": 384, "patch_size": 16}, text_config=text)
     files = _slot(folder, "Salesforce/blip-image-captioning-base")
-    BlipForConditionalGeneration(config).save_pretrained(files)
+    config.architectures = ["BlipForConditionalGeneration"]
+    config.save_pretrained(files)
+    # As the real one, which has no safetensors.
+    torch.save(BlipForConditionalGeneration(config).state_dict(), files / "pytorch_model.bin")
     BlipImageProcessor(size={"height": 384, "width": 384}).save_pretrained(files)
     tokenizer.save_pretrained(files)
 

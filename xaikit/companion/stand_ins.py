@@ -122,6 +122,7 @@ def write_waterbirds(folder: Path, pictures: _Pictures) -> None:
     """A folder a species and metadata.csv, whose rows are in no order."""
     # Of each group in training, validation and test, as unequal as the real ones.
     counts = {0: (10, 4, 4, 8), 1: (4, 4, 3, 3), 2: (8, 8, 6, 6)}
+    _save(pictures[3], folder / "001.Some_Bird" / "of_no_split.jpg")
     rows = []
     for split, groups in counts.items():
         for group, count in enumerate(groups):
@@ -260,6 +261,8 @@ def write_professions(folder: Path, pictures: _Pictures) -> None:
                 found = scene.replace(face_mask=True).boxes(224)["face"]
                 boxes[f"{name}/{path.name}"] = [list(map(float, box)) for box in found]
         (folder / split / "chef" / "._chef-0.jpg").write_bytes(b"\0\5\26\7Mac OS X")  # unpacked on a Mac
+    whole = (folder / "train" / "chef" / "chef-0.jpg").read_bytes()
+    (folder / "train" / "chef" / "chef-broken.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "faces.json").write_text(json.dumps(boxes), encoding="utf-8")
 
 

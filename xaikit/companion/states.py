@@ -3,9 +3,10 @@
     xaikit states
 
 A rehearsal and a run on a GPU leave records that are not committed. What they say is kept in `data/ran.json`, with
-commit and date, for as long as no later run says something else; records of other code than that which is here are
-passed over. The state column of the README is then written from that file and from the committed records of mini, and
-so are its tables of claims and instruments, between `<!-- claims: 01_name -->` and `<!-- end -->`.
+commit and date, for as long as no later run says something else; records of other code than that which is here, and
+of runs that did not end, are passed over. The state column of the README is then written from that file and from the
+committed records of mini, and so are its tables of claims and instruments, between `<!-- claims: 01_name -->` and
+`<!-- end -->`.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any
 
 from xaikit.companion import profiles, verdicts
 from xaikit.storage import sources
-from xaikit.storage.files import write_text
+from xaikit.storage.files import read_json, write_text
 from xaikit.storage.paths import ROOT
 
 TABLE = re.compile(r"(?P<start><!-- (?P<kind>claims|instruments): (?P<notebook>\w+) -->\n).*?(?=<!-- end -->)", re.S)
@@ -121,7 +122,10 @@ def _present(root: Path) -> Iterator[Ran]:
     """The records here of rehearsals and of runs on a GPU, of the code that is here."""
     for file in sorted([*root.glob("figures/*/*/numbers.json"), *root.glob("build/gpu/*/*/numbers.json")]):
         record = _record(file.parent)
-        if record is None or record["profile"] not in profiles.names(_profiles(root)):
+        if record is None or record.get("profile") not in profiles.names(_profiles(root)):
+            continue
+        if "unfinished" in record:
+            print(f"passed over: {file.relative_to(root)} is of a run that did not end ({record['unfinished']})")
             continue
         on_gpu = record["device"] not in ("cpu", PRETENDED)
         if not on_gpu and not profiles.rehearses(record["profile"], _profiles(root)):
@@ -142,7 +146,7 @@ def _made(record: Mapping[str, Any]) -> set[str]:
 
 def _record(folder: Path) -> dict[str, Any] | None:
     file = folder / "numbers.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return read_json(file) if file.is_file() else None
 
 
 def _profiles(root: Path) -> Path:

@@ -59,6 +59,8 @@ def read_image(
     A JPEG is decoded to a half, a quarter or an eighth of its size where both sides then still have `least` pixels.
     With twice the size that a model sees, what it sees differs by 0.4 of 255 levels on average and by 8 at an edge at
     the most, as a test of photographs says; it saves two thirds of a large one's time, and 500 pixels stay as they are.
+    With that size itself it is 2 of 255 on average and 48 at the most (1.2 and 28 at 1024 x 768 for 384): softer edges,
+    as in a picture that was made smaller twice.
 
     Raises FileNotFoundError where the file is missing, and ValueError where it is damaged, no picture, or of more
     pixels than Pillow takes for safe.

@@ -14,7 +14,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from xaikit.arguments import public
-from xaikit.datasets.images import read_image
+from xaikit.datasets.images import pictures_among, read_image
 from xaikit.datasets.intake import Intake
 
 FOLDER = "waterbird_complete95_forest2water2"  # what the archive leaves
@@ -43,7 +43,7 @@ class Waterbirds(Sequence):
     """Images in the order of metadata.csv, read from disk one by one as they are asked for.
 
     `ids` are the file names below `folder`; `labels` and `backgrounds` index CLASS_NAMES and BACKGROUNDS.
-    `intake` tells what was done to those that were read.
+    `intake` tells what was done to those that were read, and which files the table does not list.
     """
 
     folder: Path
@@ -90,6 +90,7 @@ class Waterbirds(Sequence):
 def read_waterbirds(folder: Path, split: str = "test", *, check: bool = True) -> Waterbirds:
     """One split ("train", "val", "test") of Waterbirds from its folder, which holds metadata.csv and the images.
 
+    Files that metadata.csv does not list are not read: a warning names the first, and `Waterbirds.intake` all.
     Raises FileNotFoundError where metadata.csv is missing, ValueError for an unknown split, for a line that cannot
     be understood, and, with `check`, where the groups do not have the numbers of images that were published.
     """
@@ -106,7 +107,7 @@ def read_waterbirds(folder: Path, split: str = "test", *, check: bool = True) ->
     chosen = [row for row in columns if SPLITS[row[1]] == split]
     names, _, labels, backgrounds = zip(*chosen, strict=True) if chosen else ((), (), (), ())
     labels, backgrounds = torch.tensor(labels).long(), torch.tensor(backgrounds).long()
-    images = Waterbirds(folder, names, labels, backgrounds, Intake(folder))
+    images = Waterbirds(folder, names, labels, backgrounds, _intake(folder, {row[0] for row in columns}))
     found = tuple(torch.bincount(images.groups, minlength=len(GROUP_NAMES)).tolist())
     if check and found != COUNTS[split]:
         raise ValueError(
@@ -114,6 +115,15 @@ def read_waterbirds(folder: Path, split: str = "test", *, check: bool = True) ->
             f"{COUNTS[split]} belong; download it again."
         )
     return images
+
+
+def _intake(folder: Path, listed: set[str]) -> Intake:
+    """Of a folder of which the table lists these; it names the other files."""
+    intake = Intake(folder)
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir() and path != folder / "metadata.csv")
+    beside = [path for path in files if path.relative_to(folder).as_posix() not in listed]
+    intake.skip("metadata.csv does not list them", pictures_among(beside, intake))
+    return intake
 
 
 def _parse(row: dict[str, str], where: str) -> tuple[str, int, int, int]:

@@ -88,7 +88,7 @@ class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types
         self.ranges = [range(i, min(i + shard_size, len(images))) for i in range(0, len(images), shard_size)]
         self.about = dict(about or {})
         self.key = self._key(shard_size)
-        self.folder = folder or paths.CACHE / f"coefficients-{self.key}"
+        self.folder = folder or paths.CACHE / f"{cache.STORES}{self.key}"
 
     def _key(self, shard_size: int) -> str:
         arithmetic = os.environ.get("XAIKIT_ARITHMETIC", "native")
@@ -141,12 +141,24 @@ class DecomposedDataset(Sequence):  # not of [Coefficients], as who checks types
         return self.read(shard) is not None if whole else self.path(shard).exists()
 
     def write(self, shard: Natural, found: Coefficients) -> None:
-        """Keep a shard that was computed, whole or not at all. Raises ValueError for another number of images."""
+        """Keep a shard that was computed, whole or not at all; in the cache, what was not asked for longest makes room.
+
+        Raises ValueError for another number of images, and OSError where it cannot be written.
+        """
         rows = self.ranges[shard]
         if len(found) != len(rows):
             raise ValueError(f"Shard {shard} is of {len(rows)} images, and the coefficients are of {len(found)}.")
         header = {**self.about, "ids": list(self.ids[rows.start : rows.stop]), "dtype": str(self.dtype)}
-        cache.write(self.path(shard), "shard", {**vars(self._rounded(found)), "header": {**header, "key": self.key}})
+        kept, path = vars(self._rounded(found)), self.path(shard)
+        try:
+            cache.write(path, "shard", {**kept, "header": {**header, "key": self.key}})
+        except OSError as error:
+            size = sum(values.nbytes for values in kept.values()) * len(self.ids) / len(rows) / 1e9
+            raise OSError(
+                f"Shard {shard} of {len(self)} cannot be kept in {self.folder} ({error}): it takes {size:.2g} GB in "
+                "all; make room, and go on where it was."
+            ) from error
+        cache.make_room(path)
 
     def _rounded(self, found: Coefficients) -> Coefficients:
         kept = {name: values.detach().cpu() for name, values in vars(found).items()}

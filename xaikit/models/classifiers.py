@@ -86,7 +86,8 @@ def train(
 
     The curves hold, as the set "train", the accuracy of the training batches since the last measurement.
     A run that was killed goes on from its `checkpoint`, written between epochs, and ends with the weights and curves
-    that it would have had; one of another training is not told apart.
+    that it would have had; one of another training is not told apart. One that cannot be written, as the disk is full,
+    is a warning.
     Raises ValueError for an empty training set, an unknown schedule, and a loss that is not finite.
     """
     if len(images) < 2:
@@ -120,7 +121,7 @@ def train(
             if checkpoint is not None and step > start and time.monotonic() - saved_at >= SAVE_EVERY:
                 about = {"step": step, "seen": seen, "correct": correct, "curves": curves, "order": order.get_state()}
                 about["schedule"] = schedule.state_dict()
-                cache.write(checkpoint, "a checkpoint", about | _state(trained, optimiser))
+                cache.keep(checkpoint, "the training so far", about | _state(trained, optimiser))
                 saved_at = time.monotonic()
             # Parts of nearly one size: a last batch of a single image would have no batch statistics.
             epoch = torch.randperm(len(images), generator=order).tensor_split(chunks)
@@ -149,7 +150,7 @@ def train(
 
 
 def _state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """All that a model and its optimiser hold, for `cache.write`."""
+    """All that a model and its optimiser hold, for `cache.keep`."""
     own = optimiser.state_dict()
     moments = {f"optimiser.{index}.{key}": value for index, each in own["state"].items() for key, value in each.items()}
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}

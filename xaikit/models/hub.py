@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import open_clip
@@ -22,6 +23,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 from xaikit.models.cards import RESTORE, check_folder, refuse_custom_code
 from xaikit.storage import paths
@@ -108,14 +110,21 @@ def load_whole(kind: Any, source: Source, *, may_lack: str = "", **options: Any)
     The libraries make up what is missing and leave out layers that the configuration does not count. `may_lack` is a
     part of the names of weights that are to be new. Raises ValueError where another one is missing or a layer is left.
     """
-    model, report = kind.from_pretrained(
-        source.name,
-        **source.options,
-        **options,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # it is said here, in a sentence
-    )
+    pickled = source.revision is not None and "subfolder" not in options and _only_pickled(source)
+    try:
+        model, report = kind.from_pretrained(
+            source.folder if pickled else source.name,  # by its name, it would ask the hub to convert them
+            **({} if pickled else source.options),
+            **options,
+            use_safetensors=not pickled,  # transformers has `weights_only` by default
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # it is said here, in a sentence
+        )
+    except UnpicklingError as error:
+        raise ValueError(
+            f"The weights of {source.asked} hold more than tensors, which may be code that runs when it is read: it "
+            "was not; restore or download them again."
+        ) from error
     lacks = sorted(name for name in report["missing_keys"] if not may_lack or may_lack not in name)
     wrong = sorted(str(each[0] if isinstance(each, tuple | list) else each) for each in report["mismatched_keys"])
     left = sorted(name for name in report["unexpected_keys"] if _LAYER.search(name))
@@ -131,6 +140,17 @@ def load_whole(kind: Any, source: Source, *, may_lack: str = "", **options: Any)
                 f"{names[0]}{others}; restore or download both again."
             )
     return model
+
+
+def _only_pickled(source: Source) -> bool:
+    """Whether a repository has no safetensors, but torch's own file, which is here then."""
+    for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME):
+        try:
+            hf_hub_download(source.name, file, revision=source.revision)
+        except EntryNotFoundError:
+            continue
+        return file == WEIGHTS_NAME
+    return False
 
 
 def timm_model(name: str, *, pretrained: bool = True, revision: str | None = None, **options: Any) -> nn.Module:

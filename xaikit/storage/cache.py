@@ -2,8 +2,8 @@
 
 A result's key is the content of all that it depends on (`storage.keys`): the code that produces it, its inputs, torch's
 version, the kind of device and the name of the arithmetic (`storage.arithmetic`). Nothing ever has to be deleted by
-hand: what is stale is no longer asked for, and what was not asked for longest goes when all results together take more
-than XAIKIT_CACHE_GB.
+hand: what is stale is no longer asked for, and what was not asked for longest goes when all results together, with
+checkpoints and stores (folders of results), take more than XAIKIT_CACHE_GB.
 
 Results lie in one folder, which processes and machines may share: a lock lets one compute and the others wait, and
 where the file system has none, both compute the same. What cannot be kept, as the folder is read-only or the disk is
@@ -20,6 +20,7 @@ with AVX-512, with AVX2 and with neither, no tensor was further apart than 3e-6 
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -38,7 +39,8 @@ from xaikit.storage.files import locked, replacing
 
 log = logging.getLogger(__name__)
 LARGEST = 100.0  # gigabytes (10⁹ bytes) of all results together, where XAIKIT_CACHE_GB says nothing
-_LEFT_OVER = 86_400  # seconds after which a part of a file is one of a process that was killed
+STORES = "coefficients-"  # how the names of the cache's folders begin that hold one result in many files
+_LEFT_OVER = 86_400  # seconds after which a part of a file is one of a process that was killed, and a store not in use
 
 
 def fetch(producer: Callable[..., dict[str, Any]], /, **inputs: Any) -> dict[str, Any]:
@@ -98,28 +100,33 @@ def keep(path: Path, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_room(newest: Path, largest: float | None = None) -> None:
-    """Remove the results that were not asked for longest, but `newest`, until all take at most `largest` gigabytes.
+    """Remove what was not asked for longest, but `newest`, until the cache takes at most `largest` gigabytes.
 
-    That is XAIKIT_CACHE_GB by default, else `LARGEST`; what was removed is said in the log. Raises ValueError where the
-    variable is no number.
+    That is XAIKIT_CACHE_GB by default, else `LARGEST`. Results and checkpoints go one by one, a store as a whole and
+    only where nobody has asked for it for a day, as it may have taken many hours. What was removed is said in the log,
+    and which stores still take more than that. Where `newest` is in another folder than the cache, nothing is removed:
+    what else lies there is not the cache's. Raises ValueError where the variable is no number.
     """
     bound = _largest() if largest is None else largest
-    found, now = [], time.time()
-    for path in newest.parent.iterdir():
-        try:
-            about = path.stat()
-            if path.suffix == ".safetensors":
-                found.append((about.st_mtime, about.st_size, path))
-            elif path.suffix == ".part" and now - about.st_mtime > _LEFT_OVER:
-                path.unlink()
-        except OSError:  # of another process, which has just ended or made room
-            continue
+    if not newest.is_relative_to(paths.CACHE):
+        return
+    found, stores, now = [], set(), time.time()
+    for path in paths.CACHE.iterdir():
+        if path.is_dir() and path.name.startswith(STORES):
+            stores.add(path)
+            files = _sizes(path)
+            found.append((max((at for at, _ in files), default=now), sum(size for _, size in files), path))
+        elif path.suffix in (".safetensors", ".checkpoint"):
+            found.extend((*about, path) for about in _sizes(path))
+        elif path.suffix == ".part" and any(now - at > _LEFT_OVER for at, _ in _sizes(path)):
+            path.unlink(missing_ok=True)
     total, removed = sum(size for _, size, _ in found), []
-    for _, size, path in sorted(found):
+    for asked_for, size, path in sorted(found):
         if total <= bound * 1e9:
             break
-        if path != newest:
-            path.unlink(missing_ok=True)
+        if not newest.is_relative_to(path) and (path not in stores or now - asked_for > _LEFT_OVER):
+            shutil.rmtree(path, ignore_errors=True) if path in stores else path.unlink(missing_ok=True)
+            stores.discard(path)
             removed.append(size)
             total -= size
     if removed:
@@ -127,6 +134,25 @@ def make_room(newest: Path, largest: float | None = None) -> None:
             "the cache had more than %g GB: removed the %d results that were not asked for longest, %.2f GB",
             bound, len(removed), sum(removed) / 1e9,
         )  # fmt: skip
+    if total > bound * 1e9 and stores:
+        # Once a message, not once a shard: warnings are told apart by their text.
+        warnings.warn(
+            f"the cache takes more than the {bound:g} GB of XAIKIT_CACHE_GB, as these stores are in use: "
+            f"{', '.join(sorted(map(str, stores)))}; give it more, or delete those that are not needed",
+            stacklevel=3,
+        )
+
+
+def _sizes(path: Path) -> list[tuple[float, int]]:
+    """When each file of a path was last asked for, and its bytes; nothing of what another process has just removed."""
+    found = []
+    for file in path.iterdir() if path.is_dir() else [path]:
+        try:
+            about = file.stat()
+            found.append((about.st_mtime, about.st_size))
+        except OSError:  # of another process, which has just ended or made room
+            continue
+    return found
 
 
 def _largest() -> float:

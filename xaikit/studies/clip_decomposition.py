@@ -106,7 +106,7 @@ def revision_of(settings: Mapping[str, str]) -> str:
     source = open_clip.get_pretrained_cfg(settings["name"], settings["pretrained"]) or {}
     if repository := source.get("hf_hub", "").strip("/"):
         for file in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
-            if isinstance(path := try_to_load_from_cache(repository, file), str):
+            if isinstance(path := try_to_load_from_cache(repository, file, revision=settings.get("revision")), str):
                 return f"{settings['pretrained']}, {repository} at {Path(path).parent.name}"
     return settings["pretrained"]
 

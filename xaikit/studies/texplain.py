@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from jaxtyping import Float, Int64, UInt8
 from scipy import stats
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from transformers import AutoModel, AutoTokenizer
 
 from xaikit.companion.profiles import Settings
@@ -191,7 +192,11 @@ def learned_translators(
         "arguments": {"to_width": language.width, **options} if start is None else dict(start.arguments),
         "start": start,
         "recipe": TranslatorRecipe(
-            settings.epochs, settings.batch, settings.learning_rate, precision=settings.get("precision", "float32")
+            settings.epochs,
+            settings.batch,
+            settings.learning_rate,
+            precision=settings.get("precision", "float32"),
+            at_once=settings.get("at_once"),
         ),
         "patience": settings.get("patience", settings.epochs),
         "device": device,
@@ -302,7 +307,7 @@ class Tuning:
     """What `mitigation.fine_tune` needs: a model and the pictures, in 8 bits, that it is to learn from."""
 
     model: nn.Module
-    pixels: UInt8[Tensor, "images 3 height width"]
+    pixels: UInt8[Tensor, "images 3 height width"] | Dataset
     labels: Int64[Tensor, " images"]
     recipe: Recipe
     seed: int
@@ -320,7 +325,7 @@ def fine_tuned(tunings: Mapping[str, Tuning], device: str) -> dict[str, nn.Modul
 
 
 def _fine_tuned(
-    model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, seed: int, device: str
+    model: nn.Module, pixels: Tensor | Dataset, labels: Tensor, recipe: Recipe, seed: int, device: str
 ) -> dict[str, Any]:
     return dict(fine_tune(model, pixels, labels, recipe, seed, device=device).state_dict())
 

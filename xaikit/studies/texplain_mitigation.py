@@ -1,14 +1,18 @@
 """Table 2 of paper 2: classifiers of birds tuned on masked pictures, beside a baseline without masks."""
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from xaikit.companion.record import published
 from xaikit.models.preprocessing import Preprocessed
@@ -34,13 +38,73 @@ WORD_MAPS = 70_000
 
 
 @dataclass(frozen=True, eq=False)
+class Blacked(Dataset):
+    """Some of the pictures in 8 bits with pixels blacked out, made when one asks for them: a bit is kept for each.
+
+    Under the paper profile a copy for each method and run would take 2 GB, and all of them together 30.
+    """
+
+    whole: UInt8[Tensor, "images 3 height width"]
+    rows: Int64[Tensor, " chosen"]
+    bits: UInt8[np.ndarray, "chosen bytes"]
+
+    @classmethod
+    def of(
+        cls,
+        whole: UInt8[Tensor, "images 3 height width"],
+        chosen: Bool[Tensor, " images"],
+        pixels: UInt8[Tensor, "chosen 3 height width"],
+    ) -> "Blacked":
+        """The chosen ones of the whole set, which are `pixels` once they are masked."""
+        rows = chosen.nonzero()[:, 0]
+        bits = [
+            np.packbits((part != whole[own]).any(1).flatten(1).numpy(), axis=1)
+            for part, own in zip(pixels.split(256), rows.split(256), strict=True)
+        ]
+        return cls(whole, rows, np.concatenate(bits))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | slice | Tensor) -> UInt8[Tensor, "*some 3 height width"]:
+        return self.whole[self.rows[index]].masked_fill(self.black(index)[..., None, :, :], 0)
+
+    def black(self, index: int | slice | Tensor = slice(None)) -> Bool[Tensor, "*some height width"]:
+        """Which pixels of pictures are blacked out: those that were black before are not among them."""
+        height, width = self.whole.shape[-2:]
+        found = np.unpackbits(self.bits[index], axis=-1, count=height * width)
+        return torch.from_numpy(found).bool().unflatten(-1, (height, width))
+
+
+@dataclass(frozen=True, eq=False)
 class Masks:
     """What the methods of Table 2 black out in the training images: which images, and their masked pixels in 8 bits."""
 
     chosen: Bool[Tensor, " images"]
-    pixels: UInt8[Tensor, "chosen 3 height width"]
+    pixels: UInt8[Tensor, "chosen 3 height width"] | Blacked
+
+    def black(self, whole: UInt8[Tensor, "images 3 height width"]) -> Bool[Tensor, "chosen height width"]:
+        """Which pixels of the chosen images they black out."""
+        if isinstance(self.pixels, Blacked):
+            return self.pixels.black()
+        return (self.pixels != whole[self.chosen]).any(1)
 
 
+def lightly(masking: Callable[..., Masks]) -> Callable[..., Masks]:
+    """Have what masks its argument `pixels` give them `Blacked`."""
+
+    @functools.wraps(masking)
+    def masks(*args: Any, **kwargs: Any) -> Masks:
+        found = masking(*args, **kwargs)
+        if isinstance(found.pixels, Blacked) or not len(found.pixels):
+            return found
+        whole = inspect.signature(masking).bind(*args, **kwargs).arguments["pixels"]
+        return Masks(found.chosen, Blacked.of(whole, found.chosen, found.pixels))
+
+    return masks
+
+
+@lightly
 def masktune(
     model: nn.Module, layer: str, pixels: UInt8[Tensor, "images 3 height width"], grid: tuple[int, int], device: str
 ) -> Masks:
@@ -87,6 +151,7 @@ def lexicons(data: Grouped) -> dict[int, set[str]]:
     return {label: {"bird", *({name} & set(kinds))} for label, name in enumerate(data.names)}
 
 
+@lightly
 def texplained(
     explainer: Explainer,
     features: Tokens,
@@ -136,15 +201,17 @@ def maps_of(
     return torch.cat(parts) if parts else features.new_zeros(0, *grid), has
 
 
+@lightly
 def randmasked(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:
     """The images that `masks` has masked, each with a black square of the same area anywhere instead."""
     if not masks.chosen.any():
         return masks
     own = pixels[masks.chosen]
-    areas = (masks.pixels != own).any(1).sum((1, 2))
+    areas = masks.black(pixels).sum((1, 2))
     return Masks(masks.chosen, randomly_masked(own, areas, seed))
 
 
+@lightly
 def unmasked(count: int, pixels: UInt8[Tensor, "images 3 height width"], seed: int) -> Masks:
     """As many pictures, drawn at random, as they are: what tuning on few pictures does by itself."""
     chosen = torch.zeros(len(pixels), dtype=torch.bool)
@@ -152,6 +219,7 @@ def unmasked(count: int, pixels: UInt8[Tensor, "images 3 height width"], seed: i
     return Masks(chosen, pixels[chosen])
 
 
+@lightly
 def without_place(flags: Flags, pixels: UInt8[Tensor, "images 3 height width"], data: Grouped) -> Masks:
     """The flagged pictures with all black but the drawn birds: what a mask of the place could be at best.
 
@@ -170,7 +238,7 @@ def on_birds(masks: Masks, pixels: UInt8[Tensor, "images 3 height width"], data:
     """
     if data.scenes is None:
         raise ValueError("Where the bird is in a photograph is not known: this needs drawn scenes.")
-    black = (masks.pixels != pixels[masks.chosen]).any(1)
+    black = masks.black(pixels)
     bird = data.scenes[masks.chosen].masks("birds", pixels.shape[-1])
     return ((black & bird).sum((1, 2)) / black.sum((1, 2)).clamp(min=1)).double().numpy()
 

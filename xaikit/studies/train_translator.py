@@ -91,7 +91,7 @@ def train_translator(
     reading = {
         "prepare": fitted if whole else _as_read,
         "join": captions.stacked if whole else lambda images: torch.stack([fitted(i.to(device)) for i in images]),
-        "least": size,
+        "least": size,  # `read_image` says what it changes; pictures below twice this size, as COCO's, are read whole
     }
     told_in = partial(encoded, speaker, longest=longest, counts=odd)
     pairs_read: Counter[str] = Counter()  # and those that were not

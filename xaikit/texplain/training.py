@@ -33,6 +33,9 @@ class Recipe:
     """AdamW for so many epochs of steps with `batch` images each, in all processes together.
 
     The learning rate rises in a line for the first `warm_up` of all steps, a fraction, and falls in half a cosine.
+    Of a process's share of a batch `at_once` images, where given, go through the decoder at a time, which takes nearly
+    all of the memory. The step is the same but for rounding: the translator, whose batch norms look at the batch, has
+    all of it at once.
     Raises ValueError for numbers that make no training.
     """
 
@@ -42,11 +45,14 @@ class Recipe:
     weight_decay: float | int = 0.05
     warm_up: float | int = 0.05
     precision: str = "float32"  # or "bfloat16", on a GPU that has it
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
         if self.epochs < 1 or self.batch < 2 or self.learning_rate <= 0 or not 0 <= self.warm_up < 1:
             raise ValueError(f"{self} makes no training: give epochs, a batch of two, a rate and a warm-up below 1.")
+        if self.at_once is not None and self.at_once < 1:
+            raise ValueError(f"There are {self.at_once} images at once: give at least 1, or leave it out.")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step out of `steps`, counted from zero."""
@@ -178,15 +184,24 @@ def train(
             if encoder is not None:
                 with torch.no_grad():
                     given = encoder(given).float()
-            loss = sentence_loss(decoder, translator(given), sentences, prompt=prompt, pad=pad)
+            conditions = translator(given)
         # The mean is over the tokens of all processes, of which this one may have more or fewer than its share.
-        words = (sentences[:, prompt:] != pad).sum().float()
-        loss = loss * words / accelerator.reduce(words, "mean")
-        curve.append(accelerator.reduce(loss.detach(), "mean").item())
+        words = (sentences[:, prompt:] != pad).sum(1)
+        mean = accelerator.reduce(words.sum().float(), "mean")
+        # The decoder looks at each image alone, so its gradients may be made part by part, and then go on together.
+        rows = recipe.at_once or len(conditions)
+        parts, losses = conditions.detach().split(rows), []
+        for part, told, counted in zip(parts, sentences.split(rows), words.split(rows), strict=True):
+            with training_precision(str(device), recipe.precision):
+                loss = sentence_loss(decoder, part.requires_grad_(), told, prompt=prompt, pad=pad)
+            losses.append(loss * counted.sum().float() / mean)
+            losses[-1].backward()
+            losses[-1] = losses[-1].detach()
+        curve.append(accelerator.reduce(sum(losses), "mean").item())
         if not math.isfinite(curve[-1]):
             raise ValueError(f"The loss is {curve[-1]} in step {len(curve)}; lower the learning rate.")
         optimiser.zero_grad()
-        loss.backward()
+        conditions.backward(torch.cat([part.grad for part in parts]))
         for parameter in translator.parameters():
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
         optimiser.step()
@@ -246,7 +261,7 @@ def _save(path: Path, job: dict, translator: Translator, optimiser: torch.optim.
         for name, tensor in state.items()
     }
     losses = {"curve": torch.tensor(curve, dtype=torch.float64)}
-    cache.write(path, "a checkpoint", {"job": job, **weights, **states, **losses})
+    cache.keep(path, "the training so far", {"job": job, **weights, **states, **losses})
 
 
 def _resume(path: Path, job: dict, translator: Translator, optimiser: torch.optim.Optimizer) -> list[float]:
