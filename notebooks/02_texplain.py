@@ -614,7 +614,8 @@ else:
 # %% [markdown]
 # **Notice.** Follow the blue points down the strengths, and compare them with the orange ones: what is said rises with
 # what is used. And look at the grey ones at the twin: the colour *can* be read from features whose words are silent on
-# it. Silence is no proof of absence.
+# it. Silence is no proof of absence. Does the ViT's twin, all of whose tokens are translated, stay as silent as the
+# ResNet's, which has one? Where it does not, a word tells what can be read from the features, not what was learned.
 #
 # *Exercise.* Plant a pattern in place of a colour (`cfg.planted.colour` is a value of the factor that `planted.scenes`
 # alters). Does the word appear as readily?
