@@ -178,9 +178,18 @@ def test_a_single_value_has_no_interval() -> None:
 
 
 def test_values_that_are_all_alike_are_not_sure() -> None:
-    assert bootstrap_mean([1.0] * 20, 0).low < 0.95 and bootstrap_mean([1.0] * 20, 0).high == 1
+    sure = bootstrap_mean([1.0] * 20, 0)
+    assert sure.low < 0.95 < sure.value == 1 <= sure.high
     none = bootstrap_mean([0.0] * 20, 0)
-    assert none.low == none.value == 0 and 0.05 < none.high < 0.2
+    assert none.low <= none.value == 0 and 0.05 < none.high < 0.2
+    half = bootstrap_mean([0.5] * 20, 0)
+    assert half.low < 0.5 < half.high and half.high - half.low < 0.2
+
+
+def test_the_interval_of_seldom_verdicts_is_not_wider_than_need_be() -> None:
+    one, both = bootstrap_mean([1.0] + [0.0] * 89, 0), bootstrap_mean([1.0, -1.0] + [0.0] * 88, 0)
+    assert one.low < 0 < one.high < 0.06  # no share for sure: that they are no differences is not said
+    assert both.low < 0 < both.high and both.high - both.low < 0.1
 
 
 def test_the_studentised_interval_is_that_of_its_definition(rng) -> None:
