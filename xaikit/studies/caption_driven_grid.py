@@ -268,10 +268,14 @@ def _plain(model: Preprocessed) -> Preprocessed:
 
 
 def calibrated(reading: float, colour_user: float, shape_user: float, truths: tuple[float, float]) -> float:
-    """A reading on the scale of the truth, on which the two users of known cues stand right; within [−1, 2]."""
-    gap = colour_user - shape_user
-    share = (reading - shape_user) / gap if gap else np.inf
-    return float(np.clip(truths[1] + share * (truths[0] - truths[1]), -1, 2))
+    """A reading on the scale of the truth, on which the two users of known cues stand right; within [−1, 2].
+
+    Where the reading, or the truth, does not tell these two apart, nothing can be read: that counts as 2.
+    """
+    gap, span = colour_user - shape_user, truths[0] - truths[1]
+    if not gap or not span:
+        return 2.0
+    return float(np.clip(truths[1] + (reading - shape_user) / gap * span, -1, 2))
 
 
 def controls(values: Mapping[str, PerImage], networks: Sequence[Known], seed: int) -> dict[str, Interval]:
