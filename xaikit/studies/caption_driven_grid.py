@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 
 from xaikit.datasets.digits import ColouredDigits
 from xaikit.metrics.intervals import Interval, bootstrap
@@ -237,7 +239,11 @@ def on_stroke(
     RISE hides pixels behind grey, integrated gradients start from it; maps count from their lowest value on.
     """
     model = _plain(network.model)
-    images, answer = data.image, predict(model, data.image)
+    # At the network's own size: a gradient through bicubic resizing has no deterministic form on a GPU.
+    images = data.image
+    if images.shape[-1] != model.size:
+        images = resize(images, [model.size] * 2, InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    answer = predict(model, images)
     device = next(model.parameters()).device
     grey = torch.full_like(images[:1], 0.5).to(device)
     layers = dict(model.model.named_modules())
@@ -247,7 +253,7 @@ def on_stroke(
         "rise": rise(score, images.to(device), grey, seed=seed, masks=masks),
         "integrated-gradients": integrated_gradients(score, images.to(device), grey, steps=steps).clamp_min(0),
     }
-    stroke = (data.intensity > 64).double()
+    stroke = (images.amax(1) > 64 / 255).double()
     shares = {}
     for name, maps in found.items():
         heat = maps.double().cpu()
