@@ -240,9 +240,10 @@ def test_only_what_all_get_right_is_explained() -> None:
     first, second = torch.tensor([0, 1, 0, 3]), torch.tensor([0, 0, 2, 3])
     assert study.right_in_all([first, second], labels, 5, 0).tolist() == [0, 3]
     assert {study.right_in_all([first, second], labels, 1, seed).item() for seed in range(20)} == {0, 3}
-    nobody = [labels, (labels + 1) % 4]
-    with pytest.raises(ValueError, match="nothing to explain"):
-        study.right_in_all(nobody, labels, 5, 0)
+    nobody, one = [labels, (labels + 1) % 4], [labels, torch.tensor([0, 0, 0, 0])]
+    for given in (nobody, one):
+        with pytest.raises(ValueError, match=r"^[01] of 4 images are classified correctly in all settings, too few"):
+            study.right_in_all(given, labels, 5, 0)
     assert study.right_in_all(nobody, labels, 5, 0, rehearsing=True).tolist() == [0, 1, 2, 3]
 
 

