@@ -131,7 +131,8 @@ def test_no_data_set_and_no_result_is_read_from_a_pickle(tmp_path: Path) -> None
     imagenet.read_validation(tmp_path / "imagenet", subset=True)
     captions.read_coco(tmp_path / "coco2017", "val")
     imagenet9.read_imagenet9(tmp_path / "imagenet9" / "bg_challenge", "original", check=False)
-    waterbirds.read_waterbirds(tmp_path / "waterbirds" / "waterbird_complete95_forest2water2", "test", check=False)
+    with pytest.warns(UserWarning, match=r"metadata\.csv does not list them"):
+        waterbirds.read_waterbirds(tmp_path / "waterbirds" / "waterbird_complete95_forest2water2", "test", check=False)
     read_segmentation(tmp_path / "imagenet_segmentation" / "gtsegs_ijcv.mat", 64, "aligned", check=False)
     assert cache.fetch(made, n=2)["values"] == cache.fetch(made, n=2)["values"]
     canonical.read()
