@@ -1,6 +1,7 @@
 """What the README says is so: its commands, paths, artefacts and papers are there, and its example runs."""
 
 import ast
+import json
 import re
 import shlex
 import tomllib
@@ -14,7 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from xaikit.__main__ import app
-from xaikit.companion import run, states
+from xaikit.companion import accept, run, states
 from xaikit.storage.paths import DATA, NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -167,7 +168,16 @@ def test_the_table_names_what_a_notebook_records(notebook: str):
 def test_the_table_has_the_states_of_the_records():
     assert {row.notebook for row in ROWS} == set(BUILT)
     assert all(row.state.count(" · ") == 2 for row in ROWS)
-    assert states.filled(README) == README, "write it anew with: xaikit states"
+    made_here, shown = states.filled(README), README
+    if not all(as_accepted(notebook) for notebook in BUILT):  # another machine's digits may give other verdicts
+        made_here, shown = states.TABLE.sub("", made_here), states.TABLE.sub("", shown)
+    assert made_here == shown, "write it anew with: xaikit states"
+
+
+def as_accepted(notebook: str) -> bool:
+    """Whether the record that lies here is that of the accepted run, to the last digit."""
+    record = json.loads((ROOT / "figures" / "mini" / notebook / "numbers.json").read_text(encoding="utf-8"))
+    return accept.drift(record, "mini").same
 
 
 def test_the_lines_for_a_gpu_run_in_a_rehearsal(monkeypatch: pytest.MonkeyPatch):
