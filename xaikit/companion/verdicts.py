@@ -1,11 +1,9 @@
 """The verdicts of a record in words, and as the README's tables of claims and instruments."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from xaikit.companion.claims import VERDICTS
-
-PROTOCOLS = {"as-published": "as published", "corrected": "corrected", "control": "control", "exact": "exact"}
+from xaikit.companion.claims import VERDICTS, Protocol
 
 
 def shown(claim: Mapping[str, Any]) -> str:
@@ -21,7 +19,7 @@ def shown(claim: Mapping[str, Any]) -> str:
 
 def claims_table(record: Mapping[str, Any]) -> str:
     """A row for each claim, a column for each protocol, in Markdown; in the order of the record."""
-    protocols = [each for each in PROTOCOLS if any(claim["protocol"] == each for claim in record["claims"])]
+    protocols = [each for each in get_args(Protocol) if any(claim["protocol"] == each for claim in record["claims"])]
     rows: dict[str, dict[str, list[str]]] = {}
     for claim in record["claims"]:
         rows.setdefault(claim["text"], {}).setdefault(claim["protocol"], []).append(shown(claim))
@@ -29,7 +27,7 @@ def claims_table(record: Mapping[str, Any]) -> str:
         [text.removesuffix("."), *("; ".join(dict.fromkeys(found.get(each, ["–"]))) for each in protocols)]
         for text, found in rows.items()
     ]
-    return _table(["claim", *(PROTOCOLS[each] for each in protocols)], cells)
+    return _table(["claim", *(each.replace("-", " ") for each in protocols)], cells)
 
 
 def instruments_table(record: Mapping[str, Any]) -> str:
