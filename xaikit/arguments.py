@@ -31,6 +31,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 Item = TypeVar("Item", bound=Callable[..., Any])
+NOT_FINITE = "holds NaN or infinity; give finite numbers"
 
 
 # --- rules, for Annotated ---------------------------------------------------------------------------------------------
@@ -48,6 +49,8 @@ class Within:
     def broken(self, value: Any) -> str | None:
         """What is wrong with a value, or None."""
         least, most = _ends(value)
+        if not (math.isfinite(least) and math.isfinite(most)):
+            return NOT_FINITE
         inside = (least > self.low if self.above else least >= self.low) and (
             most < self.high if self.below else most <= self.high
         )
@@ -336,7 +339,8 @@ def _array(value: Any, hint: Any, rules: tuple[Any, ...]) -> Any:
         raise _Fault(
             ValueError, f"is of shape {tuple(value.shape)}, so there is nothing in it; give one or more of each"
         )
-    _check_finite(value)
+    if not any(isinstance(rule, Within) for rule in rules):  # which sees NaN and infinity in the same pass
+        _check_finite(value)
     return value
 
 
@@ -349,7 +353,7 @@ def _check_finite(value: Any) -> None:
     else:
         finite = value.dtype.kind != "f" or np.isfinite(value).all()
     if not finite:
-        raise _Fault(ValueError, "holds NaN or infinity; give finite numbers")
+        raise _Fault(ValueError, NOT_FINITE)
 
 
 def _array_like(value: Any, rules: tuple[Any, ...]) -> Any:
@@ -375,7 +379,7 @@ def _array_like(value: Any, rules: tuple[Any, ...]) -> Any:
     if array.dtype.kind == "O":
         raise _Fault(TypeError, "holds objects or rows of unlike length; give numbers or strings")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _Fault(ValueError, "holds NaN or infinity; give finite numbers")
+        raise _Fault(ValueError, NOT_FINITE)
     return value
 
 

@@ -288,7 +288,8 @@ def batches(
     (`images.TURNED`, …).
 
     Raises ValueError for numbers that make no sense, for fewer images or shards than processes, for prepared images of
-    differing shapes, for a shard that is damaged or breaks off, and, at the end, where no pair could be read.
+    differing shapes, for a shard that is damaged or breaks off, and, at the end, where no pair could be read. Raises
+    RuntimeError where a worker is lost.
     """
     if batch < 1 or workers < 0 or not 0 <= process < processes:
         raise ValueError(
@@ -339,7 +340,7 @@ def _joined(loader: DataLoader, join: Join, encode: Encode, batch: int, counts: 
     total: Counter[str] = Counter()
     rest: list[Tensor] = []
     texts: list[str] = []
-    for packed, shapes, captions, seen in loader:
+    for packed, shapes, captions, seen in _from_workers(loader):
         images = _unpacked(packed, shapes)
         counts.update(seen)
         total.update(seen)
@@ -355,6 +356,20 @@ def _joined(loader: DataLoader, join: Join, encode: Encode, batch: int, counts: 
         )
     for start in range(0, len(texts), batch):
         yield join(rest[start : start + batch]), encode(texts[start : start + batch])
+
+
+def _from_workers(loader: DataLoader) -> Iterator:
+    """What the workers send. When one is lost, torch says so or a pipe breaks: the moment decides."""
+    try:
+        yield from loader
+    except (RuntimeError, OSError, EOFError) as error:
+        # What a worker raises of itself comes as "Caught … in DataLoader worker".
+        if not loader.num_workers or str(error).startswith("Caught "):
+            raise
+        raise RuntimeError(
+            f"A worker that reads the captions was lost ({error or type(error).__name__}); start again, with fewer "
+            "workers where memory ran out."
+        ) from error
 
 
 def _packed(images: Sequence[Tensor]) -> tuple[Tensor, list[list[int]]]:
