@@ -23,7 +23,7 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
+.PHONY: help setup figures review $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
   check audit-deps chaos format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
@@ -44,6 +44,9 @@ help: ## this list
 figures: $(READY) ## every table and figure, then the report
 	@$(MAKE) --keep-going --no-print-directory PROFILE='$(PROFILE)' $(NOTEBOOKS); status=$$?; \
 	$(PY) -m xaikit report --profile '$(PROFILE)' && exit $$status
+
+review: $(READY) ## one page: the papers' tables and figures beside the rerun, in build/review.html
+	@$(PY) -m xaikit review --profile '$(PROFILE)'
 
 notebooks: $(READY) ## write the executed notebooks/*.ipynb
 	@$(PY) -m xaikit notebooks

@@ -114,7 +114,7 @@ figure = plots.image_grid(
     [scheme if column == 0 else "" for scheme in painted for column in range(shown)],
     columns=shown,
 )
-plt.show(figure)
+plots.show(figure, "Four rows of the same digits: coloured by class, at random, the wrong way round, and grey.")
 
 # %% [markdown]
 # Look at the rows: in *correlated* the colour gives the answer away, in *random* it says nothing, in *inverted* it
@@ -168,8 +168,11 @@ ax.axhline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
 ax.text(ax.get_xlim()[1], 0.49, "chance ", color=plots.DARK, ha="right", va="top")
 ax.set(xlabel="epoch", ylabel="accuracy", ylim=(0.4, 1.02), title="Biased standalone model, all folds (band: range)")
 ax.legend(title="", loc="center left", bbox_to_anchor=(1.01, 0.5))
-record.figure("fig1", figure)
-plt.show(figure)
+record.figure(
+    "fig1", figure, item="Figure 1",
+    alt="Line plot of accuracy over the epochs of training, all folds of the biased model: the training, validation "
+    "and test sets, and the real world, with a dashed line at chance.",
+)  # fmt: skip
 
 for name, item in (("biased", "fig1"), ("unbiased", "fig5")):
     rows = curves(name)
@@ -219,14 +222,17 @@ for ax, where in zip(axes, ("standalone ResNet-50", "CLIP image tower"), strict=
     ax.margins(y=0.45)
 axes[0].set_xlabel("convolution, from the input on")
 axes[1].set(xlabel="stage", xticks=range(1, 5), xlim=(0.3, 4.7))
-record.figure("fig3", figure)
-plt.show(figure)
+record.figure(
+    "fig3", figure, item="Figure 3",
+    alt="Two bar charts: how many activation maps each of the 49 convolutions of the standalone ResNet-50 has, and "
+    "each of the four stages of CLIP's image tower, coloured by the size of the maps.",
+)  # fmt: skip
 
 table = pd.DataFrame(
     [(where, layer, *shape) for where, layers in shapes.items() for layer, shape in layers.items()],
     columns=["network", "layer", "maps", "height", "width"],
 )
-record.table("fig3", table)
+record.table("fig3", table, item="Figure 3")
 for id, where, source in (
     ("standalone", "standalone ResNet-50", "koller.maps.standalone"),
     ("clip", "CLIP image tower", None),
@@ -283,8 +289,11 @@ for column, name in zip(axes.T, MODELS, strict=True):
 axes[0, 0].set_ylabel("best score $\\max_i Z_{ij}$", parse_math=True)
 axes[1, 0].set_ylabel("chosen standalone map $i$", parse_math=True)
 axes[1, 1].legend(loc="upper left")
-record.figure("matching", figure)
-plt.show(figure)
+record.figure(
+    "matching", figure, item="matching",
+    alt="Four scatter plots, for the biased and the unbiased model: the best matching score of each of CLIP's maps, "
+    "stage by stage, and below it which standalone map was chosen, with a moving average.",
+)  # fmt: skip
 
 rows = []
 for name in MODELS:
@@ -320,7 +329,7 @@ for name in MODELS:
         protocol="exact",
     )
     note(f"matching.median-score.{name}", bootstrap_mean(choice.score.numpy(), seed), "matching", unit="score")
-record.table("matching", pd.DataFrame(rows))
+record.table("matching", pd.DataFrame(rows), item="matching")
 
 # %% [markdown]
 # Drawn from these choices, the surgery looks like this: each band is the standalone maps of one group of layers that
@@ -328,8 +337,11 @@ record.table("matching", pd.DataFrame(rows))
 
 # %%
 figure = pictures.schematic(shapes["standalone ResNet-50"], shapes["CLIP image tower"], first["biased"].choice.source)
-record.figure("schematic", figure)
-plt.show(figure)
+record.figure(
+    "schematic", figure, item="section 2.1",
+    alt="Flow diagram of the surgery: bands lead from groups of convolutions of the standalone ResNet-50, as wide as "
+    "the maps that they give, into the four stages of CLIP's image tower.",
+)  # fmt: skip
 
 few = training["biased"][0].image[: cfg.match_on].to(cfg.device)
 record.number(
@@ -385,8 +397,11 @@ figure, axes = plt.subplots(3, 1, figsize=(7.5, 9.6))
 for ax, (title, values) in zip(axes, readings.items(), strict=True):
     pictures.similarity_matrix(ax, values[examples].T, CAPTIONS.texts, real_world.image[examples])
     ax.set_title(title, loc="left")
-record.figure("fig2", figure)
-plt.show(figure)
+record.figure(
+    "fig2", figure, item="Figure 2",
+    alt="Three tables of colours, four captions by four digits (five and eight, red and green): the cosine of picture "
+    "and caption in CLIP before the surgery, with the biased model inside, and with the unbiased one.",
+)  # fmt: skip
 
 no_surgery = study.cue_accuracy([before], real_world, seed)
 for cue, interval in no_surgery.items():
@@ -448,7 +463,7 @@ for (name, set_name), settings in scored.items():
                 | {"published": published(f"koller.{id}", "fraction")}
             )
 influence = pd.DataFrame(rows)
-record.table("table_influence", influence)
+record.table("table_influence", influence, item="Table influence")
 cells = [f"{100 * row.value:.1f} ({100 * row.published:.1f})" for row in influence.itertuples()]
 wide = influence.assign(cell=cells).pivot(index=["model", "set", "caption"], columns="column", values="cell")
 display(wide[["zero", "swapped", "influence"]].rename_axis(columns="percent here (published)"))
@@ -500,7 +515,7 @@ dominance = {
     for name in MODELS
 }
 record.table("fig4", pd.DataFrame([(*key, *vars(value).values()) for key, value in fig4.items()],
-    columns=["measure", "model", "cue", "value", "low", "high", "n"]))  # fmt: skip
+    columns=["measure", "model", "cue", "value", "low", "high", "n"]), item="Figure 4")  # fmt: skip
 
 # %%
 CUE = {"colour": pictures.COLOUR, "shape": pictures.SHAPE}
@@ -524,8 +539,12 @@ for ax, (measure, title) in zip(axes, panels.items(), strict=True):
     ax.set(title=title, xticks=(0, 1), xticklabels=[f"{name} model" for name in MODELS], ylim=(0, 1.05))
 axes[0].set_ylabel("fraction of images")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-record.figure("fig4", figure)
-plt.show(figure)
+record.figure(
+    "fig4", figure, item="Figure 4",
+    alt="Three bar charts of what captions say about the biased and the unbiased model, colour beside shape, with "
+    "intervals: as published with the paper's values as diamonds, with the indexing mended, and by the corrected "
+    "protocol.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** Read the panels from left to right: the same standalone models, scored in three ways. Two things are wrong
@@ -568,8 +587,11 @@ for column, name in ((2, "biased"), (5, "unbiased")):
     ax.vlines(range(2), *ends, color=list(CUE.values()), linewidth=2)
     ax.axhline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
     ax.set(ylim=(0, 1.05), title=f"{column + 1}. the captions say", ylabel="right caption beats wrong one")
-record.figure("fig5", figure)
-plt.show(figure)
+record.figure(
+    "fig5", figure, item="Figure 5",
+    alt="The loop in six panels: coloured training digits, the biased model's accuracy on four colourings, what "
+    "captions say of it; then grey training digits, the unbiased model's accuracy and its captions.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** The unbiased model's four accuracies are one number: behind its preprocessor the colourings are the same
@@ -611,15 +633,15 @@ for name in MODELS:
             note(f"controls.{what.replace(' ', '-')}.{name}.{cue}", interval, "Controls", "control")
             controls.append({"control": what, "model": name, "cue": cue, **vars(interval)})
 controls = pd.DataFrame(controls)
-record.table("controls", controls)
+record.table("controls", controls, item="Controls")
 change = study.self_swap(clip, real_world)
 record.number("koller.controls.self-swap", change, unit="cosine", item="Controls", protocol="exact")
 print(f"largest change of a similarity when CLIP's maps are swapped for themselves: {change}")
 
 
 # %%
-def cue_panels(name, rows, place):
-    """One panel a model: the accuracy of both cues in every setting."""
+def cue_panels(name, rows, place, item, settings):
+    """One panel a model: the accuracy of both cues in all `settings`, which the alt text names."""
     places = list(rows[place].unique())
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.2 + 0.42 * len(places)), sharey=True)
     for ax, model in zip(axes, MODELS, strict=True):
@@ -627,11 +649,14 @@ def cue_panels(name, rows, place):
         plots.grouped_intervals(ax, mine, place=place, group="cue", places=places, colours=CUE, chance=0.5)
         ax.set(title=f"{model} model", xlim=(-0.03, 1.03), xlabel="right caption beats wrong one")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    record.figure(name, figure)
-    plt.show(figure)
+    alt = f"For both models, how often the right caption of each cue beats the wrong one, with intervals: {settings}."
+    record.figure(name, figure, item=item, alt=alt)
 
 
-cue_panels("controls", controls, "control")
+cue_panels(
+    "controls", controls, "control", "Controls",
+    "without surgery, with matched maps, paraphrased and irrelevant captions, shuffled and random maps",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** Random and shuffled maps leave shape at chance, but look at the width of the biased model's colour: nearly
@@ -680,8 +705,11 @@ for name in MODELS:
             unit="cosine", item="Layers", protocol="exact",
         )  # fmt: skip
 layers = pd.DataFrame(layers)
-record.table("layers", layers)
-cue_panels("layers", layers, "swapped")
+record.table("layers", layers, item="Layers")
+cue_panels(
+    "layers", layers, "swapped", "Layers",
+    "when some stages alone are swapped, a part of the maps of each, or maps that are matched one to one",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** *Last stage alone* equals *all stages* by construction, so that holds for any pair of models; and what
@@ -713,7 +741,7 @@ for name, cases in crossed.items():
             cell = {"model": name, "cell": f"{name}: {kind} input", "measure": measure}
             two_by_two.append({**cell, **vars(interval)})
 two_by_two = pd.DataFrame(two_by_two)
-record.table("two_by_two", two_by_two)
+record.table("two_by_two", two_by_two, item="Two by two")
 
 cells = list(two_by_two.cell.unique())
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharex=True, sharey=True)
@@ -724,8 +752,11 @@ for ax, measure in zip(axes, ("colour share, as published", "colour, corrected",
     for missing in set(cells) - set(rows.cell):
         ax.text(0.02, cells.index(missing), "grey has no right colour", color=plots.DARK, va="center")
     ax.set(title=measure, xlim=(-0.03, 1.03), xlabel="fraction of images")
-record.figure("two_by_two", figure)
-plt.show(figure)
+record.figure(
+    "two_by_two", figure, item="Two by two",
+    alt="Three panels with intervals, for the biased, the unbiased and the bare unbiased model on coloured and on grey "
+    "digits: the published share of colour, and the corrected accuracy of colour and of shape.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** A measure that explains the *model* must differ between biased and unbiased, and not between coloured
@@ -791,7 +822,7 @@ for network in networks:
     note(f"instruments.truth.{name}", flips, "Instruments", "control")
     rows.append({"network": network.name, "kind": network.kind, "answers that flip": flips.value, "low": flips.low,
         "high": flips.high, **{each: readings[each][network.name].mean() for each in grid.INSTRUMENTS}})  # fmt: skip
-display(record.table("instruments", pd.DataFrame(rows)))
+display(record.table("instruments", pd.DataFrame(rows), item="Instruments"))
 
 ranked, alarms = {}, {}
 for instrument, values in readings.items():
@@ -814,8 +845,12 @@ for name, those in (("trained", learned), ("untrained", [each for each in networ
     note(f"instruments.agreement.{name}", bootstrap_mean(values, seed), "Instruments", "control", values=values)
 
 figure = pictures.instruments(networks, readings, ranked, alarms)
-record.figure("instruments", figure)
-plt.show(figure)
+record.figure(
+    "instruments", figure, item="Instruments",
+    alt="Twelve scatter plots, one an instrument: what it says of each of seventeen networks against the share of "
+    "answers that flip when digits are repainted; marks tell the kinds of networks apart, and a dotted line joins "
+    "two heads on one backbone.",
+)  # fmt: skip
 
 # %% [markdown]
 # Each point is a network; its place along the axis is the truth. An instrument would put all points on a rising line.
@@ -847,8 +882,11 @@ for ax, (title, tied) in zip(axes, panels.items(), strict=True):
     ax.set_title(title, loc="left")
     if ax is not axes[0]:
         ax.set_yticks([])
-record.figure("heads", figure)
-plt.show(figure)
+record.figure(
+    "heads", figure, item="Instruments",
+    alt="Three tables of colours, four captions by one digit in red and in green: after the published surgery, which "
+    "is the same for both heads, and after the dimmed surgery of the head for colour and of the head for shape.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** First look at the published scorer: which networks does it call free of colour? Then at the corrected
@@ -883,8 +921,11 @@ for ax, (instrument, title) in zip(
         ax.plot(strength, value, form, markersize=8, markeredgecolor="white", **look)
     ax.set(title=title, xlabel="colour agrees with the digit", xticks=(0.4, 0.5, 0.75, 1.0))
     ax.set_xticklabels(["grey", "0.5", "0.75", "1"])
-record.figure("dose_response", figure)
-plt.show(figure)
+record.figure(
+    "dose_response", figure, item="Dose and response",
+    alt="Four scatter plots over how often colour agrees with the digit in training: the answers that flip, and what "
+    "three explanations make of the same networks.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** There is little to see until nearly all colours agree with the digits: a few counterexamples are enough
@@ -915,8 +956,10 @@ for row, label in enumerate(("digit", "biased\nmodel", "unbiased\nmodel")):
     for ax in axes[row]:
         ax.axis("off")
     axes[row, 0].text(-0.15, 0.5, label, va="center", ha="right", transform=axes[row, 0].transAxes)
-record.figure("saliency", figure)
-plt.show(figure)
+record.figure(
+    "saliency", figure, item="Saliency",
+    alt="Four digits, and below each the Grad-CAM of the biased and of the unbiased model laid over it.",
+)  # fmt: skip
 
 stroke = (real_world.intensity > 64).float()
 rows = []
@@ -930,7 +973,7 @@ for name in MODELS:
     rows.append(row)
 area = note("saliency.stroke-area", bootstrap_mean(stroke.mean((1, 2)).numpy(), seed), "Saliency", "control")
 rows.append({"attribution": "spread evenly over the picture", **vars(area)})
-record.table("saliency", pd.DataFrame(rows).rename(columns={"value": "share on the stroke"}))
+record.table("saliency", pd.DataFrame(rows).rename(columns={"value": "share on the stroke"}), item="Saliency")
 
 # %% [markdown]
 # **Notice.** A map can say *where*: on the stroke or beside it. It cannot say *what* about the stroke: both cues live

@@ -210,8 +210,11 @@ for row, i in enumerate(examples):
         ax.axis("off")
     axes[row, 1].set_xticks([])
     axes[row, 1].set_yticks([])
-record.figure("fig1", figure)
-plt.show(figure)
+record.figure(
+    "fig1", figure, item="Figure 1",
+    alt="The pipeline in two rows: a picture, its features as a grid of numbers, nine of the sentences that the "
+    "language model makes of them, and the cloud of their words.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** The sentences disagree with one another. A word that is in nearly all of them is the translator's firm
@@ -258,8 +261,11 @@ else:
     plots.interval_bars(axes[1], list(learning.losses), [mean(each) for each in learning.losses.values()],
                         colours=[plots.ORANGE, plots.BLUE, plots.GREEN])  # fmt: skip
     axes[1].set_xlabel("loss of fresh pictures' captions, nats a token")
-    record.figure("learning", figure)
-    plt.show(figure)
+    record.figure(
+        "learning", figure, item="instruments",
+        alt="Left, the loss on held-out pairs over the epochs of three translators: of few pairs, the one in use, and "
+        "the floor of twice the pairs and steps; right, their loss on captions of fresh pictures, with intervals.",
+    )  # fmt: skip
     display(record.instrument("taghanaki.translator"))
 
 # %% [markdown]
@@ -287,8 +293,11 @@ for column, i in enumerate(chosen):
         axes[row, column].axis("off")
         axes[row, column].set_title(f"prediction: {classifier.name(probabilities[variant][i])}", fontsize=10)
         cloud(axes[row + 1, column], words[variant][i], "", CLASS_WORDS[original.names[original.labels[i]]])
-record.figure("fig2", figure)
-plt.show(figure)
+record.figure(
+    "fig2", figure, item="Figure 2",
+    alt="Four pictures with the classifier's prediction and the cloud of words told of them; below, the same for their "
+    "backgrounds alone.",
+)  # fmt: skip
 print(f"Without the thing, {stays} of the answers stay the same.")
 
 # %% [markdown]
@@ -362,8 +371,11 @@ plots.interval_bars(
 )  # fmt: skip
 axes[1].set_xlabel("pictures whose top word goes with the prediction")
 axes[1].set_xlim(0, 1)
-record.figure("fig3", figure)
-plt.show(figure)
+record.figure(
+    "fig3", figure, item="Figure 3",
+    alt="Left, histograms of how many of ten words are true of their own picture, and of another one; right, how often "
+    "the top word goes with the prediction, with intervals, for all words and for things and places.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** The orange bars are not at zero: colours, places and a few common things are true of many pictures. Only
@@ -403,8 +415,11 @@ for label, name in enumerate(original.names):
 figure, axes = plt.subplots(3, 3, figsize=(9, 6.6))
 for ax, (name, each) in zip(axes.flat, classes.items(), strict=False):
     cloud(ax, document_frequency(each), name, CLASS_WORDS[name])
-record.figure("fig5", figure)
-plt.show(figure)
+record.figure(
+    "fig5", figure, item="Figure 5",
+    alt="Nine clouds of words, one a category: its own name in orange, other words in dark grey, the larger the more "
+    "often they are said.",
+)  # fmt: skip
 
 # %%
 homes, rows = study.home_words(original), []
@@ -444,8 +459,11 @@ for row, variant in enumerate(data):
         bars.set_xlabel("probability" if row else "", fontsize=9)
 axes[0, 0].set_title("original", fontsize=10)
 axes[1, 0].set_title("background only", fontsize=10)
-record.figure("fig6", figure)
-plt.show(figure)
+record.figure(
+    "fig6", figure, item="Figure 6",
+    alt="Three pictures with the probabilities of the five likeliest classes, and below each its background alone with "
+    "the same; the right class is in orange.",
+)  # fmt: skip
 first_answer = probabilities["original"].argmax(1, keepdim=True)
 lost = [each.gather(1, first_answer)[:, 0].numpy() for each in (probabilities["original"], probabilities["only_bg_t"])]
 probability_lost = note_mean("fig6.probability-lost", lost[0] - lost[1], "Figure 6", unit="difference")
@@ -516,7 +534,7 @@ for name, found in conditions.items():
     row["category named"] = str(note_mean(f"controls.{slug}.category-named", named[name], "controls", "control"))
     usual = pd.Series([next(iter(each), "(none)") for each in found]).value_counts()
     rows.append(row | {"usual first words": ", ".join(usual.index[:3])})
-display(record.table("controls", pd.DataFrame(rows)).set_index("features of"))
+display(record.table("controls", pd.DataFrame(rows), item="controls").set_index("features of"))
 
 prior = document_frequency([text for each in texts["original"] for text in each])
 explained = study.prior_shares(words["original"], prior, cfg.words)
@@ -606,9 +624,14 @@ else:
     )  # fmt: skip
     axes[1].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     axes[1].set_xlabel("share of sentences, of answers, of pictures (probe: chance is 0.5)")
-    record.figure("planted", figure)
-    plt.show(figure)
-    display(record.table("planted", pd.DataFrame([{key: str(value) for key, value in row.items()} for row in rows])))
+    record.figure(
+        "planted", figure, item="section 4",
+        alt="Left, training pictures in which one class carries a planted colour. Right, for networks at three "
+        "strengths of the planting and their controls: how often the colour's word is said beyond pictures without "
+        "it, how many answers flip with the colour, and how well a linear probe finds it, with intervals.",
+    )  # fmt: skip
+    table = pd.DataFrame([{key: str(value) for key, value in row.items()} for row in rows])
+    display(record.table("planted", table, item="section 4"))
     display(record.instrument("taghanaki.words"), record.instrument("taghanaki.flips"))
 
 # %% [markdown]
@@ -706,8 +729,10 @@ for row, kind in enumerate(train.names):
         everything = document_frequency([text for each in told_of[kind, split] for text in each])
         when = "training" if split == "train" else "test"
         cloud(axes[row, column], everything, f"{kind}s, {when}", {"bird", *study.class_words(train)[kind]})
-record.figure("fig7", figure)
-plt.show(figure)
+record.figure(
+    "fig7", figure, item="Figure 7",
+    alt="Four clouds of words, of landbirds and waterbirds in training and in test; words for birds are in orange.",
+)  # fmt: skip
 
 # %% [markdown]
 # The test pictures show water around landbirds, and the words follow. But they must: *the pictures* differ. The paper
@@ -796,8 +821,12 @@ else:
     ax.set_xlabel("masked pixels that lie on birds")
     ax.set_xlim(0, 1)
     ax.legend(fontsize=8)
-    record.figure("word_maps", figure)
-    plt.show(figure)
+    record.figure(
+        "word_maps", figure, item="instruments",
+        alt="Left, three pictures of birds with the maps of bird words and of place words, by Grad-CAM and by "
+        "attention; right, the share of masked pixels that lie on the birds for each kind of word and control, with "
+        "intervals.",
+    )  # fmt: skip
     print(f"Of a map's mass, at most {most} could lie on the birds: a patch is 8 pixels wide.")
     display(record.instrument("taghanaki.map.grad-cam"), record.instrument("taghanaki.map.attention"))
 
@@ -842,7 +871,11 @@ for column, i in enumerate(positions):
         if not column:
             ax.set_ylabel(name)
     axes[0, column].set_title(f"{train.names[train.labels[i]]},\nfirst word: {flags.top[i]}", fontsize=8)
-plt.show(figure)
+plots.show(
+    figure,
+    "Training pictures that were flagged, one a column: as they are, and masked by each way: TExplain's, that of "
+    "attention, random squares, MaskTune's.",
+)
 
 # %%
 if drawn:
@@ -886,7 +919,7 @@ for name in methods:
         note(id, over_seeds.within(0, 1), "Table 2", published=repair.published_table2(slug, key))
         row[key] = f"{over_seeds.value:.3f} ± {over_seeds.sd:.3f}"
     rows.append(row)
-table2 = record.table("table2", pd.DataFrame(rows))
+table2 = record.table("table2", pd.DataFrame(rows), item="Table 2")
 display(table2.set_index("method").T, repair.published_table2_frame().set_index("published, percent"))
 
 # %% [markdown]
@@ -996,8 +1029,12 @@ else:
         ax.margins(x=0.2)
     axes[0].set_ylabel("answers that flip with the factor")
     axes[0].legend()
-    record.figure("causal", figure)
-    plt.show(figure)
+    record.figure(
+        "causal", figure, item="causal",
+        alt="Two scatter plots, a mark for each factor of three classifiers: the share of answers that flip when the "
+        "factor is redrawn, against how often sentences name it, and against how much more often its true value is "
+        "named.",
+    )  # fmt: skip
     display(causal.set_index(["model", "factor"]).round(2))
     print(f"Retraining the last layer moves the flips with the background by {moved}; no word changes.")
 
@@ -1047,8 +1084,11 @@ for column, name in enumerate(cfg.shown_categories):
     ):
         everything = document_frequency([text for texts in each[name] for text in texts])
         cloud(axes[row, column], everything, title, CLASS_WORDS.get(name, {name}))
-record.figure("fig4", figure)
-plt.show(figure)
+record.figure(
+    "fig4", figure, item="Figure 4",
+    alt="For three categories, six generated pictures, the cloud of a captioner's words for them, and the cloud of the "
+    "words told of their latents.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Table 1** compares the texts: ROUGE (shared words), METEOR (shared words and word forms; without WordNet's
@@ -1080,7 +1120,7 @@ for metric in scores["paired"]:
         "metric": metric, "latent against its picture": str(value), "against another picture": str(base),
         "difference": str(above[metric]), "published": published(id) if id else np.nan,
     })  # fmt: skip
-display(record.table("table1", pd.DataFrame(rows)).set_index("metric"))
+display(record.table("table1", pd.DataFrame(rows), item="Table 1").set_index("metric"))
 
 # %%
 # The instrument: captions of the same picture by the same captioner must agree, and what is said of nothing must not.
@@ -1132,8 +1172,11 @@ else:
     ax.minorticks_off()
     ax.set_xlabel("sentences a picture")
     ax.set_ylabel(f"rank correlation with\n{cfg.sample_reference:,} other sentences")
-    record.figure("samples", figure)
-    plt.show(figure)
+    record.figure(
+        "samples", figure, item="samples",
+        alt="Line plot with a band: the rank correlation of word frequencies with those of many other sentences, over "
+        "the number of sentences sampled from a picture.",
+    )  # fmt: skip
 
 # %% [markdown]
 # ## The claims

@@ -22,7 +22,7 @@ with open("build/runs.txt", "a") as runs:
 record = Record("01_small", profile, seed)
 figure, axes = plt.subplots(figsize=(2, 2))
 axes.plot([0, 1])
-record.figure("fig1", figure)
+record.figure("fig1", figure, item="Figure 1", alt="A line that rises from the left to the right.")
 print("drew it")
 
 # %% [markdown]

@@ -147,6 +147,20 @@ def report(
 
 
 @app.command(rich_help_panel=RUN)
+def review(
+    profile: Profile = "mini",
+    output: Annotated[Path | None, Option(help="The file; by default build/review.html.")] = None,
+    committed: Annotated[
+        bool, Option("--committed", help="Results made here count as the repository's: the same page everywhere.")
+    ] = False,
+) -> None:
+    """Write one page: each table and figure of the papers beside its rerun, with every claim and its instruments."""
+    from xaikit.companion import review
+
+    print(f"The page is {review.write(profile, output, committed=committed)}")
+
+
+@app.command(rich_help_panel=RUN)
 def notebooks(names: Names = None, profile: Profile = "mini") -> None:
     """Write the executed notebooks/*.ipynb, from runs that are up to date."""
     from xaikit.companion.run import jobs, write_pages

@@ -16,7 +16,7 @@ def test_a_recorded_figure_names_what_its_font_lacks_in_one_sentence(tmp_path, m
     ax.set_title("\u732b in the \u6d77, caf\u00e9")
     ax.set_xlabel("\u732b")
     with pytest.warns(UserWarning) as said:
-        record.figure("fig1", figure)
+        record.figure("fig1", figure, item="Figure 1", alt="Two letters that no font here has.")
     plt.close(figure)
     assert [str(each.message) for each in said] == [
         "The font has no \u732b \u6d77: boxes stand in figure fig1 for 2 signs."

@@ -41,7 +41,7 @@ trained = train_all({f"network {number}": {**job, "seed": number} for number in 
 
 # %%
 rows = [{"network": name, **row} for name, each in trained.items() for row in each.curves]
-record.table("curves", pd.DataFrame(rows))
+record.table("curves", pd.DataFrame(rows), item="curves")
 for name, each in trained.items():
     slug = name.replace(" ", "-")
     logits = each.model(images)

@@ -86,6 +86,9 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
+SHOWN = {"item": "Figure 4", "alt": "A line that rises from the left to the right."}
+
+
 def drawing() -> Figure:
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot(np.arange(3))
@@ -93,8 +96,8 @@ def drawing() -> Figure:
 
 
 def fill(kept: Record) -> None:
-    kept.figure("fig4", drawing())
-    kept.table("table1", pd.DataFrame({"a": [1 / 3, 2.0], "b": ["x", "é"]}))
+    kept.figure("fig4", drawing(), **SHOWN)
+    kept.table("table1", pd.DataFrame({"a": [1 / 3, 2.0], "b": ["x", "é"]}), item="Table 1")
     kept.number("z.last", np.float32(1 / 3), low=0.3, high=0.4, n=200, published="p.share", **NUMBER)
     kept.number("a.first", 22720, unit="count", item="text", protocol="exact")
     controls(kept)
@@ -117,6 +120,7 @@ def test_a_record_is_complete_and_repeats(out: Path) -> None:
             file.unlink()
     assert seen[0] == seen[1]
     assert sorted(content) == numbers["artefacts"] == ["fig4.pdf", "fig4.png", "table1.csv"]
+    assert numbers["shown"] == {"fig4": SHOWN, "table1": {"item": "Table 1"}}
     assert {key: numbers[key] for key in ("notebook", "profile", "seed", "source")} == {
         "notebook": "01_x",
         "profile": "mini",
@@ -148,7 +152,7 @@ def test_a_record_is_complete_and_repeats(out: Path) -> None:
 
 
 def test_a_figure_is_a_picture(out: Path) -> None:
-    Record("01_x", "mini", 0).figure("fig1", drawing())
+    Record("01_x", "mini", 0).figure("fig1", drawing(), **SHOWN)
     with Image.open(out / "fig1.png") as image:
         assert min(image.size) > 100
         assert "Software" not in image.info
@@ -159,7 +163,9 @@ def test_a_figure_is_a_picture(out: Path) -> None:
 
 def test_tables_and_numbers_are_shown_readably(out: Path) -> None:
     kept = Record("01_x", "mini", 0)
-    shown = kept.table("t", pd.DataFrame({"p": [1 / 3], "q": [math.nan]}, index=pd.Index(["row"], name="model")))
+    shown = kept.table(
+        "t", pd.DataFrame({"p": [1 / 3], "q": [math.nan]}, index=pd.Index(["row"], name="model")), item="t"
+    )
     assert shown.to_dict() == {"p": {"row": "0.3333"}, "q": {"row": "–"}}
     assert (out / "t.csv").read_text() == "model,p,q\nrow,0.333333,\n"
     kept.number("n", 0.25, low=0.125, high=0.5, published="p.share", **NUMBER)
@@ -210,9 +216,9 @@ def test_names_are_used_once_and_plain(out: Path) -> None:
     before = {file: file.read_bytes() for file in out.iterdir()}
     for name in ("fig4", "Fig 5", "../fig5", ""):
         with pytest.raises(ValueError, match=r"recorded twice|odd characters"):
-            kept.figure(name, drawing())
+            kept.figure(name, drawing(), **SHOWN)
     with pytest.raises(ValueError, match=r"the artefact 'table1\.csv' is recorded twice"):
-        kept.table("table1", pd.DataFrame({"a": [1]}))
+        kept.table("table1", pd.DataFrame({"a": [1]}), item="Table 1")
     with pytest.raises(ValueError, match=r"the number 'a\.first' is recorded twice"):
         kept.number("a.first", 1.0, **NUMBER)
     with pytest.raises(ValueError, match="odd characters"):
@@ -222,11 +228,13 @@ def test_names_are_used_once_and_plain(out: Path) -> None:
     with pytest.raises(ValueError, match=r"the instrument 'p\.works' is recorded twice"):
         kept.instrument("p.works")
     with pytest.raises(ValueError, match="table 'empty' is empty"):
-        kept.table("empty", pd.DataFrame({"a": []}))
+        kept.table("empty", pd.DataFrame({"a": []}), item="Table 1")
+    with pytest.raises(ValueError, match="the alt text of 'fig5' is 'Figure 5': say in a sentence what is to be seen"):
+        kept.figure("fig5", drawing(), item="Figure 5", alt="Figure 5")
     with pytest.raises(ValueError, match="figure 'blank' has no axes"):
-        kept.figure("blank", Figure())
+        kept.figure("blank", Figure(), **SHOWN)
     assert {file: file.read_bytes() for file in out.iterdir()} == before
-    kept.table("fig4", pd.DataFrame({"a": [1]}))  # a figure and the table behind it may share a name
+    kept.table("fig4", pd.DataFrame({"a": [1]}), item="Figure 4")  # a figure and the table behind it may share a name
 
 
 def test_the_file_decides_all_that_is_left(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython import get_ipython
+from IPython.display import display
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,6 +56,13 @@ def use_style() -> None:
             "text.parse_math": False,  # a dollar in a caption is a dollar; formulas say parse_math=True
         }
     )
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Show a figure in a notebook, once, with a text in its place for those who do not see it; then close it."""
+    if get_ipython() is not None:
+        display(figure, metadata={"image/png": {"alt": alt}})
+    plt.close(figure)
 
 
 def image_grid(

@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from xaikit.companion import accept, claims, profiles
+from xaikit.companion import accept, claims, plots, profiles
 from xaikit.companion.claims import Protocol, Verdict
 from xaikit.companion.glyphs import missing_glyphs_named
 from xaikit.companion.progress import NUMBERS, SO_FAR, record_text
@@ -29,6 +29,7 @@ from xaikit.datasets import intake
 from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import read_toml, replacing, write_text
 
+LEAST_WORDS = 5  # of an alt text
 _VERSIONED = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy")
 _CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0, ("percent", "difference"): 0.01}
 
@@ -87,6 +88,7 @@ class Record:
             print(f"Figures, tables and numbers go to {self.folder}")
         self._start = time.monotonic()
         self._files: dict[str, Path] = {}
+        self._shown: dict[str, dict[str, str]] = {}  # of each figure and table, in their order: its item, its alt text
         self._numbers: dict[str, dict[str, Any]] = {}
         self._stated = claims.stated(paths.DATA / "claims.toml", notebook)
         self._instruments: dict[str, dict[str, Any]] = {}
@@ -121,25 +123,31 @@ class Record:
             self._keep()
         print(text)
 
-    def figure(self, name: str, figure: Figure) -> None:
-        """Write `name`.png (150 dpi) and `name`.pdf, the same bytes for the same figure.
+    def figure(self, name: str, figure: Figure, *, item: str, alt: str) -> None:
+        """Write `name`.png (150 dpi) and `name`.pdf, the same bytes for the same figure; show it and close it.
 
+        `item` is the figure or table of the paper that it stands for, or our own name for a control. `alt` says in a
+        sentence or two what is to be seen, for those who do not see it; it goes wherever the picture goes.
         Letters that its font lacks are named in one warning. Raises ValueError for a name that is taken or not in lower
-        case, and for a figure without axes.
+        case, for a figure without axes, and for an alt text that says nothing.
         """
         png, pdf = self._file(f"{name}.png"), self._file(f"{name}.pdf")
+        if len(alt.split()) < LEAST_WORDS:
+            raise ValueError(f"the alt text of {name!r} is {alt!r}: say in a sentence what is to be seen")
         if not figure.axes:
             raise ValueError(f"figure {name!r} has no axes: draw it before recording it")
         with missing_glyphs_named(name), replacing(png) as part, replacing(pdf) as other:
             figure.savefig(part, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
             figure.savefig(other, format="pdf", bbox_inches="tight", metadata={"CreationDate": None})
         self._files |= {png.name: png, pdf.name: pdf}
+        self._shown[name] = {"item": item, "alt": alt}
         self._keep()
+        plots.show(figure, alt)
 
-    def table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    def table(self, name: str, table: pd.DataFrame, *, item: str) -> pd.DataFrame:
         """Write `name`.csv with 6 significant digits and return the table for display, with 4 and dashes for NaN.
 
-        The index is written unless it only counts the rows.
+        `item` is that of `figure`. The index is written unless it only counts the rows.
         Raises ValueError for a name that is taken or not in lower case, and for an empty table.
         """
         csv = self._file(f"{name}.csv")
@@ -148,6 +156,7 @@ class Record:
         counted = isinstance(table.index, pd.RangeIndex)
         write_text(csv, table.to_csv(index=not counted, float_format="%.6g", lineterminator="\n"))
         self._files[csv.name] = csv
+        self._shown.setdefault(name, {"item": item})
         self._keep()
         return table.map(lambda value: f"{value:.4g}".replace("nan", "–") if isinstance(value, float) else value)
 
@@ -418,6 +427,7 @@ class Record:
             "seed": self.seed,
             **ran,
             "artefacts": sorted(self._files),
+            "shown": self._shown,
             **({} if self.subset is None else {"subset": self.subset}),
             **({} if not self._skipped else {"skipped": self._skipped}),
             **({} if not self._remarks else {"remarks": self._remarks}),

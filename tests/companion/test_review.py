@@ -1,0 +1,133 @@
+"""The page of the papers beside the rerun: what it shows is what the records say, all of it, and nothing else."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from xaikit.companion import claims, review
+from xaikit.companion.run import Job, run_notebooks
+from xaikit.storage import paths
+from xaikit.storage.files import read_toml
+
+MINI = paths.ROOT / "figures" / "mini"
+RECORDS = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in MINI.glob("*/numbers.json")}
+
+
+class Page(HTMLParser):
+    """What a reader finds: pictures with their alt texts, words, and claims with their verdicts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[dict[str, str | None]] = []
+        self.claims: list[str | None] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "img":
+            self.pictures.append(given)
+        if tag == "article":
+            self.claims.append(given["data-verdict"])
+        self.addresses += [value for name, value in attrs if name in ("src", "href") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return review.page("mini", committed=True)
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_every_claim_is_there_with_its_verdict(page: Page, text: str) -> None:
+    stated = [claim for record in RECORDS.values() for claim in record["claims"]]
+    assert sorted(filter(None, page.claims)) == sorted(claim["verdict"] for claim in stated)
+    assert all(f"<code>{claim['id']}</code>" in text for claim in stated)
+
+
+def test_every_number_is_there_and_the_papers_beside_it(page: Page, text: str) -> None:
+    for record in RECORDS.values():
+        for number in record["numbers"]:
+            assert f"<code>{number['id']}</code>" in text
+    beside = sum(number["published"] is not None for record in RECORDS.values() for number in record["numbers"])
+    words = " ".join(page.words)
+    assert words.count("same data and size") + words.count("other data or size") == beside > 100
+
+
+def test_every_picture_is_there_with_an_alt_text(page: Page) -> None:
+    shown = [(record, name) for record in RECORDS.values() for name in record["shown"]]
+    drawn = [each for record, name in shown if "alt" in (each := record["shown"][name])]
+    assert [picture["alt"] for picture in page.pictures] and len(page.pictures) == len(drawn)
+    assert {picture["alt"] for picture in page.pictures} == {each["alt"] for each in drawn}
+
+
+def test_it_needs_nothing_else(page: Page, text: str) -> None:
+    outside = [each for each in page.addresses if not each.startswith(("#", "data:", "https://arxiv.org/"))]
+    assert not outside and len(text) < 8_000_000
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and {each[1:] for each in page.addresses if each.startswith("#")} <= set(ids)
+
+
+def test_the_items_of_a_paper_are_those_of_its_record_and_in_its_order(text: str) -> None:
+    known = read_toml(paths.DATA / "published.toml")["papers"]
+    headings = re.findall(r"<h3>([^<]+) <small>([^<]+)</small></h3>", text)
+    for paper in known.values():
+        wanted = [(each["name"], each["where"]) for each in paper["items"]]
+        start = headings.index(wanted[0])
+        assert headings[start : start + len(wanted)] == wanted
+    assert ("Instruments", review.NOT_PUBLISHED) in headings
+
+
+def test_the_committed_page_is_that_of_the_records(text: str) -> None:
+    """Pictures are left out: another version of the library that writes them may write other bytes."""
+
+    def without_pictures(page: str) -> str:
+        return re.sub(r"data:image/png;base64,[^\"]*", "", page)
+
+    committed = (paths.ROOT / "docs" / "review.html").read_text(encoding="utf-8")
+    assert without_pictures(committed) == without_pictures(text), (
+        "run .venv/bin/xaikit review --committed --output docs/review.html"
+    )
+
+
+def test_a_run_is_shown_as_it_is(checkout: Path) -> None:
+    with pytest.raises(ValueError, match="No notebook has results of the profile 'mini': run `make figures"):
+        review.page("mini", root=checkout)
+    assert not run_notebooks([Job("01_small", "mini", root=checkout)])
+    fresh = review.page("mini", root=checkout)
+    assert "<dd>fresh</dd>" in fresh and 'alt="A line that rises from the left to the right."' in fresh
+    assert "<dd>committed, not run here</dd>" in review.page("mini", root=checkout, committed=True)
+    script = checkout / "notebooks" / "01_small.py"
+    script.write_text(script.read_text().replace("[0, 1]", "[0, 2]"))
+    stale = review.page("mini", root=checkout, committed=True)
+    assert "<dd>stale</dd>" in stale and "stale, as code or settings have changed since" in stale
+    stated = claims.stated(checkout / "data" / "claims.toml", "01_small").claims
+    assert len(Page(stale).claims) == len(Page(fresh).claims) == len(stated) > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "comparable", "inside"),
+    [
+        ({"protocol": "exact"}, "same data and size", None),
+        ({"protocol": "exact", "low": 0.1, "high": 0.4}, "same data and size", True),
+        ({"protocol": "exact", "low": 0.35, "high": 0.4}, "same data and size", False),
+        ({"protocol": "corrected", "low": 0.1, "high": 0.4}, "other data or size", None),
+    ],
+)
+def test_values_are_compared_only_where_they_are_of_the_same(
+    number: dict, comparable: str, inside: bool | None
+) -> None:
+    base = {"id": "x", "n": 3, "unit": "fraction", "value": 0.36, "low": None, "high": None, "published": 0.3}
+    row = review._row({**base, **number}, "mini")
+    assert (row["comparable"], row["inside"]) == (comparable, inside)
+    assert review._row({**base, "protocol": "corrected"}, "paper")["comparable"] == "same data and size"
