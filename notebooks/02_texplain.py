@@ -1021,12 +1021,9 @@ else:
             causal.groupby("model", sort=False), (plots.BLUE, plots.ORANGE, plots.GREEN), "os^", strict=True
         ):
             ax.scatter(each[key], each["flips"], color=colour, marker=marker, label=model, s=45)
-            for _, row in each.iterrows():
-                below = -9 if row["factor"] == "pattern" else -1  # "colour" lies beside it
-                at = (row[key], row["flips"])
-                ax.annotate(row["factor"], at, xytext=(6, below), textcoords="offset points", fontsize=8)
         ax.set_xlabel(label)
         ax.margins(x=0.2)
+        plots.name_points(ax, list(zip(causal[key], causal["flips"], strict=True)), causal["factor"].tolist())
     axes[0].set_ylabel("answers that flip with the factor")
     axes[0].legend()
     record.figure(
@@ -1157,8 +1154,8 @@ for n in cfg.sample_sizes:
     if np.isnan(alike).all():
         record.remark(f"In {n} sentences no picture's words have an order.")
         continue
-    agree = note(f"samples.{n}", mean(defined(alike, f"order of words in {n} sentences")), "samples", "control",
-                 "correlation")  # fmt: skip
+    agree = mean(defined(alike, f"order of words in {n} sentences")).within(-1, 1)
+    note(f"samples.{n}", agree, "samples", "control", "correlation")
     rows.append({"sentences": n, **vars(agree)})
 if not rows:
     record.skip("samples", "no picture's words have an order in any number of sentences")

@@ -121,6 +121,29 @@ def test_interval_bars_refuse_rows_that_do_not_match(ax) -> None:
             plots.interval_bars(ax, labels, intervals, colours=colours)
 
 
+def test_names_of_points_cover_neither_points_nor_each_other(ax) -> None:
+    points = [(0.5, 0.5), (0.52, 0.5), (0.5, 0.53), (0.1, 0.9), (0.9, 0.1)]
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    names = ["colour", "pattern", "count", "species", "costs $5"]
+    plots.name_points(ax, points, names)
+    assert [text.get_text() for text in ax.texts] == ["costs $5", "colour", "pattern", "count", "species"]
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+    assert not any(box.contains(*at) for box in boxes for at in ax.transData.transform(points))
+    with pytest.raises(ValueError, match="5 points and 1 names"):
+        plots.name_points(ax, points, ["one"])
+
+
+def test_a_shown_figure_is_closed_and_says_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(plots, "get_ipython", lambda: "a notebook")
+    monkeypatch.setattr(plots, "display", lambda figure, metadata: shown.append((figure, metadata)))
+    figure, _ = plt.subplots()
+    plots.show(figure, "Nothing but two axes.")
+    assert shown == [(figure, {"image/png": {"alt": "Nothing but two axes."}})]
+    assert figure.number not in plt.get_fignums()
+
+
 def test_similarity_matrix_outlines_the_best_caption_of_each_image(images) -> None:
     values = torch.tensor([[0.1, 0.3, 0.25, 0.2, 0.1], [0.2, 0.1, 0.26, 0.1, 0.3]])
     figure, ax = plt.subplots(figsize=(7, 2.2))

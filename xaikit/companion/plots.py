@@ -11,6 +11,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
@@ -143,6 +145,47 @@ def interval_bars(
         ax.set_xlim(*beyond)
     if chance is not None:
         (ax.axvline if horizontal else ax.axhline)(chance, color=GREY, linestyle="--", linewidth=1, zorder=0)
+
+
+def name_points(ax: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Write its name beside each point, on the side where it covers least of the other points and names.
+
+    Call it when all else is drawn. Raises ValueError where there are not as many names as points.
+    """
+    if len(points) != len(names):
+        raise ValueError(f"There are {len(points)} points and {len(names)} names; give each point one.")
+    ax.figure.draw_without_rendering()  # which settles the places
+    radius = 0.06 * ax.figure.dpi  # in pixels, of a marker
+    at = ax.transData.transform(points)
+    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in at]
+    for place in np.lexsort(at.T):  # from the bottom
+        name = ax.annotate(
+            names[place], points[place], xytext=(0, 0), textcoords="offset points", fontsize=8, parse_math=False
+        )
+        boxes = {}
+        for side in _SIDES:
+            _put(name, side)
+            boxes[side] = name.get_window_extent()
+        best = min(_SIDES, key=lambda side: sum(_covered(boxes[side], other) for other in taken))
+        _put(name, best)
+        taken.append(boxes[best])
+
+
+# Where a name stands: how far from its point, in points, and which of its own edges that is.
+_SIDES = {
+    (6, 0): ("left", "center"), (-6, 0): ("right", "center"), (5, 5): ("left", "bottom"), (5, -5): ("left", "top"),
+    (-5, 5): ("right", "bottom"), (-5, -5): ("right", "top"), (0, 7): ("center", "bottom"), (0, -7): ("center", "top"),
+}  # fmt: skip
+
+
+def _put(name: Annotation, side: tuple[int, int]) -> None:
+    name.xyann = side
+    name.set(horizontalalignment=_SIDES[side][0], verticalalignment=_SIDES[side][1])
+
+
+def _covered(box: Bbox, other: Bbox) -> float:
+    both = Bbox.intersection(box, other)
+    return 0.0 if both is None else both.width * both.height
 
 
 def grouped_intervals(
