@@ -1,4 +1,4 @@
-"""What the README says is so: its commands, paths, artefacts and papers are there, and its example runs."""
+"""What README and docs say is so: commands, paths, artefacts and papers are there, and the examples run."""
 
 import ast
 import json
@@ -19,10 +19,18 @@ from xaikit.companion import accept, run, states
 from xaikit.storage.paths import DATA, NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", CONTRIBUTING, ROOT / "data" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+ALL = "\n".join(PAGES.values())
+ARTEFACTS = PAGES[ROOT / "docs" / "artefacts.md"]
+LONGEST = 250  # lines of the README
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCK.findall(README) if language == "python"]
-SPANS = re.findall(r"`([^`\n]+)`", BLOCK.sub("", README))
-SHELL = "\n".join(code for language, code in BLOCK.findall(README) if not language)
+PYTHON = [code for language, code in BLOCK.findall(PAGES[ROOT / "docs" / "methods.md"]) if language == "python"]
+SPANS = re.findall(r"`([^`\n]+)`", BLOCK.sub("", ALL))
+SHELL = "\n".join(code for language, code in BLOCK.findall(ALL) if not language)
 COMMANDS = [re.sub(r"\s+#.*", "", line).split() for line in [*SPANS, *SHELL.splitlines()]]
 BUILT = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 
@@ -38,7 +46,7 @@ class Row(NamedTuple):
 ROWS = [
     Row(notebook, re.findall(r"`(\w+)`", artefacts), state)
     for notebook, artefacts, state in re.findall(
-        r"^\| `(\d\d_\w+)` \| ([^|]+) \| [^|]+ \| ([^|]+) \|$", README, re.MULTILINE
+        r"^\| `(\d\d_\w+)` \| ([^|]+) \| [^|]+ \| ([^|]+) \|$", ARTEFACTS, re.MULTILINE
     )
 ]
 
@@ -72,9 +80,8 @@ def test_every_module_run_exists():
 
 def test_the_command_takes_what_it_is_given():
     """Parsed, and not run: an option that is not there, or a value of another type, is an error."""
-    pages = README + (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    shell = [line for language, code in BLOCK.findall(pages) if not language for line in code.splitlines()]
-    lines = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", BLOCK.sub("", pages))] + shell
+    shell = [line for language, code in BLOCK.findall(ALL) if not language for line in code.splitlines()]
+    lines = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", BLOCK.sub("", ALL))] + shell
     found = [re.match(r"(?:\S*/|.* -m )?xaikit ([a-z].*?)(?:\s+#.*)?$", line) for line in lines]
     given = [each[1] for each in found if each]
     group = get_command(app)
@@ -90,30 +97,40 @@ def test_the_command_takes_what_it_is_given():
 
 
 def is_made_by_a_run(path: str) -> bool:
-    folders = ("build/", "figures/", "data/downloads/", "data/accepted/", ".venv")
+    folders = ("build/", "figures/", "data/downloads", "data/accepted/", ".venv")
     return path.startswith(folders) or path.endswith(".ipynb") or path == "numbers.json"
 
 
-def paths_named() -> list[str]:
+def paths_named(page: Path) -> list[str]:
     suffixes = (".py", ".toml", ".md", ".yml", ".cff", ".lock", ".json", ".ipynb")
-    spans = [span for span in SPANS if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", span)]
+    spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", PAGES[page]))
+    spans = [span for span in spans if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*/?", span)]
     return [span for span in spans if "/" in span or span.endswith(suffixes)]
 
 
-def links() -> list[str]:
-    return [link for link in re.findall(r"\]\(([^)\s]+)\)", README) if not link.startswith(("https:", "#"))]
+def links(page: Path) -> list[str]:
+    found = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+    return [link.partition("#")[0] for link in found if not link.startswith(("https:", "#"))]
 
 
-def test_every_path_named_exists():
-    assert paths_named() and links()
-    for path in [*paths_named(), *links()]:
-        assert is_made_by_a_run(path) or list(ROOT.glob(path.rstrip("/"))), path
-
-
-def test_every_link_within_the_page_has_its_heading():
-    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", README), re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_and_link_of_a_page_leads_somewhere(page: Path):
+    for path in paths_named(page) if page.parent != DATA else ():  # that page names files inside of downloads
+        places = [folder / path.rstrip("/") for folder in (ROOT, page.parent)]
+        there = any(list(place.parent.glob(place.name)) for place in places)
+        assert there or is_made_by_a_run(path), path
+    for link in links(page):
+        target = (page.parent / link).resolve()
+        assert is_made_by_a_run(str(target.relative_to(ROOT.resolve()))) or target.exists(), link
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", PAGES[page]), re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+    assert set(re.findall(r"\]\(#([^)]+)\)", PAGES[page])) <= anchors
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) <= LONGEST
+    named = {(ROOT / link).resolve() for link in links(ROOT / "README.md")}
+    assert {page.resolve() for page in PAGES} - named == {(ROOT / "README.md").resolve()}
 
 
 def test_every_picture_and_page_is_of_a_notebook_that_is_here():
@@ -121,7 +138,7 @@ def test_every_picture_and_page_is_of_a_notebook_that_is_here():
     assert pictures and README.count("![") == len(pictures)
     for notebook, name in pictures:
         assert name in recorded_artefacts(NOTEBOOKS / f"{notebook}.py"), name
-    for page in re.findall(r"notebooks/(\w+)\.ipynb", README):
+    for page in re.findall(r"notebooks/(\w+)\.ipynb", ALL):
         assert page in BUILT
 
 
@@ -168,10 +185,12 @@ def test_the_table_names_what_a_notebook_records(notebook: str):
 def test_the_table_has_the_states_of_the_records():
     assert {row.notebook for row in ROWS} == set(BUILT)
     assert all(row.state.count(" · ") == 2 for row in ROWS)
-    made_here, shown = states.filled(README), README
-    if not all(as_accepted(notebook) for notebook in BUILT):  # another machine's digits may give other verdicts
-        made_here, shown = states.TABLE.sub("", made_here), states.TABLE.sub("", shown)
-    assert made_here == shown, "write it anew with: xaikit states"
+    for name in states.PAGES:
+        shown = PAGES[ROOT / name]
+        made_here = states.filled(shown)
+        if not all(as_accepted(notebook) for notebook in BUILT):  # another machine's digits may give other verdicts
+            made_here, shown = states.TABLE.sub("", made_here), states.TABLE.sub("", shown)
+        assert made_here == shown, "write it anew with: xaikit states"
 
 
 def as_accepted(notebook: str) -> bool:
@@ -181,7 +200,8 @@ def as_accepted(notebook: str) -> bool:
 
 
 def test_the_lines_for_a_gpu_run_in_a_rehearsal(monkeypatch: pytest.MonkeyPatch):
-    block = README.partition("## On a GPU\n")[2].partition("```\n")[2].partition("```")[0]
+    block = PAGES[ROOT / "docs" / "gpu.md"].partition("```\n")[2].partition("```")[0]
+    assert block in README
     lines = [re.sub(r"\s+#.*", "", line).replace("paper", "rehearsal").split()[1:] for line in block.splitlines()]
     assert [line[0] for line in lines] == ["download", "run", "run"] and "--check" in lines[1]
     started = []
@@ -205,7 +225,7 @@ def test_the_papers_are_cited_by_title_and_authors():
 
 def run_example(number: int, monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict:
     """What a Python example leaves behind that runs in any folder; there are four."""
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 4 and PYTHON[1] in README
     monkeypatch.chdir(folder)
     names: dict = {}
     with torch.random.fork_rng():
@@ -245,4 +265,4 @@ def test_the_example_explains_a_model(
 
 
 def test_nothing_is_left_to_fill_in():
-    assert "@@" not in README
+    assert "@@" not in ALL

@@ -302,11 +302,11 @@ def train_models(
 
 @app.command(rich_help_panel=TRAIN)
 def states() -> None:
-    """Write the README's column of what ran where, from the records of mini, of rehearsals and of GPUs."""
+    """Write what README and docs say of runs and verdicts, from the records of mini, of rehearsals and of GPUs."""
     from xaikit.companion import states
     from xaikit.storage.paths import ROOT, must_be_checkout
 
-    must_be_checkout(ROOT, "README.md is written")
+    must_be_checkout(ROOT, "README.md and docs are written")
     states.write()
 
 

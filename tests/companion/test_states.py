@@ -1,4 +1,4 @@
-"""The README's column of states follows from records, and keeps what records that are not committed have said."""
+"""The tables of README and docs follow from records, and keep what records that are not committed have said."""
 
 import json
 from collections.abc import Mapping
@@ -129,6 +129,7 @@ def test_claims_and_instruments_are_those_of_the_record(root: Path):
         return {"text": text, "protocol": protocol, "verdict": verdict, **more}
 
     record = {
+        "notebook": "01_x",
         "claims": [
             claim("A | b.", "as-published", "holds", seeds={"holds": 6}),
             claim("A | b.", "corrected", "inconclusive", seeds={"fails": 1, "holds": 5}),
@@ -144,6 +145,8 @@ def test_claims_and_instruments_are_those_of_the_record(root: Path):
     folder = root / "figures" / "mini" / "01_x"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "numbers.json").write_text(json.dumps(record))
+    summary = filled("<!-- verdicts: mini -->\nold\n<!-- end -->", root).splitlines()
+    assert summary[4] == "| `01_x` | 1 of 2 | 1 | 0 | 1 | 1 | 0 | 1 |" and summary[-1] == "<!-- end -->"
     page = "before\n<!-- claims: 01_x -->\nold\n<!-- end -->\nx\n<!-- instruments: 01_x -->\n<!-- end -->\nafter\n"
     expected = """before
 <!-- claims: 01_x -->

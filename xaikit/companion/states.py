@@ -1,12 +1,12 @@
-"""What became of every artefact, for the README's table: in mini, in a rehearsal, on a GPU; from records, by no hand.
+"""What became of every artefact and claim, for the tables of README and docs: from records, by no hand.
 
     xaikit states
 
 A rehearsal and a run on a GPU leave records that are not committed. What they say is kept in `data/ran.json`, with
 commit and date, for as long as no later run says something else; records of other code than that which is here, and
-of runs that did not end, are passed over. The state column of the README is then written from that file and from the
-committed records of mini, and so are its tables of claims and instruments, between `<!-- claims: 01_name -->` and
-`<!-- end -->`.
+of runs that did not end, are passed over. The state column of docs/artefacts.md is then
+written from that file and from the committed records of mini, and so are the tables of claims and instruments in
+docs/results.md, between `<!-- claims: 01_name -->` and `<!-- end -->`, and the README's of verdicts.
 """
 
 import json
@@ -23,7 +23,10 @@ from xaikit.storage import sources
 from xaikit.storage.files import read_json, write_text
 from xaikit.storage.paths import ROOT
 
-TABLE = re.compile(r"(?P<start><!-- (?P<kind>claims|instruments): (?P<notebook>\w+) -->\n).*?(?=<!-- end -->)", re.S)
+PAGES = ("README.md", "docs/results.md", "docs/artefacts.md")
+TABLE = re.compile(
+    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts): (?P<notebook>\w+) -->\n).*?(?=<!-- end -->)", re.S
+)
 PRETENDED = "a pretended GPU"  # the device that tests/device/pretend_gpu.py names
 ROW = re.compile(
     r"^\| `(?P<notebook>\d\d_\w+)` \| (?P<artefacts>[^|]+) \| (?P<shows>[^|]+) \| (?P<state>[^|]*) \|$", re.M
@@ -83,6 +86,10 @@ def filled(page: str, root: Path = ROOT) -> str:
         return f"| `{row['notebook']}` | {row['artefacts']} | {row['shows']} | {state} |"
 
     def from_record(table: re.Match[str]) -> str:
+        if table["kind"] == "verdicts":
+            names = sorted(file.parent.name for file in (root / "figures" / table["notebook"]).glob("*/numbers.json"))
+            records = [_record(root / "figures" / table["notebook"] / name) or {} for name in names]
+            return f"{table['start']}\n{verdicts.summary_table(records)}\n\n"
         record = _record(root / "figures" / "mini" / table["notebook"])
         make = {"claims": verdicts.claims_table, "instruments": verdicts.instruments_table}[table["kind"]]
         return f"{table['start']}\n{make(record)}\n\n" if record else table[0]
@@ -91,10 +98,11 @@ def filled(page: str, root: Path = ROOT) -> str:
 
 
 def write(root: Path = ROOT) -> None:
-    """Note what has run, and bring the README's tables up to date."""
+    """Note what has run, and bring the tables of README and docs up to date."""
     note(root)
-    readme = root / "README.md"
-    write_text(readme, filled(readme.read_text(encoding="utf-8"), root))
+    for name in PAGES:
+        if (file := root / name).is_file():
+            write_text(file, filled(file.read_text(encoding="utf-8"), root))
 
 
 def _state(notebook: str, names: Sequence[str], runs: Sequence[Ran], root: Path) -> str:

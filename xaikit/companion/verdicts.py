@@ -1,4 +1,4 @@
-"""The verdicts of a record in words, and as the README's tables of claims and instruments."""
+"""The verdicts of a record in words, and as tables of claims and instruments for README and docs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -37,6 +37,17 @@ def instruments_table(record: Mapping[str, Any]) -> str:
         for each in record["instruments"]
     ]
     return _table(["instrument", "measures", "is trusted if", "here"], cells)
+
+
+def summary_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each notebook, in Markdown: instruments that pass, and claims by verdict, by construction apart."""
+    rows = []
+    for record in records:
+        reached = [claim["verdict"] for claim in record["claims"] if not claim.get("by_construction")]
+        passing = sum(each["passes"] for each in record["instruments"])
+        counts = [*map(reached.count, VERDICTS), len(record["claims"]) - len(reached)]
+        rows.append([f"`{record['notebook']}`", f"{passing} of {len(record['instruments'])}", *map(str, counts)])
+    return _table(["notebook", "instruments that pass", *VERDICTS, "by construction"], rows)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
