@@ -45,6 +45,14 @@ def test_the_page_shows_the_script(folder: Path) -> None:
         assert cell.cell_type != "code" or not cell.source or cell.execution_count, "not executed: make notebooks"
 
 
+def test_every_picture_of_a_page_has_a_text_in_its_place(folder: Path) -> None:
+    page = nbformat.read(NOTEBOOKS / f"{folder.name}.ipynb", as_version=4)
+    outputs = [each for cell in page.cells if cell.cell_type == "code" for each in cell.outputs if "data" in each]
+    pictures = [each for each in outputs if "image/png" in each["data"]]
+    assert len(pictures) > 5
+    assert all(len(each["metadata"].get("image/png", {}).get("alt", "").split()) >= 5 for each in pictures)
+
+
 def test_every_artefact_is_there_and_opens(folder: Path, record: dict[str, Any]) -> None:
     assert record["artefacts"]
     assert {file.name for file in folder.iterdir()} == {*record["artefacts"], "numbers.json"}
