@@ -428,7 +428,9 @@ def _run(
             )
         heads.append(u.transpose(1, 2).flatten(2) if pooled is not None else u)
         weight, bias, _ = block.written(dtype)
-        stream["sum"] = stream["sum"] + F.linear(u.flatten(-2), weight, bias)
+        written = F.linear(u.flatten(-2), weight, bias)
+        # The entry of a block that norms what attention gives is attention itself, which is heard when it has ended.
+        stream["sum"] = stream["sum"] + written if "sum" in stream else written
         if receive is not None:
             receive(layer, weighted)
 
@@ -440,8 +442,8 @@ def _run(
             mlps.append(pool(batch_first(output)))
             stream["sum"] = stream["sum"] + mlps[-1]
         elif kind == "start":
-            mlps.append(pool(batch_first(inputs[0])))
-            stream["sum"] = mlps[-1]
+            mlps.insert(0, pool(batch_first(inputs[0])))
+            stream["sum"] = stream["sum"] + mlps[0] if "sum" in stream else mlps[0]
         else:
             ends(name, inputs, output)
 
