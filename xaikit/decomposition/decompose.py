@@ -92,9 +92,10 @@ class Readout:
 
         By default the mean μ that the final norm takes off is shared out equally, μ/(T·n) a part, as in the published
         code. `own_mean` takes each term's own mean off it instead; the difference is a multiple of one vector 1·diag(γ)
-        P, and the sum is the same. Raises ValueError as `image_tower` does.
+        P, and the sum is the same. (RMSNorm takes nothing off.) Raises ValueError as `image_tower` does.
         """
         parts = describe(tower)
+        own_mean = own_mean and centres(parts.norm)
         dtype, blocks = parts.dtype, parts.blocks
         joint, pooled = parts.maps(dtype)
         gain = gain_of(parts.norm, joint.T)[:, None] * joint

@@ -5,7 +5,7 @@ things lie. Classes are known by their names, so that no library is loaded for t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -383,6 +383,64 @@ def _timm_block(block: nn.Module) -> Block:
     )
 
 
+def _of_transformers_clip(model: nn.Module) -> Tower:
+    whole = getattr(model, "vision_model", model)
+    return Tower(
+        model,
+        tuple(_transformers_block(layer) for layer in whole.encoder.layers),
+        norm=whole.post_layernorm,
+        pools="class",
+        before=1,
+        each=False,
+        projection=None if whole is model else model.visual_projection.weight.T,
+        image=_sides(whole),
+        embedding=(lambda output: output.pooler_output) if whole is model else (lambda output: output.image_embeds),
+    )
+
+
+def _of_transformers_siglip(model: nn.Module) -> Tower:
+    if not model.use_head:
+        raise ValueError("The SiglipVisionModel has no pooling (vision_use_head): give one with its head.")
+    pool = replace(_of_packed(model.head.attention, model.head.probe[0]), mlp=model.head.mlp)
+    return Tower(
+        model,
+        tuple(_transformers_block(layer) for layer in model.encoder.layers),
+        norm=model.post_layernorm,
+        pools="attention",
+        before=0,
+        pool=pool,
+        image=_sides(model),
+        embedding=lambda output: output.pooler_output,
+    )
+
+
+def _of_transformers_dino(model: nn.Module) -> Tower:
+    third = _kind(model) == "transformers.DINOv3ViTModel"
+    return Tower(
+        model,
+        tuple(_transformers_block(layer) for layer in (model.model if third else model.encoder).layer),
+        norm=model.norm if third else model.layernorm,
+        pools="class",
+        before=1 + getattr(model.config, "num_register_tokens", 0),
+        embedding=lambda output: output.pooler_output,
+    )
+
+
+def _sides(model: nn.Module) -> tuple[int, int, int]:
+    return model.config.num_channels, model.config.image_size, model.config.image_size
+
+
+def _transformers_block(layer: nn.Module) -> Block:
+    attention = getattr(layer, "self_attn", None) or layer.attention
+    return Block(
+        getattr(layer, "layer_norm1", None) or layer.norm1,
+        getattr(attention, "num_heads", None) or attention.num_attention_heads,
+        getattr(attention, "out_proj", None) or attention.o_proj,
+        getattr(layer, "layer_scale2", layer.mlp),
+        gain=getattr(getattr(layer, "layer_scale1", None), "lambda1", None),
+    )
+
+
 _KNOWN: Mapping[str, Callable[[nn.Module], Tower]] = {
     "open_clip.VisionTransformer": _of_open_clip,
     "open_clip.TimmModel": _of_open_clip_timm,
@@ -390,5 +448,18 @@ _KNOWN: Mapping[str, Callable[[nn.Module], Tower]] = {
     "timm.Eva": _of_timm,
     "timm.VisionTransformerRelPos": _of_timm,
     "timm.Beit": _of_timm,
+    "transformers.CLIPVisionModel": _of_transformers_clip,
+    "transformers.CLIPVisionModelWithProjection": _of_transformers_clip,
+    "transformers.MetaClip2VisionModel": _of_transformers_clip,
+    "transformers.MetaClip2VisionModelWithProjection": _of_transformers_clip,
+    "transformers.SiglipVisionModel": _of_transformers_siglip,
+    "transformers.Dinov2Model": _of_transformers_dino,
+    "transformers.Dinov2WithRegistersModel": _of_transformers_dino,
+    "transformers.DINOv3ViTModel": _of_transformers_dino,
 }
-_WHOLE: Mapping[str, str] = {}
+_WHOLE: Mapping[str, str] = {
+    "transformers.CLIPModel": "a CLIPVisionModelWithProjection",
+    "transformers.MetaClip2Model": "a MetaClip2VisionModelWithProjection",
+    "transformers.SiglipModel": "its vision_model",
+    "transformers.Siglip2Model": "a SiglipVisionModel",
+}
