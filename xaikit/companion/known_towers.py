@@ -4,7 +4,11 @@ Each is built in small, with its own kind of blocks, pooling and head: what can 
 not on its size. `docs/towers.md` holds the table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -14,6 +18,12 @@ import torch
 from open_clip.model import _build_vision_tower
 from timm.models.vitamin import VitCfg, VitConvCfg
 from torch import nn
+
+from xaikit.companion import tables
+from xaikit.decomposition.decompose import decompose
+from xaikit.models.streams import KNOWN, describe
+from xaikit.saliency.vit import BASELINES, chefer
+from xaikit.storage.paths import ROOT
 
 _WIDTH, _HEADS, _LAYERS, _FEATURES = 48, 4, 2, 24
 
@@ -84,3 +94,84 @@ def draw(tower: nn.Module) -> nn.Module:
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 2)
     return tower
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "towers.md"
+_POOLS = {"class": "class token", "mean": "mean of tokens", "attention": "attention"}
+_RELEVANCE = "LRP", "partial-LRP", "Chefer et al."
+
+
+@dataclass(frozen=True)
+class Row:
+    """What can be done with a tower: the reasons why not, or "" where a thing is done."""
+
+    tower: str
+    pools: str
+    decomposed: str
+    by_attention: tuple[str, ...]
+    by_relevance: tuple[str, ...]
+
+
+def row(name: str) -> Row:
+    """Of one configuration; each thing is tried."""
+    tower = small(name)
+    trunk = getattr(tower, "trunk", tower)
+    pools, width, images = "", 8, torch.zeros(1, 3, 32, 32)
+    with suppress(ValueError):
+        parts = describe(tower)
+        images = torch.rand(1, *parts.image, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            width = parts.embedding(tower(images)).shape[1]
+        pools = _POOLS[parts.pools]
+    directions = torch.randn(1, width, generator=torch.Generator().manual_seed(1))
+    explainers = {**BASELINES, "Chefer et al., iccv2021": partial(chefer, rule="iccv2021")}
+    tried = {label: _why_not(partial(explain, tower, images, directions)) for label, explain in explainers.items()}
+    return Row(
+        f"{type(trunk).__module__.partition('.')[0]}'s {type(trunk).__name__}",
+        pools,
+        _why_not(partial(decompose, tower, images, "head-token")),
+        tuple(why for label, why in tried.items() if label not in _RELEVANCE),
+        tuple(why for label, why in tried.items() if label in _RELEVANCE),
+    )
+
+
+def _why_not(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def page_tables() -> Mapping[str, str]:
+    """The tables of the page, by name."""
+    rows = {name: row(name) for name in names()}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    reasons: list[str] = []
+
+    def said(*found: str) -> str:
+        reasons.extend(why for why in dict.fromkeys(found) if why and why not in reasons)
+        return " / ".join(f"no ({reasons.index(why) + 1})" if why else "yes" for why in dict.fromkeys(found))
+
+    for name, each in rows.items():
+        cells = each.tower, each.pools, said(each.decomposed), said(*each.by_attention), said(*each.by_relevance)
+        groups.setdefault(cells, []).append(name)
+    headings = ["tower", "pools by", "decomposed", "attention", "relevance", "configurations"]
+    body = [[*cells, f"{len(found)}: {', '.join(found)}"] for cells, found in sorted(groups.items())]
+    libraries: dict[str, list[str]] = {}
+    for kind in KNOWN:
+        libraries.setdefault(kind.partition(".")[0], []).append(f"`{kind.partition('.')[2]}`")
+    return {
+        "configurations": tables.markdown(headings, body),
+        "reasons": "\n".join(f"{number}. {why}" for number, why in enumerate(reasons, 1)),
+        "classes": tables.markdown(
+            ["library", "classes"], [[name, ", ".join(each)] for name, each in libraries.items()]
+        ),
+    }
+
+
+def write(file: Path = PAGE) -> None:
+    """Bring the page up to date."""
+    tables.fill(file, page_tables())

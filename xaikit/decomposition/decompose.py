@@ -36,7 +36,17 @@ from torch.overrides import TorchFunctionMode
 from xaikit.arguments import ANYTHING, public
 from xaikit.models.batches import checked
 from xaikit.models.hooks import evaluating, hooked, in_own_precision
-from xaikit.models.streams import Block, Tower, bias_of, centres, describe, gain_of, normalised, statistics
+from xaikit.models.streams import (
+    Block,
+    Tower,
+    asked_attention,
+    bias_of,
+    centres,
+    describe,
+    gain_of,
+    normalised,
+    statistics,
+)
 
 LEVELS = "layer", "head", "token", "head-token"
 
@@ -556,20 +566,7 @@ def _queries_keys_values(
             "known: let it use that (fused_attn, attn_implementation='sdpa'), or take level 'head'."
         )
     ((args, kwargs),) = calls
-    names = "query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"
-    told = dict(zip(names, args, strict=False)) | kwargs
-    query, key, value = (told[name].detach().to(dtype) for name in names[:3])
-    groups = query.shape[1] // key.shape[1]
-    key, value = (each.repeat_interleave(groups, 1) if groups > 1 else each for each in (key, value))
-    scale = told.get("scale")
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    mask = told.get("attn_mask")
-    if told.get("is_causal"):
-        raise ValueError("The tower's attention is causal, as that of no image tower known here.")
-    if mask is None:
-        return query, key, value, None
-    mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
-    return query, key, value, mask.detach().to(dtype).expand(*query.shape[:2], query.shape[2], key.shape[2])
+    return asked_attention(args, kwargs, dtype)
 
 
 def _of_mixed(

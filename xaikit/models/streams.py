@@ -6,6 +6,7 @@ things lie. Classes are known by their names, so that no library is loaded for t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +191,32 @@ def normalised(norm: nn.Module, rows: Float[Tensor, "*rows width"]) -> Float[Ten
     return (rows - mean[..., None]) / std[..., None] * gain_of(norm, rows) + bias_of(norm, rows)
 
 
+# --- attention ----------------------------------------------------------------------------------------------------
+
+
+def asked_attention(
+    args: tuple, kwargs: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What a call of PyTorch's scaled_dot_product_attention was about, in such a precision.
+
+    Scaled queries, keys and values [batch, heads, tokens, width], and what is added to the scores [batch, heads,
+    queries, keys], if anything. Raises ValueError for causal attention.
+    """
+    names = "query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa"
+    told = dict(zip(names, args, strict=False)) | kwargs
+    if told.get("is_causal"):
+        raise ValueError("The tower's attention is causal, as that of no image tower known here.")
+    query, key, value = (told[name].to(dtype) for name in names[:3])
+    groups = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(groups, 1) if groups > 1 else each for each in (key, value))
+    query = query * (query.shape[-1] ** -0.5 if told.get("scale") is None else told["scale"])
+    mask = told.get("attn_mask")
+    if mask is None:
+        return query, key, value, None
+    mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
+    return query, key, value, mask.to(dtype).expand(*query.shape[:3], key.shape[2])
+
+
 # --- where things lie ---------------------------------------------------------------------------------------------
 
 
@@ -199,7 +226,7 @@ def describe(model: nn.Module) -> Tower:
     Raises ValueError, with the name of what stands in the way, for another kind of network, several towers, and parts
     that do not simply add to the stream.
     """
-    found = [tower for module in _outermost(model) for tower in [_KNOWN[_kind(module)](module)]]
+    found = [tower for module in _outermost(model) for tower in [KNOWN[_kind(module)](module)]]
     if len(found) != 1:
         name = type(getattr(model, "model", model)).__name__
         if len(found) > 1:
@@ -211,7 +238,7 @@ def describe(model: nn.Module) -> Tower:
 
 
 def _outermost(module: nn.Module) -> list[nn.Module]:
-    if _kind(module) in _KNOWN:
+    if _kind(module) in KNOWN:
         return [module]
     if _kind(module) in _WHOLE:
         raise ValueError(f"The {type(module).__name__} reads texts too: give {_WHOLE[_kind(module)]}.")
@@ -242,7 +269,7 @@ _WHY_NOT = {
 
 def _refuse(module: nn.Module) -> None:
     if (why := _WHY_NOT.get(type(module).__name__)) is not None:
-        raise ValueError(f"The {type(module).__name__} cannot be written as a sum over heads: {why}; give a ViT.")
+        raise ValueError(f"The {type(module).__name__} cannot be taken: {why}; give another ViT.")
 
 
 def _of_open_clip(vit: nn.Module) -> Tower:
@@ -320,7 +347,7 @@ def _of_latent(pool: nn.Module) -> AttentionPool:
 
 def _of_open_clip_timm(tower: nn.Module) -> Tower:
     trunk, head = tower.trunk, tower.head
-    if _kind(trunk) not in _KNOWN:
+    if _kind(trunk) not in KNOWN:
         _refuse(trunk)
         raise ValueError(f"timm's {type(trunk).__name__} is no vision transformer that is known here: give a ViT.")
     behind = [module for name, module in head.named_children() if name != "drop"]
@@ -441,7 +468,7 @@ def _transformers_block(layer: nn.Module) -> Block:
     )
 
 
-_KNOWN: Mapping[str, Callable[[nn.Module], Tower]] = {
+KNOWN: Mapping[str, Callable[[nn.Module], Tower]] = {
     "open_clip.VisionTransformer": _of_open_clip,
     "open_clip.TimmModel": _of_open_clip_timm,
     "timm.VisionTransformer": _of_timm,
