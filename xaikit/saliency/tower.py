@@ -313,8 +313,8 @@ def check_tower(tower: nn.Module) -> None:
     if not isinstance(tower, VisionTransformer):
         name = type(tower).__name__
         raise ValueError(
-            f"The {name} is no open_clip VisionTransformer, for which the rules of relevance are written out: give such "
-            "an image tower (model.visual) itself."
+            f"The {name} is no open_clip VisionTransformer, whose relevance is written out: give such an image tower "
+            "(model.visual) itself."
         )
     if tower.attn_pool is not None:
         raise ValueError("The tower ends in attentional pooling: take one that pools its class token.")

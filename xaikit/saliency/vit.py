@@ -22,6 +22,7 @@ from xaikit.saliency.tower import (
     Directions,
     Images,
     Maps,
+    check_tower,
     constant,
     count_layers,
     embed,
@@ -169,7 +170,7 @@ def chefer(
     layers = walk_down(tower, images, directions, gradients=True, relevances=by_relevance)
     weighted = (
         (layer.gradient * (layer.attention_relevance if by_relevance else layer.attention)).clamp(min=0).mean(1)
-        for layer in islice(layers, _count(tower, start))
+        for layer in islice(layers, _count(tower, start, by_relevance))
     )
     return _roll_out(tower, images, weighted)
 
@@ -209,8 +210,10 @@ def _finished(tower: nn.Module, maps: Maps) -> Maps:
     return maps.to(precision(tower))
 
 
-def _count(tower: nn.Module, start: int) -> int:
-    """How many blocks there are from `start` on."""
+def _count(tower: nn.Module, start: int, relevances: bool = False) -> int:
+    """How many blocks there are from `start` on, of a tower whose relevance can be had if that is asked for."""
+    if relevances:
+        check_tower(tower)
     layers = count_layers(tower)
     if not 0 <= start < layers:
         raise ValueError(f"There is no block {start} to start from: the tower has blocks 0 to {layers - 1}.")
