@@ -23,7 +23,7 @@ Everything is read through hooks on stock towers (`models.streams` has where thi
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -299,11 +299,11 @@ def decompose(
     cells: dict[tuple[int, int], Tensor] = {}
     sums: list[Tensor] = []
 
-    def keep(layer: int, weighted: "Callable[[list[int]], _Cells]") -> None:
+    def keep(layer: int, attention: "_Mixed | _Packed") -> None:
         wanted = sorted({head for other, head in chosen if other == layer})
         if not wanted:
             return
-        found, maps = weighted(wanted), readout.heads[layer, wanted, : rows - 3]
+        found, maps = attention.cells(wanted), readout.heads[layer, wanted, : rows - 3]
         if level == "token":  # all heads at once: their sum is one product
             sums[:] = [sum(sums, found.summed(maps))]
         else:
@@ -371,125 +371,131 @@ class _Reading:
 
 @_exactly()
 def _run(
-    tower: nn.Module,
-    images: Tensor,
-    receive: Callable[[int, Callable[[list[int]], _Cells]], None] | None = None,
+    tower: nn.Module, images: Tensor, receive: "Callable[[int, _Mixed | _Packed], None] | None" = None
 ) -> Coefficients:
-    """One forward pass; `receive` gets each layer's number, and a function from heads to α_i v_i of their tokens."""
-    parts = describe(tower)
-    dtype = parts.dtype
-    joint, pooled = parts.maps(dtype)
+    """One forward pass, or two; `receive` gets each layer's number, and what knows its heads' tokens."""
     (images,) = checked([images])
+    run = _Pass(describe(tower), receive)
+    with evaluating(tower), run.parts.root.register_forward_pre_hook(run.check):
+        if run.parts.ahead:
+            with hooked(tower, run.ends, run.hear):
+                tower(images)
+            run.reading = _read(run.parts, run.stream)
+        with hooked(tower, run.layers | run.ends, run.hear), run.listening():
+            tower(images)
+    return run.coefficients()
 
-    def check(_module: nn.Module, inputs: tuple[Tensor]) -> None:
-        channels, *sides = parts.image
+
+class _Pass:
+    """What is heard of a tower while it runs."""
+
+    def __init__(self, parts: Tower, receive: "Callable[[int, _Mixed | _Packed], None] | None") -> None:
+        self.parts, self.receive, self.dtype = parts, receive, parts.dtype
+        self.joint, self.pooled = parts.maps(parts.dtype)
+        self.ends: dict[str, nn.Module] = {"output": parts.root, "end": parts.norm}
+        if parts.second is not None:
+            self.ends["second"] = parts.second
+        if parts.pool is not None and parts.pool.mlp is not None:
+            self.ends["pooling"] = parts.pool.mlp
+        self.layers = {"start": parts.blocks[0].entry}
+        for layer, block in enumerate(parts.blocks):
+            self.layers[f"attention {layer}"] = block.entry if block.packed else block.output
+            self.layers[f"mlp {layer}"] = block.mlp
+        self.seen = _Attention()
+        self.reading: _Reading | None = None
+        self.stream: dict[str, Tensor] = {}
+        self.heads: list[Tensor] = []
+        self.mlps: list[Tensor] = []
+
+    def listening(self) -> AbstractContextManager[object]:
+        """Keeps what attention is asked for, where that is needed: listening costs a little at each function."""
+        unpacked = any(block.packed is None for block in self.parts.blocks)
+        return self.seen if self.receive is not None and unpacked else nullcontext()
+
+    def check(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Raise ValueError for images that the tower does not take."""
+        if self.parts.image is None:
+            return
+        channels, *sides = self.parts.image
         size = tuple(inputs[0].shape[-2:])
         if size != tuple(sides):
             raise ValueError(f"The image size is {size}; the tower takes {tuple(sides)}: resize first.")
         if inputs[0].shape[1] != channels:
             raise ValueError(f"The images have {inputs[0].shape[1]} channels; the tower takes {channels}.")
 
-    stream: dict[str, Tensor] = {}
-    heads, mlps = [], []
-
-    def ends(name: str, inputs: tuple, output: object) -> None:
-        if name == "output":
-            stream["output"] = parts.embedding(output).detach().to(dtype)
-        elif name == "mlp of the pooling":
-            stream[name] = output.detach()[:, 0].to(dtype)
-        else:
-            rows = inputs[0].detach()
-            whole = rows.ndim == 2 or (name == "end" and parts.ahead)
-            stream[name] = rows.to(dtype) if whole else pool(rows) if name == "end" else rows[:, 0].to(dtype)
-
-    last: dict[str, nn.Module] = {"end": parts.norm}
-    if parts.second is not None:
-        last["second"] = parts.second
-    if parts.pool is not None and parts.pool.mlp is not None:
-        last["mlp of the pooling"] = parts.pool.mlp
-    layers = {"output": parts.root, "start": parts.blocks[0].entry}
-    for layer, block in enumerate(parts.blocks):
-        layers |= {f"attention {layer}": block.entry if block.packed else block.output, f"mlp {layer}": block.mlp}
-    reading: _Reading | None = None
-    seen = _Attention()
-    # Not where it is not needed: nn.MultiheadAttention goes another way, with other rounding, where it is listened to.
-    unpacked = receive is not None and any(block.packed is None for block in parts.blocks)
-    listening = seen if unpacked else nullcontext()
-
-    def pool(rows: Tensor) -> Tensor:
-        rows = rows.detach()
-        if reading is not None:
-            found = torch.einsum("bkn,bnw->bkw", reading.weights, rows.to(dtype))
-            return found if pooled is not None else found[:, 0]
-        # A copy of the one row, as a view would keep all rows alive.
-        return rows[:, parts.start :].to(dtype).mean(1) if parts.pools == "mean" else rows[:, 0].to(dtype, copy=True)
-
-    def batch_first(rows: Tensor) -> Tensor:
-        # By attribute and not by shape: a batch may be as large as the number of tokens.
-        return rows if parts.batch_first else rows.transpose(0, 1)
-
-    def hear_attention(layer: int, inputs: tuple, output: Tensor) -> None:
-        block = parts.blocks[layer]
-        weights = None if reading is None else reading.weights if pooled is not None else reading.weights[:, :1]
-        if block.packed is not None:
-            u, weighted = _of_packed(batch_first(output.detach()).to(dtype), block, parts, weights)
-        else:
-            u, weighted = _of_mixed(
-                inputs[0].detach().to(dtype), output.detach().to(dtype), block, parts, pool, weights, seen
-            )
-        heads.append(u.transpose(1, 2).flatten(2) if pooled is not None else u)
-        weight, bias, _ = block.written(dtype)
-        written = F.linear(u.flatten(-2), weight, bias)
-        # The entry of a block that norms what attention gives is attention itself, which is heard when it has ended.
-        stream["sum"] = stream["sum"] + written if "sum" in stream else written
-        if receive is not None:
-            receive(layer, weighted)
-
-    def hear(name: str, inputs: tuple, output: object) -> None:
+    def hear(self, name: str, inputs: tuple, output: object) -> None:
         kind, _, layer = name.partition(" ")
         if kind == "attention":
-            hear_attention(int(layer), inputs, output)
-        elif kind == "mlp" and layer.isdigit():
-            mlps.append(pool(batch_first(output)))
-            stream["sum"] = stream["sum"] + mlps[-1]
+            self._hear_attention(int(layer), inputs[0].detach(), output.detach())
+        elif kind == "mlp":
+            self.mlps.append(self.pool(self._batch_first(output)))
+            self._add(self.mlps[-1])
         elif kind == "start":
-            mlps.insert(0, pool(batch_first(inputs[0])))
-            stream["sum"] = stream["sum"] + mlps[0] if "sum" in stream else mlps[0]
+            self.mlps.insert(0, self.pool(self._batch_first(inputs[0])))
+            self._add(self.mlps[0])
+        elif kind == "output":
+            self.stream["output"] = self.parts.embedding(output).detach().to(self.dtype)
+        elif kind == "pooling":
+            self.stream["pooling"] = output.detach()[:, 0].to(self.dtype)
         else:
-            ends(name, inputs, output)
+            rows = inputs[0].detach()
+            if rows.ndim == 3 and not (kind == "end" and self.parts.ahead):
+                rows = self.pool(rows) if kind == "end" else rows[:, 0]
+            self.stream[kind] = rows.to(self.dtype)
 
-    with evaluating(tower):
-        handle = None if parts.image is None else parts.root.register_forward_pre_hook(check)
-        try:
-            if parts.ahead:
-                with hooked(tower, {"output": parts.root, **last}, ends):
-                    tower(images)
-                reading = _read(parts, stream)
-            with hooked(tower, layers | last, hear), listening:
-                tower(images)
-        finally:
-            if handle is not None:
-                handle.remove()
+    def _hear_attention(self, layer: int, inputs: Tensor, output: Tensor) -> None:
+        block, weights = self.parts.blocks[layer], None if self.reading is None else self.reading.weights
+        if block.packed is not None:
+            found = _Packed(self.parts, block, weights, self._batch_first(output).to(self.dtype))
+        else:
+            mixed, scale = block.scaled(inputs.to(self.dtype), output.to(self.dtype))
+            u = self.pool(mixed).unflatten(-1, (block.heads, -1))
+            found = _Mixed(self.parts, block, weights, u, scale, self.seen.taken())
+        self.heads.append(found.u if self.pooled is None else found.u.transpose(1, 2).flatten(2))
+        self._add(F.linear(found.u.flatten(-2), *block.written(self.dtype)[:2]))
+        if self.receive is not None:
+            self.receive(layer, found)
 
-    reading = reading or _read(parts, stream)
-    mean, std, added = reading.mean, reading.std, reading.added
-    norm = stream["output"].norm(dim=-1)
-    embedding = stream["output"] / norm[:, None]
-    gain, bias = gain_of(parts.norm, joint.T), bias_of(parts.norm, joint.T)
-    rebuilt = (stream["sum"] - mean[..., None]) / std[..., None] * gain
-    if pooled is not None:
-        rebuilt = _by_read(rebuilt, joint) @ pooled
-    else:
-        rebuilt = (rebuilt if parts.adds else rebuilt + bias) @ joint
-    if added is not None:
-        rebuilt = rebuilt + added
-    elif parts.bias is not None:
-        rebuilt = rebuilt + parts.bias.to(dtype)
-    _check_sum(rebuilt / norm[:, None], embedding, parts.blocks[0].output.weight.dtype)
-    terms = torch.stack(mlps, 1)
-    written = (terms * gain) @ joint if pooled is None else _by_read(terms * gain, joint)
-    added = embedding.new_zeros(len(embedding), 0, embedding.shape[1]) if added is None else added[:, None]
-    return Coefficients(torch.stack(heads, 1), written, terms.mean(-1), mean, std, norm, embedding, added)
+    def pool(self, rows: Tensor) -> Float[Tensor, "batch *reads width"]:
+        """What is read of rows: of the class token, or a mean."""
+        rows = rows.detach()
+        if self.reading is not None:
+            found = torch.einsum("bkn,bnw->bkw", self.reading.weights, rows.to(self.dtype))
+            return found[:, 0] if self.pooled is None else found
+        if self.parts.pools == "mean":
+            return rows[:, self.parts.start :].to(self.dtype).mean(1)
+        return rows[:, 0].to(self.dtype, copy=True)  # of the one row, as a view would keep all rows alive
+
+    def _batch_first(self, rows: Tensor) -> Tensor:
+        # By attribute and not by shape: a batch may be as large as the number of tokens.
+        return rows if self.parts.batch_first else rows.transpose(0, 1)
+
+    def _add(self, term: Tensor) -> None:
+        # The entry of a block that norms what attention gives is attention itself, which is heard when it has ended.
+        self.stream["sum"] = self.stream["sum"] + term if "sum" in self.stream else term
+
+    def coefficients(self) -> Coefficients:
+        """All that was heard. Raises ValueError for terms that do not add up to the embedding."""
+        parts, joint, stream = self.parts, self.joint, self.stream
+        reading = self.reading or _read(parts, stream)
+        mean, std, added = reading.mean, reading.std, reading.added
+        norm = stream["output"].norm(dim=-1)
+        embedding = stream["output"] / norm[:, None]
+        gain = gain_of(parts.norm, joint.T)
+        rebuilt = (stream["sum"] - mean[..., None]) / std[..., None] * gain
+        if self.pooled is not None:
+            rebuilt = _by_read(rebuilt, joint) @ self.pooled
+        else:
+            rebuilt = (rebuilt if parts.adds else rebuilt + bias_of(parts.norm, joint.T)) @ joint
+        if added is not None:
+            rebuilt = rebuilt + added
+        elif parts.bias is not None:
+            rebuilt = rebuilt + parts.bias.to(self.dtype)
+        _check_sum(rebuilt / norm[:, None], embedding, parts.blocks[0].output.weight.dtype)
+        terms = torch.stack(self.mlps, 1)
+        written = (terms * gain) @ joint if self.pooled is None else _by_read(terms * gain, joint)
+        added = embedding.new_zeros(len(embedding), 0, embedding.shape[1]) if added is None else added[:, None]
+        return Coefficients(torch.stack(self.heads, 1), written, terms.mean(-1), mean, std, norm, embedding, added)
 
 
 def _by_read(
@@ -523,8 +529,8 @@ def _read(parts: Tower, stream: Mapping[str, Tensor]) -> _Reading:
     if parts.pool is not None:
         for weight, bias in (parts.pool.value, parts.pool.output):
             added = F.linear(added, weight.to(dtype), None if bias is None else bias.to(dtype))
-    if "mlp of the pooling" in stream:
-        added = added + stream["mlp of the pooling"]
+    if "pooling" in stream:
+        added = added + stream["pooling"]
     if parts.second is not None:
         _, scale = statistics(parts.second, stream["second"])
         std = std * (scale if std.ndim == 1 else scale[:, None])
@@ -569,98 +575,72 @@ def _queries_keys_values(
     return asked_attention(args, kwargs, dtype)
 
 
-def _of_mixed(
-    mixed: Float[Tensor, "batch tokens heads_times_width"],
-    output: Float[Tensor, "batch tokens width"],
-    block: Block,
-    parts: Tower,
-    pool: Callable[[Tensor], Tensor],
-    weights: Float[Tensor, "batch reads tokens"] | None,
-    seen: _Attention,
-) -> tuple[Tensor, Callable[[list[int]], _Cells]]:
-    """u of a layer whose W_O is called with `mixed` and gives `output`, and a function from heads to their tokens."""
-    calls, scale = seen.taken(), None  # `scale` is of what each query reads
-    if block.norm is not None:
-        scale = 1 / statistics(block.norm, output)[1][..., None]
-        mixed = torch.cat([mixed.unflatten(2, (block.heads, -1)), mixed.new_ones(*mixed.shape[:2], block.heads, 1)], 3)
-        mixed = mixed.flatten(2) * scale
-    u = pool(mixed).unflatten(-1, (block.heads, -1))
+@dataclass(frozen=True, eq=False)
+class _Mixed:
+    """A layer whose W_O is called, with what its heads mixed; `scale` is what a norm behind W_O multiplies it with."""
 
-    def weighted(chosen: list[int]) -> _Cells:
-        query, key, value, mask = _queries_keys_values(calls, parts.dtype)
-        each = torch.ones_like(mixed[..., :1]) if scale is None else scale
+    parts: Tower
+    block: Block
+    weights: Float[Tensor, "batch reads tokens"] | None
+    u: Float[Tensor, "batch *reads heads rows"]
+    scale: Float[Tensor, "batch tokens 1"] | None
+    calls: list[tuple[tuple, dict]]
+
+    def cells(self, chosen: list[int]) -> _Cells:
+        block, reads = self.block, self.parts.reads if self.weights is None else slice(None)
+        query, key, value, mask = _queries_keys_values(self.calls, self.parts.dtype)
+
+        def attention(head: int, rows: slice) -> Tensor:
+            scores = query[:, head, rows] @ key[:, head].mT
+            return (scores if mask is None else scores + mask[:, head, rows]).softmax(-1)
+
         gain = value.new_ones(block.heads, value.shape[-1])
+        each = value.new_ones(len(value), query.shape[2], 1) if self.scale is None else self.scale
         if block.head_gain is not None:
             gain = gain * block.head_gain.to(gain).view(-1, 1)
         if block.inner_norm is not None:
-            before = torch.cat(
-                [
-                    (
-                        _scores(query[:, [h]], key[:, [h]], None if mask is None else mask[:, [h]]).softmax(-1)
-                        @ value[:, [h]]
-                    )
-                    for h in range(block.heads)
-                ],
-                1,
-            )
-            before = before * gain[None, :, None]
-            within = before.transpose(1, 2).flatten(2)
+            mixed = [attention(head, slice(None)) @ value[:, head] * gain[head] for head in range(block.heads)]
+            within = torch.cat(mixed, -1)
             each = each / statistics(block.inner_norm, within)[1][..., None]
             gain = gain * gain_of(block.inner_norm, within).view_as(gain)
-        rows = parts.reads if weights is None else slice(None)
-        each = each[:, rows].mT
-        each = each / each.shape[-1] if weights is None else each * weights
-        alpha = (
-            torch.cat(
-                [
-                    each @ _scores(query[:, h, rows], key[:, h], None if mask is None else mask[:, h, rows]).softmax(-1)
-                    for h in chosen
-                ],
-                1,
-            )
-            .unflatten(1, (len(chosen), -1))
-            .transpose(1, 2)
-        )  # [batch, reads, heads, tokens]
+        each = each[:, reads].mT
+        each = each / each.shape[-1] if self.weights is None else each * self.weights
+        # Head by head, so that only one matrix [tokens, tokens] an image is there at a time.
+        alpha = torch.stack([each @ attention(head, reads) for head in chosen], 2)  # [batch, reads, heads, tokens]
+        alpha = alpha[:, 0] if self.u.ndim == 3 else alpha
         values = value[:, chosen] * gain[chosen][:, None]
-        alpha = alpha[:, 0] if u.ndim == 3 else alpha
         if block.norm is None and block.inner_norm is None:
             return _Cells(values, alpha, None)
-        values = F.pad(values, (0, u.shape[-1] - values.shape[-1]))
+        values = F.pad(values, (0, self.u.shape[-1] - values.shape[-1]))
         told = torch.einsum("b...hn,bhnr->b...hr", alpha, values)
-        return _Cells(values, alpha, u[..., chosen, :] - told)
-
-    return u, weighted
+        return _Cells(values, alpha, self.u[..., chosen, :] - told)
 
 
-def _scores(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    scores = query @ key.mT
-    return scores if mask is None else scores + mask
+class _Packed:
+    """The same for an nn.MultiheadAttention that takes `x`, and does not show what its heads read."""
 
+    def __init__(
+        self,
+        parts: Tower,
+        block: Block,
+        weights: Float[Tensor, "batch reads tokens"] | None,
+        x: Float[Tensor, "batch tokens width"],
+    ) -> None:
+        attention, self.x = block.packed, x
+        self.weight = attention.in_proj_weight.chunk(3)[2].to(x).unflatten(0, (attention.num_heads, -1))
+        self.bias = self.weight.new_zeros(self.weight.shape[:2])
+        if attention.in_proj_bias is not None:
+            self.bias = attention.in_proj_bias.chunk(3)[2].to(x).view_as(self.bias)
+        self.alpha = _packed_attention(x, attention, parts, weights)
+        if self.alpha.ndim == 3:
+            self.u = torch.einsum("bhd,hrd->bhr", self.alpha @ x, self.weight) + self.bias
+        else:
+            self.u = torch.einsum("bkhd,hrd->bkhr", self.alpha @ x[:, None], self.weight) + self.bias
 
-def _of_packed(
-    x: Float[Tensor, "batch tokens width"],
-    block: Block,
-    parts: Tower,
-    weights: Float[Tensor, "batch reads tokens"] | None,
-) -> tuple[Tensor, Callable[[list[int]], _Cells]]:
-    """The same for an nn.MultiheadAttention that takes x, and does not show what its heads read."""
-    attention = block.packed
-    weight = attention.in_proj_weight.chunk(3)[2].to(x).unflatten(0, (attention.num_heads, -1))
-    bias = weight.new_zeros(weight.shape[:2])
-    if attention.in_proj_bias is not None:
-        bias = attention.in_proj_bias.chunk(3)[2].to(x).view_as(bias)
-    alpha = _packed_attention(x, attention, parts, weights)
-    if alpha.ndim == 3:
-        u = torch.einsum("bhd,hrd->bhr", alpha @ x, weight) + bias
-    else:
-        u = torch.einsum("bkhd,hrd->bkhr", alpha @ x[:, None], weight) + bias
-
-    def weighted(chosen: list[int]) -> _Cells:
-        values = F.linear(x, weight[chosen].flatten(0, 1), bias[chosen].flatten())
+    def cells(self, chosen: list[int]) -> _Cells:
+        values = F.linear(self.x, self.weight[chosen].flatten(0, 1), self.bias[chosen].flatten())
         values = values.unflatten(-1, (len(chosen), -1)).transpose(1, 2)
-        return _Cells(values, alpha[..., chosen, :], None)
-
-    return u, weighted
+        return _Cells(values, self.alpha[..., chosen, :], None)
 
 
 def _packed_attention(

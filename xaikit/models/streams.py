@@ -54,6 +54,16 @@ class Block:
             weight, bias = weight * gain[:, None], bias * gain
         return weight, bias, weight.shape[1] // self.heads
 
+    def scaled(
+        self, mixed: Float[Tensor, "batch tokens mixed"], output: Float[Tensor, "batch tokens width"]
+    ) -> tuple[Float[Tensor, "batch tokens numbers"], Float[Tensor, "batch tokens 1"] | None]:
+        """What W reads, from what W_O was called with and gave, and 1/σ of the norm behind it, where there is one."""
+        if self.norm is None:
+            return mixed, None
+        scale = 1 / statistics(self.norm, output)[1][..., None]
+        mixed = F.pad(mixed.unflatten(2, (self.heads, -1)), (0, 1), value=1.0)
+        return mixed.flatten(2) * scale, scale
+
 
 @dataclass(frozen=True, eq=False)
 class AttentionPool:
