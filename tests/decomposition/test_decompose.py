@@ -276,7 +276,7 @@ def test_what_is_no_such_tower_is_refused() -> None:
         resnet = ModifiedResNet([1, 1, 1, 1], output_dim=8, heads=2, width=8)
     with pytest.raises(ValueError, match="ModifiedResNet cannot be taken"):
         image_tower(Preprocessed(resnet, 24, [0.0] * 3, [1.0] * 3))
-    with pytest.raises(ValueError, match="Linear is no vision transformer"):
+    with pytest.raises(ValueError, match="Linear is no image tower"):
         image_tower(nn.Linear(2, 2))
     tower = build()
     tower.proj = None

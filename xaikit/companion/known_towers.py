@@ -33,7 +33,7 @@ def names() -> list[str]:
     return sorted(open_clip.list_models())
 
 
-def small(name: str, seed: int = 0) -> nn.Module:
+def small(name: str) -> nn.Module:
     """The image tower of a configuration with 2 layers, 4 heads and a few patches; no weight of it is trivial.
 
     A tower of convolutions is on the meta device, in its full size.
@@ -45,7 +45,7 @@ def small(name: str, seed: int = 0) -> nn.Module:
         with torch.device("meta"):
             return _build_vision_tower(config["embed_dim"], vision, config.get("quick_gelu", False)).eval()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         if trunk:
             with patch.object(timm, "create_model", _create_small):
                 tower = _build_vision_tower(_features(vision), vision)

@@ -243,7 +243,7 @@ def describe(model: nn.Module) -> Tower:
             raise ValueError(f"The {name} holds {len(found)} image towers: give one of them.")
         for module in model.modules():
             _refuse(module)
-        raise ValueError(f"The {name} is no vision transformer that is known here: give a ViT, such as ViT-B-16.")
+        raise ValueError(f"The {name} is no image tower that is known here: give a ViT, such as that of ViT-B-16.")
     return found[0]
 
 
