@@ -296,29 +296,39 @@ def decompose(
     if any(block.gated for block in parts.blocks):
         raise ValueError("The tower's attention is gated, so its tokens are not weighed by numbers: take level 'head'.")
     reads = 1 if parts.pool is None else len(parts.pool.query)
-    cells: dict[tuple[int, int], Tensor] = {}
-    sums: list[Tensor] = []
+    cells: list[Tensor] = []  # one tensor for all layers, which is large: [chosen, batch, tokens, joint]
 
     def keep(layer: int, attention: "_Mixed | _Packed") -> None:
-        wanted = sorted({head for other, head in chosen if other == layer})
-        if not wanted:
+        places = [place for place, (other, _) in enumerate(chosen) if other == layer]
+        if not places:
             return
-        found, maps = attention.cells(wanted), readout.heads[layer, wanted, : rows - 3]
+        wanted = [chosen[place][1] for place in places]
+        # All heads as they stand are not copied together.
+        picked = slice(None) if wanted == list(range(count)) else wanted
+        found, maps = attention.cells(picked), readout.heads[layer, picked, : rows - 3]
         if level == "token":  # all heads at once: their sum is one product
-            sums[:] = [sum(sums, found.summed(maps))]
+            cells[:] = [sum(cells, found.summed(maps))]
+            return
+        if not cells:
+            batch, _, tokens, _ = found.values.shape
+            cells.append(maps.new_empty(len(chosen), batch, tokens, maps.shape[-1]))
+        if heads is None:
+            found.mapped(maps, cells[0][places[0] : places[-1] + 1])
         else:
-            cells.update(zip([(layer, head) for head in wanted], found.mapped(maps).unbind(1), strict=True))
+            cells[0][places] = found.mapped(maps)
 
     found = _run(tower, images, keep)
     shares = torch.stack([readout.heads[layer, head, -3:] for layer, head in chosen])
     if level == "token":
-        attention, shares = sums[0][:, None], shares.sum(0, keepdim=True)
+        attention, shares = cells[0][:, None], shares.sum(0, keepdim=True)
     else:
-        attention = torch.stack([cells[head] for head in chosen], 1)
+        attention = cells[0].transpose(0, 1)
     weights = found._shares()  # each token gets the same of b_O, μ and β
     if reads == 1 and readout.pooled is None:
-        attention.mul_(weights[:, 0, None, None, None])
-        attention.add_((torch.einsum("br,hrf->bhf", weights, shares) / attention.shape[2])[:, :, None])
+        shared = torch.einsum("br,hrf->bhf", weights, shares) / attention.shape[2]
+        for start in range(0, attention.shape[1], count):  # a layer at a time, which stays in the CPU's cache
+            part = attention[:, start : start + count]
+            part.mul_(weights[:, 0, None, None, None]).add_(shared[:, start : start + count, None])
     else:
         attention.mul_(_each(weights[..., 0], attention)[:, None, None])
         shared = torch.einsum("bkr,hrkd->bhkd", weights, shares.unflatten(-1, (reads, -1))).flatten(-2)
@@ -338,21 +348,26 @@ class _Cells:
     alpha: Float[Tensor, "batch *reads heads tokens"]
     rest: Float[Tensor, "batch *reads heads rows"] | None
 
-    def mapped(self, maps: Float[Tensor, "heads rows joint"]) -> Float[Tensor, "batch heads tokens joint"]:
+    def mapped(
+        self, maps: Float[Tensor, "heads rows joint"], out: Float[Tensor, "heads batch tokens joint"] | None = None
+    ) -> Float[Tensor, "heads batch tokens joint"]:
+        """What heads write for each token, in `out` if it is given."""
         if self.alpha.ndim == 3:
             values = self.values * self.alpha[..., None]
             if self.rest is not None:
                 values = values + self.rest[:, :, None] / values.shape[2]
-            return torch.einsum("bhnr,hrf->bhnf", values, maps)
+            values = values.transpose(0, 1).flatten(1, 2)
+            found = torch.bmm(values, maps, out=None if out is None else out.flatten(1, 2))
+            return found.unflatten(1, self.alpha.shape[::2])
         maps = maps.unflatten(-1, (self.alpha.shape[1], -1))
-        found = torch.einsum("bhnr,hrkd,bkhn->bhnkd", self.values, maps, self.alpha)
+        found = torch.einsum("bhnr,hrkd,bkhn->hbnkd", self.values, maps, self.alpha)
         if self.rest is not None:
-            found = found + torch.einsum("bkhr,hrkd->bhkd", self.rest, maps)[:, :, None] / self.values.shape[2]
-        return found.flatten(-2)
+            found = found + torch.einsum("bkhr,hrkd->hbkd", self.rest, maps)[:, :, None] / self.values.shape[2]
+        return found.flatten(-2) if out is None else out.copy_(found.flatten(-2))
 
     def summed(self, maps: Float[Tensor, "heads rows joint"]) -> Float[Tensor, "batch tokens joint"]:
         if self.alpha.ndim > 3:
-            return self.mapped(maps).sum(1)
+            return self.mapped(maps).sum(0)
         values = self.values * self.alpha[..., None]
         if self.rest is not None:
             values = values + self.rest[:, :, None] / values.shape[2]
@@ -586,7 +601,7 @@ class _Mixed:
     scale: Float[Tensor, "batch tokens 1"] | None
     calls: list[tuple[tuple, dict]]
 
-    def cells(self, chosen: list[int]) -> _Cells:
+    def cells(self, chosen: list[int] | slice) -> _Cells:
         block, reads = self.block, self.parts.reads if self.weights is None else slice(None)
         query, key, value, mask = _queries_keys_values(self.calls, self.parts.dtype)
 
@@ -606,7 +621,9 @@ class _Mixed:
         each = each[:, reads].mT
         each = each / each.shape[-1] if self.weights is None else each * self.weights
         # Head by head, so that only one matrix [tokens, tokens] an image is there at a time.
-        alpha = torch.stack([each @ attention(head, reads) for head in chosen], 2)  # [batch, reads, heads, tokens]
+        alpha = torch.stack(
+            [each @ attention(head, reads) for head in _numbers(chosen, block.heads)], 2
+        )  # [batch, reads, heads, tokens]
         alpha = alpha[:, 0] if self.u.ndim == 3 else alpha
         values = value[:, chosen] * gain[chosen][:, None]
         if block.norm is None and block.inner_norm is None:
@@ -637,10 +654,14 @@ class _Packed:
         else:
             self.u = torch.einsum("bkhd,hrd->bkhr", self.alpha @ x[:, None], self.weight) + self.bias
 
-    def cells(self, chosen: list[int]) -> _Cells:
+    def cells(self, chosen: list[int] | slice) -> _Cells:
         values = F.linear(self.x, self.weight[chosen].flatten(0, 1), self.bias[chosen].flatten())
-        values = values.unflatten(-1, (len(chosen), -1)).transpose(1, 2)
+        values = values.unflatten(-1, (len(self.bias[chosen]), -1)).transpose(1, 2)
         return _Cells(values, self.alpha[..., chosen, :], None)
+
+
+def _numbers(chosen: list[int] | slice, count: int) -> list[int]:
+    return list(range(count))[chosen] if isinstance(chosen, slice) else chosen
 
 
 def _packed_attention(
