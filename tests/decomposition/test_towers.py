@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import timm
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from xaikit.companion.known_towers import draw, names, small
 from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose, image_tower
+from xaikit.decomposition.heads import class_heatmaps, mean_contributions
+from xaikit.decomposition.store import DecomposedDataset, fill
 from xaikit.models.streams import describe
 
 CONVOLUTIONS = ("RN", "convnext", "MobileCLIP-S", "MobileCLIP2-S", "swin")
@@ -357,3 +360,47 @@ def test_heads_behind_attention_pooling_have_no_basis() -> None:
     found = coefficients(small("ViT-B-16-SigLIP"), torch.randn(1, 3, 48, 48))
     with pytest.raises(ValueError, match="take their contributions"):
         found.coordinates()
+
+
+# --- what else is made of it -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "EVA02-E-14"])
+def test_a_data_set_of_any_tower_is_kept_and_read(name: str, tmp_path: Path) -> None:
+    tower = small(name)
+    images, readout = images_for(tower, 5), Readout.of(tower)
+    store = DecomposedDataset(tower, images, shard_size=2, batch_size=2, folder=tmp_path)
+    fill([store])
+    again = DecomposedDataset(tower, images, shard_size=2, batch_size=2, folder=tmp_path)
+    expected = decompose(tower, images, "head", readout)
+    found = torch.cat([shard.contributions(readout).attention for shard in again])
+    torch.testing.assert_close(found, expected.attention, rtol=0, atol=1e-5)
+    total = torch.cat([shard.contributions(readout, "layer").total() for shard in again])
+    torch.testing.assert_close(total, expected.embedding, rtol=0, atol=1e-5)
+
+
+def test_heatmaps_leave_out_what_stands_before_the_patches() -> None:
+    for name, before in (("timm, registers", 5), ("transformers, SigLIP", 0), ("timm, class token", 1)):
+        tower = built(TOWERS[name])
+        parts = decompose(tower, images_for(tower), "token")
+        assert parts.before == before and parts.attention.shape[1] == before + 9
+        classes = torch.eye(parts.embedding.shape[1])[:3]
+        found = class_heatmaps(parts, classes, (3, 3), chosen=torch.tensor([1, 2]))
+        scores = parts.attention[:, before:] @ (classes - classes.mean(0)).T
+        torch.testing.assert_close(found.flatten(1), torch.stack([scores[0, :, 1], scores[1, :, 2]]))
+        averaged = mean_contributions([parts])
+        assert averaged.before == before
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "EVA02-B-16", "coca_ViT-B-32"])
+def test_towers_in_half_precision_are_decomposed_in_float32(name: str, precision: torch.dtype) -> None:
+    tower = small(name)
+    exact = decompose(tower, images_for(tower))
+    tower = tower.to(precision)
+    found = decompose(tower, images_for(tower))
+    assert found.attention.dtype == torch.float32
+    assert (found.total() - found.embedding).norm(dim=1).max() < torch.finfo(precision).eps ** 0.5
+    assert (found.attention - exact.attention).abs().max() < 16 * torch.finfo(
+        precision
+    ).eps * exact.attention.abs().max()
