@@ -301,6 +301,20 @@ def train_models(
 
 
 @app.command(rich_help_panel=TRAIN)
+def towers(
+    write: Annotated[bool, Option("--write", help="Into docs/towers.md, too.")] = False,
+) -> None:
+    """Try which image towers can be decomposed and explained, over all configurations of open_clip: a minute."""
+    from xaikit.companion import known_towers
+    from xaikit.storage.paths import ROOT, must_be_checkout
+
+    if write:
+        must_be_checkout(ROOT, "docs/towers.md is written")
+        known_towers.write()
+    print(*known_towers.page_tables().values(), sep="\n\n")
+
+
+@app.command(rich_help_panel=TRAIN)
 def states() -> None:
     """Write what README and docs say of runs and verdicts, from the records of mini, of rehearsals and of GPUs."""
     from xaikit.companion import states

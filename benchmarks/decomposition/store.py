@@ -62,7 +62,7 @@ def draw(count: int, random: torch.Generator, mixing: Tensor, means: Tensor) -> 
     mlps = torch.randn(count, LAYERS + 1, FEATURES, generator=random)
     mean, std, norm = (1 + 0.1 * torch.randn(3, count, generator=random)).clamp_min(0.5)
     embedding = F.normalize(torch.randn(count, FEATURES, generator=random), dim=1)
-    return Coefficients(heads, mlps, mlps.mean(-1), mean - 1, std, norm, embedding)
+    return Coefficients(heads, mlps, mlps.mean(-1), mean - 1, std, norm, embedding, embedding[:, None][:, :0])
 
 
 def written(folder: Path, images: int) -> Decomposed:

@@ -304,7 +304,7 @@ numbers = decomposition.coefficients(vit(), images)
 heads = drawn(20, 2, 8)
 span = decomposition.textspan(heads, torch.eye(8), 2)
 of("image_tower", decomposition.image_tower, model=_Made(lambda: vit()))
-of("Readout", decomposition.Readout, **vars(readout))
+of("Readout", decomposition.Readout, **{**vars(readout), "pooled": drawn(8, 8)})
 of("Readout.of", decomposition.Readout.of, tower=_Made(lambda: vit()), own_mean=True)
 of("Contributions", decomposition.Contributions, **vars(parts))
 of("Coefficients", decomposition.Coefficients, **vars(numbers))
@@ -322,7 +322,7 @@ of("neighbours", decomposition.neighbours, queries=drawn(3, 8), gallery=drawn(4,
 of("precision_at_k", decomposition.precision_at_k, found=torch.tensor([[0, 1]]), query_labels=torch.tensor([1]),
    gallery_labels=labels)  # fmt: skip
 of("heatmaps", decomposition.heatmaps, tokens=by_token.attention, texts=drawn(3, 8), size=(32, 32), grid=(4, 4),
-   contrast=True)  # fmt: skip
+   contrast=True, before=1)  # fmt: skip
 of("class_heatmaps", decomposition.class_heatmaps, contributions=by_token, classes=drawn(3, 8), size=(32, 32),
    chosen=torch.tensor([0, 2]), grid=(4, 4))  # fmt: skip
 of("DecomposedDataset", decomposition.DecomposedDataset, tower=_Made(lambda: vit()), images=images, ids=["a", "b"],

@@ -259,15 +259,9 @@ def test_the_tower_is_left_as_it_was_whatever_happens(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"attentional_pool": True}, "attentional pooling"),
         ({"attentional_pool": "parallel"}, "attentional pooling"),
         ({"pool_type": "none"}, "'none'"),
-        ({"pool_type": "avg"}, "before average pooling"),
-        ({"qk_norm": True}, "qk_norm"),
         ({"scaled_cosine_attn": True}, "scaled_cosine_attn"),
-        ({"scale_heads": True}, "scale_heads"),
-        ({"scale_attn_inner": True}, "scale_attn_inner"),
-        ({"scale_attn": True}, "scale_attn,"),
     ],
 )
 def test_other_designs_are_named_and_refused(changes: dict, named: str) -> None:
@@ -280,9 +274,9 @@ def test_other_designs_are_named_and_refused(changes: dict, named: str) -> None:
 def test_what_is_no_such_tower_is_refused() -> None:
     with torch.device("meta"):
         resnet = ModifiedResNet([1, 1, 1, 1], output_dim=8, heads=2, width=8)
-    with pytest.raises(ValueError, match="ModifiedResNet is no open_clip VisionTransformer"):
+    with pytest.raises(ValueError, match="ModifiedResNet cannot be taken"):
         image_tower(Preprocessed(resnet, 24, [0.0] * 3, [1.0] * 3))
-    with pytest.raises(ValueError, match="Linear is no"):
+    with pytest.raises(ValueError, match="Linear is no image tower"):
         image_tower(nn.Linear(2, 2))
     tower = build()
     tower.proj = None

@@ -239,7 +239,9 @@ def test_what_float16_does_to_the_coefficients_is_bounded() -> None:
     found = store[0]
     for name, values in vars(exact).items():
         kept = getattr(found, name)
-        assert kept.dtype == torch.float32
+        assert kept.dtype == torch.float32 and kept.shape == values.shape
+        if not values.numel():
+            continue
         bound = 2**-11 * values.abs() + 2**-25 if name in ("heads", "mlps") else 2e-5 * values.abs().max()
         assert ((kept - values).abs() <= bound).all(), name
     # Of a contribution: 2^-11 of its length at the most; what is not replaced by a mean is not touched at all.

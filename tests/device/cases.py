@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
+from xaikit.companion.known_towers import small
 from xaikit.companion.profiles import Settings
 from xaikit.decomposition import heads as by_heads
 from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
@@ -25,6 +26,7 @@ from xaikit.models.clip import Clip, load_from
 from xaikit.models.hooks import evaluating, listening
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.scores import class_score
+from xaikit.models.streams import describe
 from xaikit.perturbation import linear_probe, removal, search
 from xaikit.saliency import masking, path_gradients, relevance, vit
 from xaikit.saliency import tower as tower_parts
@@ -259,6 +261,19 @@ def decomposition(device: str) -> None:
     by_heads.precision_at_k(nearest, labels(device, 6), labels(device, 6))
     by_heads.heatmaps(parts["token"].attention, texts, (64, 64), contrast=True)
     by_heads.class_heatmaps(parts["token"], texts, (64, 64), chosen=labels(device, 6))
+
+
+@case
+def any_tower(device: str) -> None:
+    for name in ("ViT-B-16-SigLIP", "EVA02-B-16", "EVA02-E-14", "coca_ViT-B-32", "vit_medium_patch16_gap_256"):
+        tower = small(name).to(device)
+        images = drawn(device, 2, *describe(tower).image)
+        for level in LEVELS:
+            parts = decompose(tower, images, level)
+            assert (parts.total() - parts.embedding).abs().max() < 1e-4
+        if name.startswith("EVA"):
+            vit.attention_rollout(tower, images)
+            vit.chefer(tower, images, parts.embedding, rule="iccv2021")
 
 
 @case

@@ -470,9 +470,12 @@ def test_a_tower_without_projection_takes_directions_of_its_width(tower) -> None
 
 def test_unsupported_towers_are_named() -> None:
     images, directions = inputs(build())
+    resnet = ModifiedResNet((1, 1, 1, 1), 14, 2, 24, 8)
+    with pytest.raises(ValueError, match="ModifiedResNet cannot be taken: a ReLU"):
+        raw_attention(resnet, images)
     with pytest.raises(ValueError, match="ModifiedResNet is no open_clip VisionTransformer"):
-        raw_attention(ModifiedResNet((1, 1, 1, 1), 14, 2, 24, 8), images)
-    with pytest.raises(ValueError, match="attentional pooling"):
+        lrp(resnet, images, directions)
+    with pytest.raises(ValueError, match="pools by attention of its own"):
         attention_rollout(build(attentional_pool=True, attn_pooler_heads=2), images)
     with pytest.raises(ValueError, match="pools by 'avg'"):
         lrp(build(pool_type="avg", final_ln_after_pool=True), images, directions)

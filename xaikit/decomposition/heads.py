@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from xaikit.arguments import Count, Side, public
+from xaikit.arguments import Count, Natural, Side, public
 from xaikit.decomposition.decompose import Contributions
 
 _SIMILARITIES_AT_ONCE = 2**23
@@ -44,10 +44,10 @@ def mean_contributions(batches: Iterable[Contributions]) -> Contributions:
         if sums and (batch.level != level or [part.shape for part in parts] != [total.shape for total in sums]):
             raise ValueError("The batches are of different levels or towers: decompose them all in one way.")
         sums = [total + part for total, part in zip(sums, parts, strict=True)] if sums else parts
-        count, like, level = count + len(batch.embedding), batch.embedding, batch.level
+        count, like, level, before = count + len(batch.embedding), batch.embedding, batch.level, batch.before
     if not count:
         raise ValueError("There is no image to take means over; choose a split that is not empty.")
-    return Contributions(*[(total / count).to(like)[None] for total in sums], level)
+    return Contributions(*[(total / count).to(like)[None] for total in sums], level, before)
 
 
 @public
@@ -216,12 +216,14 @@ def heatmaps(
     *,
     grid: Side | None = None,
     contrast: bool = False,
+    before: Natural = 1,
 ) -> Float[Tensor, "batch texts height width"]:
     """How much each place of the image speaks for each text: token contributions times text, at `size` pixels.
 
-    `tokens` are contributions of level "token", or one head's of level "head-token" for a joint map; token 0, the class
-    token, has no place and is left out. `grid` gives the rows and columns of patches, by default a square. `contrast`
-    takes the mean over the texts off each, as the paper's figures do. Bilinear, signed, not normalised.
+    `tokens` are contributions of level "token", or one head's of level "head-token" for a joint map; the first `before`
+    (`Contributions.before`: the class token, registers) have no place and are left out. `grid` gives the rows and
+    columns of patches, by default a square. `contrast` takes the mean over the texts off each, as the paper's figures
+    do. Bilinear, signed, not normalised.
     Raises ValueError for a grid that does not hold the tokens, and for NaN.
     Source: Gandelsman et al., section 5.
 
@@ -233,16 +235,16 @@ def heatmaps(
     >>> heatmaps(tokens, torch.randn(3, 8), (32, 32)).shape  # of 2 images for 3 texts
     torch.Size([2, 3, 32, 32])
     """
-    patches = tokens.shape[1] - 1
-    side = round(patches**0.5)
+    patches = tokens.shape[1] - before
+    side = round(max(patches, 0) ** 0.5)
     rows, columns = grid or (side, side)
-    if rows * columns != patches or not patches:
+    if rows * columns != patches or patches < 1:
         raise ValueError(
-            f"There are {patches} patches and the grid is {rows} by {columns}: give the tower's grid_size."
+            f"There are {max(patches, 0)} patches and the grid is {rows} by {columns}: give the tower's grid_size."
         )
     if contrast:
         texts = texts - texts.mean(0)
-    maps = (tokens[:, 1:] @ texts.T).mT.unflatten(-1, (rows, columns))
+    maps = (tokens[:, before:] @ texts.T).mT.unflatten(-1, (rows, columns))
     if not maps.isfinite().all():
         raise ValueError("The heatmaps hold NaN or infinity: look for them in the contributions and the texts.")
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
@@ -277,4 +279,4 @@ def class_heatmaps(
     # The map is linear in the text, so one direction an image takes the place of a map for each class.
     directions = classes[chosen.to(classes.device).long()] - classes.mean(0)
     scores = torch.einsum("bnf,bf->bn", contributions.attention, directions)
-    return heatmaps(scores[..., None], scores.new_ones(1, 1), size, grid=grid)[:, 0]
+    return heatmaps(scores[..., None], scores.new_ones(1, 1), size, grid=grid, before=contributions.before)[:, 0]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from xaikit.arguments import Count, Natural, public
 from xaikit.decomposition.decompose import Coefficients, coefficients, image_tower
+from xaikit.models.streams import describe
 from xaikit.storage import cache, paths
 from xaikit.storage.canonical import digest_of
 from xaikit.storage.hashing import feed
@@ -272,8 +273,8 @@ def _wide(values: Tensor) -> Tensor:
 
 def _hash_of_tower(tower: nn.Module) -> str:
     """All that the coefficients depend on: weights, build, and what neither weights nor repr show."""
-    vit = image_tower(tower)
-    heads = [block.attn.num_heads for block in vit.transformer.resblocks]
-    digest = hashlib.blake2b(f"{re.sub('0x[0-9a-f]+', '', repr(tower))} {vit.pool_type} {heads}".encode())
-    feed(digest, tower.state_dict())
+    parts = describe(tower)
+    build = [(parts.pools, parts.start, parts.before, parts.each), [block.heads for block in parts.blocks]]
+    digest = hashlib.blake2b(f"{re.sub('0x[0-9a-f]+', '', repr(tower))} {build}".encode())
+    feed(digest, {**dict(tower.named_buffers()), **tower.state_dict()})  # positions may be in no state
     return digest.hexdigest()

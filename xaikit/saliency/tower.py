@@ -3,6 +3,9 @@
 For a stock open_clip `VisionTransformer` that pools its class token. The tower is not called: its weights are read, so
 nothing (hooks, flags, gradients) can be left behind in it. Going down from the last block (`walk_down`), only inputs
 of the blocks are kept and each block is computed again: memory is that of one block and these inputs.
+
+Any other ViT that pools its class token is called, and what it asks of scaled_dot_product_attention is computed as a
+softmax whose weights are kept, all layers at a time; relevance has no rules for what such a tower may do beside it.
 """
 
 from collections.abc import Iterator
@@ -14,8 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from xaikit.models.hooks import with_gradients
+from xaikit.models.hooks import check_hookable, evaluating, with_gradients
+from xaikit.models.streams import Tower, asked_attention, describe
 from xaikit.saliency.relevance import linear_relevance, product_relevance, stable_ratio, sum_relevance
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -43,6 +48,9 @@ def walk_down(
     relevances: bool = False,
 ) -> Iterator[Layer]:
     """The blocks from the last to the first, each computed when it is asked for."""
+    if not relevances and not is_written_out(tower):
+        yield from _watched(tower, images, directions, gradients)
+        return
     _check(tower, images, directions)
     if gradients:
         images = with_gradients(tower, images)
@@ -207,9 +215,97 @@ def constant(parameter: Tensor, like: Tensor) -> Tensor:
     return parameter.detach().to(like.dtype)
 
 
-def precision(tower: VisionTransformer) -> torch.dtype:
+def precision(tower: nn.Module) -> torch.dtype:
     """What maps are given in: the tower's own precision, but at least float32."""
-    return torch.promote_types(tower.conv1.weight.dtype, torch.float32)
+    weight = tower.conv1.weight if isinstance(tower, VisionTransformer) else next(tower.parameters())
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+# --- towers that are called -----------------------------------------------------------------------------------------
+
+
+class _Shown(TorchFunctionMode):
+    """Computes attention as a softmax whose weights are kept, and let gradients be taken to them if asked to."""
+
+    def __init__(self, *, gradients: bool) -> None:
+        super().__init__()
+        self.gradients = gradients
+        self.weights: list[Attention] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        like = args[0] if args else kwargs["query"]
+        query, key, value, mask = asked_attention(args, kwargs or {}, like.dtype)
+        scores = query @ key.mT
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        if self.gradients and not weights.requires_grad:
+            weights.requires_grad_()
+        self.weights.append(weights)
+        return weights @ value
+
+
+def _watched(tower: nn.Module, images: Images, directions: Directions | None, gradients: bool) -> Iterator[Layer]:
+    parts = _class_token(tower)
+    check_hookable(tower)
+    if parts.image is not None:
+        _check_images(images, parts.image)
+    images = with_gradients(tower, images) if gradients else images
+    shown, gradient = _Shown(gradients=gradients), [None] * len(parts.blocks)
+    with evaluating(tower), torch.set_grad_enabled(gradients), shown:
+        output = parts.embedding(tower(images.to(next(tower.parameters()).dtype)))
+    if len(shown.weights) != len(parts.blocks):
+        raise ValueError(
+            f"The tower asks {len(shown.weights)} times for scaled_dot_product_attention and has {len(parts.blocks)} "
+            "layers, so its attention is not known: let it use that (fused_attn, attn_implementation='sdpa')."
+        )
+    if directions is not None:
+        _check_directions(directions, (len(images), output.shape[1]))
+        if gradients:
+            with torch.enable_grad():
+                score = (F.normalize(output, dim=1) * directions.to(output).clone()).sum()
+            gradient = torch.autograd.grad(score, shown.weights)
+    for weights, each in zip(reversed(shown.weights), reversed(gradient), strict=True):
+        like = precision(tower)
+        yield Layer(weights.detach().to(like), each if each is None else each.to(like), None, None)
+
+
+def _class_token(tower: nn.Module) -> Tower:
+    parts = describe(tower)
+    if parts.pools != "class":
+        way = {"mean": "the mean of its tokens", "attention": "attention of its own"}[parts.pools]
+        raise ValueError(f"The tower pools by {way}, so no class token attends: take one that pools its class token.")
+    return parts
+
+
+def count_layers(tower: nn.Module) -> int:
+    """How many blocks a tower has. Raises ValueError for one that is neither written out nor known."""
+    return len(tower.transformer.resblocks if is_written_out(tower) else _class_token(tower).blocks)
+
+
+def on_grid(
+    tower: nn.Module, images: Images, tokens: Float[Tensor, "*cells tokens"]
+) -> Float[Tensor, "*cells rows columns"]:
+    """What belongs to tokens, in rows and columns of the patches. Raises ValueError for patches that fill no grid."""
+    if is_written_out(tower):
+        return tokens[..., 1:].unflatten(-1, tower.grid_size)
+    tokens = tokens[..., describe(tower).before :]
+    rows = round((tokens.shape[-1] * images.shape[-2] / images.shape[-1]) ** 0.5)
+    if rows * (tokens.shape[-1] // rows) != tokens.shape[-1]:
+        raise ValueError(f"The {tokens.shape[-1]} patches of images {tuple(images.shape[-2:])} fill no grid.")
+    return tokens.unflatten(-1, (rows, -1))
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def is_written_out(tower: nn.Module) -> bool:
+    """Is it a tower whose blocks are computed here, with relevance?"""
+    try:
+        check_tower(tower)
+    except ValueError:
+        return False
+    return True
 
 
 def check_tower(tower: nn.Module) -> None:
@@ -217,7 +313,8 @@ def check_tower(tower: nn.Module) -> None:
     if not isinstance(tower, VisionTransformer):
         name = type(tower).__name__
         raise ValueError(
-            f"The {name} is no open_clip VisionTransformer: give such an image tower (model.visual) itself."
+            f"The {name} is no open_clip VisionTransformer, whose relevance is written out: give such an image tower "
+            "(model.visual) itself."
         )
     if tower.attn_pool is not None:
         raise ValueError("The tower ends in attentional pooling: take one that pools its class token.")
@@ -232,16 +329,22 @@ def check_tower(tower: nn.Module) -> None:
 
 def _check(tower: nn.Module, images: Images, directions: Directions | None) -> None:
     check_tower(tower)
-    size = tuple(tower.image_size)
+    _check_images(images, (3, *tower.image_size))
+    if directions is not None:
+        width = len(tower.ln_post.weight) if tower.proj is None else tower.proj.shape[1]
+        _check_directions(directions, (len(images), width))
+
+
+def _check_images(images: Images, shape: tuple[int, ...]) -> None:
     if not len(images):
         raise ValueError("There is no image: give at least one.")
-    if tuple(images.shape[1:]) != (3, *size):
-        raise ValueError(f"The images are {tuple(images.shape[1:])}; the tower takes {(3, *size)}: resize first.")
+    if tuple(images.shape[1:]) != shape:
+        raise ValueError(f"The images are {tuple(images.shape[1:])}; the tower takes {shape}: resize first.")
     if not images.isfinite().all():
         raise ValueError("Some pixels are NaN or infinite: leave such images out.")
-    if directions is None:
-        return
-    expected = (len(images), len(tower.ln_post.weight) if tower.proj is None else tower.proj.shape[1])
+
+
+def _check_directions(directions: Directions, expected: tuple[int, int]) -> None:
     if tuple(directions.shape) != expected:
         raise ValueError(f"The directions are {tuple(directions.shape)}, not {expected}: give one an image.")
     if not directions.isfinite().all() or not directions.any(1).all():

@@ -1,7 +1,8 @@
 """Where a CLIP image tower looks: the six saliency baselines that Gandelsman et al. compare their decomposition with.
 
 Each explains one number an image, the dot product of its unit embedding with a direction (`text_directions`), on the
-tower as it is written out in `saliency.tower`.
+tower as it is written out in `saliency.tower`. What reads attention alone (raw attention, rollout, Grad-CAM, Chefer's
+rule iccv2021) takes any ViT that pools its class token; docs/towers.md lists them.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,14 +12,24 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from xaikit.arguments import Natural, public
 from xaikit.models.hooks import in_own_precision
 from xaikit.saliency.cam import cam
 from xaikit.saliency.relevance import hand_out, sum_relevance
-from xaikit.saliency.tower import Directions, Images, Maps, check_tower, constant, embed, precision, walk_down
+from xaikit.saliency.tower import (
+    Directions,
+    Images,
+    Maps,
+    check_tower,
+    constant,
+    count_layers,
+    embed,
+    on_grid,
+    precision,
+    walk_down,
+)
 
 
 @public
@@ -57,7 +68,7 @@ def upsample(maps: Maps, size: tuple[int, int]) -> Float[Tensor, "batch height w
 def raw_attention(tower: nn.Module, images: Images) -> Maps:
     """How much the class token attends to each patch in the last block, mean over heads; knows no direction."""
     layer = next(walk_down(tower, images))
-    return _patch_map(tower, layer.attention[:, :, 0].mean(1))
+    return _patch_map(tower, images, layer.attention[:, :, 0].mean(1))
 
 
 @public
@@ -79,7 +90,7 @@ def attention_rollout(tower: nn.Module, images: Images, *, start: Natural = 1) -
     """
     # Rows of A sum to 1, so dividing by 2 is the paper's row normalisation; E_h A is half of that, I the rest.
     layers = islice(walk_down(tower, images), _count(tower, start))
-    return _roll_out(tower, (layer.attention.mean(1) for layer in layers), share=0.5)
+    return _roll_out(tower, images, (layer.attention.mean(1) for layer in layers), share=0.5)
 
 
 @in_own_precision()
@@ -90,8 +101,8 @@ def grad_cam(tower: nn.Module, images: Images, directions: Directions) -> Maps:
     al. (2021a, section 4) evaluate it.
     """
     layer = next(walk_down(tower, images, directions, gradients=True))
-    attention = layer.attention[:, :, 0, 1:].unflatten(2, tower.grid_size)
-    alpha = layer.gradient[:, :, 0, 1:].mean(2)
+    attention = on_grid(tower, images, layer.attention[:, :, 0])
+    alpha = on_grid(tower, images, layer.gradient[:, :, 0]).flatten(2).mean(2)
     return _finished(tower, cam(attention, alpha / attention.shape[1]).relu())
 
 
@@ -103,7 +114,7 @@ def partial_lrp(tower: nn.Module, images: Images, directions: Directions) -> Map
     Relevance as in `lrp`, stopped there. Source: Voita et al. (2019), with the rules of Chefer et al. (2021a).
     """
     layer = next(walk_down(tower, images, directions, relevances=True))
-    return _patch_map(tower, layer.attention_relevance[:, :, 0].clamp(min=0).mean(1))
+    return _patch_map(tower, images, layer.attention_relevance[:, :, 0].clamp(min=0).mean(1))
 
 
 @public
@@ -159,9 +170,9 @@ def chefer(
     layers = walk_down(tower, images, directions, gradients=True, relevances=by_relevance)
     weighted = (
         (layer.gradient * (layer.attention_relevance if by_relevance else layer.attention)).clamp(min=0).mean(1)
-        for layer in islice(layers, _count(tower, start))
+        for layer in islice(layers, _count(tower, start, by_relevance))
     )
-    return _roll_out(tower, weighted)
+    return _roll_out(tower, images, weighted)
 
 
 # By their names in the table of Gandelsman et al., all called as f(tower, images, directions).
@@ -178,7 +189,7 @@ BASELINES: dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
 # --- maps and checks --------------------------------------------------------------------------------------------
 
 
-def _roll_out(tower: VisionTransformer, matrices: Iterable[Tensor], share: float = 1.0) -> Maps:
+def _roll_out(tower: nn.Module, images: Images, matrices: Iterable[Tensor], share: float = 1.0) -> Maps:
     """The class row of the product, from the last block down, of `share` · (I + matrix): row by matrix, O(L N²)."""
     row = None
     for matrix in matrices:
@@ -186,23 +197,24 @@ def _roll_out(tower: VisionTransformer, matrices: Iterable[Tensor], share: float
             row = torch.zeros_like(matrix[:, :1])
             row[..., 0] = 1
         row = share * (row + row @ matrix)
-    return _patch_map(tower, row[:, 0])
+    return _patch_map(tower, images, row[:, 0])
 
 
-def _patch_map(tower: VisionTransformer, row: Float[Tensor, "batch tokens"]) -> Maps:
-    return _finished(tower, row[:, 1:].unflatten(1, tower.grid_size))
+def _patch_map(tower: nn.Module, images: Images, row: Float[Tensor, "batch tokens"]) -> Maps:
+    return _finished(tower, on_grid(tower, images, row))
 
 
-def _finished(tower: VisionTransformer, maps: Maps) -> Maps:
+def _finished(tower: nn.Module, maps: Maps) -> Maps:
     if not maps.isfinite().all():
         raise ValueError("The saliency maps hold NaN or infinity: look for them in the tower's weights.")
     return maps.to(precision(tower))
 
 
-def _count(tower: nn.Module, start: int) -> int:
-    """How many blocks there are from `start` on."""
-    check_tower(tower)
-    layers = len(tower.transformer.resblocks)
+def _count(tower: nn.Module, start: int, relevances: bool = False) -> int:
+    """How many blocks there are from `start` on, of a tower whose relevance can be had if that is asked for."""
+    if relevances:
+        check_tower(tower)
+    layers = count_layers(tower)
     if not 0 <= start < layers:
         raise ValueError(f"There is no block {start} to start from: the tower has blocks 0 to {layers - 1}.")
     return layers - start
