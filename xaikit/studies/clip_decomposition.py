@@ -5,8 +5,10 @@ contributions of some heads) is on the CPU, as labels and pictures are.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,21 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int16, Int64, Shaped
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor
 from tqdm import tqdm
 
 from xaikit.companion.profiles import Settings
 from xaikit.companion.record import is_published
-from xaikit.decomposition.decompose import Coefficients, Contributions, Readout
+from xaikit.decomposition.decompose import Coefficients, Contributions, Readout, decompose
 from xaikit.decomposition.heads import ablate, ablate_attention_cumulatively, replace_heads
 from xaikit.decomposition.store import DecomposedDataset
 from xaikit.decomposition.textspan import ContributionMoments, TextSpan, textspan
 from xaikit.metrics.intervals import Interval, bootstrap, bootstrap_mean, cluster_bootstrap
 from xaikit.metrics.segmentation import SegmentationScores
 from xaikit.models.clip import Clip, load_from
+from xaikit.storage.seeding import rng
 
 Head = tuple[int, int]  # layer and head, both counted from 0
 
@@ -141,13 +144,29 @@ class Decomposed:
             for start in range(0, len(shard), images):
                 yield shard[start : start + images].contributions(self.readout, "head")
 
-    def moments(self, heads: Sequence[Head]) -> ContributionMoments:
-        """Mean and covariance of some heads' contributions over all images."""
+    def moments(self, heads: Sequence[Head], families: Int64[Tensor, " images"] | None = None) -> ContributionMoments:
+        """Mean and covariance of some heads' contributions over all images.
+
+        With `families`, one a image, the covariance is that within the families: what tells them apart does not count.
+        """
         rows, columns = torch.tensor(heads).T
-        moments = ContributionMoments(self.readout.heads[rows, columns])
+        basis = self.readout.heads[rows, columns]
+        if families is None:
+            families = torch.zeros(len(self.store.ids), dtype=torch.int64)
+        each, start = {int(family): ContributionMoments(basis) for family in families.unique()}, 0
         for shard in self._loaded():
-            moments.add(shard.coordinates()[:, rows, columns])
-        return moments
+            written, own = shard.coordinates()[:, rows, columns], families[start : (start := start + len(shard))]
+            for family in own.unique().tolist():
+                each[family].add(written[(own == family).to(written.device)])
+        if len(each) == 1:
+            return next(iter(each.values()))
+        joined = ContributionMoments(basis)
+        joined.count = sum(one.count for one in each.values())
+        joined.mean = sum(one.mean * (one.count / joined.count) for one in each.values())
+        joined.scatter = sum(one.scatter for one in each.values())
+        joined.precision = max(one.precision for one in each.values())
+        joined.basis = next(iter(each.values())).basis
+        return joined
 
     def of_heads(self, heads: Sequence[Head], first: int | None = None) -> Float[Tensor, "images heads features"]:
         """The contributions of some heads to all images, or to the first so many, in the CPU's memory."""
@@ -166,16 +185,23 @@ class Decomposed:
 
     def variance_explained(self, factors: Mapping[str, Int64[Tensor, " images"]]) -> dict[str, Float[Tensor, " heads"]]:
         """`variance_explained` of every head, layer by layer, in one pass over the store."""
-        basis = self.readout.heads.flatten(0, 1).double()
-        values, vectors = torch.linalg.eigh(basis @ basis.mT)
-        # Coordinates in which lengths are those of the contributions, at a tenth of their size.
-        to_lengths = vectors * values.clamp_min(0).sqrt()[:, None]
-        batches = (shard.coordinates().flatten(1, 2).double() for shard in self._loaded())
-        return variance_explained((torch.einsum("bhr,hrs->bhs", batch, to_lengths) for batch in batches), factors)
+        to_lengths = with_lengths(self.readout)
+        return variance_explained((to_lengths(shard) for shard in self._loaded()), factors)
 
     def _loaded(self) -> Iterator[Coefficients]:
         numbers = range(len(self.store))
         return (self.store[number] for number in tqdm(numbers, desc=f"decomposing {self.what}", leave=False))
+
+
+def with_lengths(readout: Readout) -> Callable[[Coefficients], Float[Tensor, "batch heads rows"]]:
+    """What turns coefficients into a few numbers a head, layer by layer, that differ as the contributions do.
+
+    Their squared distances are those of the contributions, at a tenth of their size.
+    """
+    basis = readout.heads.flatten(0, 1).double()
+    values, vectors = torch.linalg.eigh(basis @ basis.mT)
+    to_lengths = vectors * values.clamp_min(0).sqrt()[:, None]
+    return lambda found: torch.einsum("bhr,hrs->bhs", found.coordinates().flatten(1, 2).double(), to_lengths)
 
 
 def last_heads(readout: Readout, layers: int) -> list[Head]:
@@ -221,11 +247,17 @@ class Classes:
         for part in data:
             choices = self.choices[start : (start := start + len(part.embedding))]
 
-            def answer(embeddings: Tensor, choices: Tensor = choices) -> Tensor:
-                cosines = embeddings @ self.embeddings.T.to(embeddings)
-                return cosines.masked_fill(~choices.to(cosines.device), -torch.inf).argmax(-1).cpu()
+            yield part, partial(self._answers, choices)
 
-            yield part, answer
+    def of_some(
+        self, rows: Int64[Tensor, " some"], embeddings: Float[Tensor, "*replaced some features"]
+    ) -> Int64[Tensor, "*replaced some"]:
+        """The answers for embeddings of some of the images."""
+        return self._answers(self.choices[rows], embeddings)
+
+    def _answers(self, choices: Tensor, embeddings: Tensor) -> Tensor:
+        cosines = embeddings @ self.embeddings.T.to(embeddings)
+        return cosines.masked_fill(~choices.to(cosines.device), -torch.inf).argmax(-1).cpu()
 
 
 def predictions(
@@ -273,6 +305,35 @@ def reconstructed_predictions(
     return {key: torch.cat(parts) for key, parts in answers.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class ClassToken:
+    """What the class token's attention to itself adds to embeddings, all heads together, and what the MLPs add."""
+
+    rows: Int64[Tensor, " some"]
+    embeddings: Float[Tensor, "some features"]
+    class_token: Float[Tensor, "some features"]
+    mlps: Float[Tensor, "some features"]
+
+    @classmethod
+    def of(cls, clip: Clip, readout: Readout, images: Any, count: int, seed: int, batch: int = 32) -> "ClassToken":
+        """Of so many images at random, or of all; each is decomposed to its tokens, which no store holds."""
+        rows = rng(seed, "class token").permutation(len(images))[:count]
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in range(0, len(rows), batch):
+            some = torch.stack([images[int(row)] for row in rows[start : start + batch]])
+            found = decompose(clip.image_encoder, some.to(readout.heads.device), "token", readout)
+            parts.append((found.embedding.cpu(), found.attention[:, 0].cpu(), found.mlps.sum(1).cpu()))
+        return cls(torch.from_numpy(rows), *(torch.cat(each) for each in zip(*parts, strict=True)))
+
+    def without(self, means: "ClassToken", *, mlps: bool = False) -> Float[Tensor, "some features"]:
+        """The embeddings with the class token's term, and maybe the MLPs', replaced by the mean over other images.
+
+        As the public code does it, which takes the means of the same images.
+        """
+        changed = self.embeddings - self.class_token + means.class_token.mean(0)
+        return changed - self.mlps + means.mlps.mean(0) if mlps else changed
+
+
 def accuracy(answers: Int64[Tensor, " images"], labels: Int64[Tensor, " images"], seed: int) -> Interval:
     """The share of right answers, with its interval over images."""
     return bootstrap_mean((answers == labels).double().numpy(), seed).within(0.0, 1.0)
@@ -291,16 +352,31 @@ def accuracy_change(
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Candidate directions for TextSpan; random directions have no texts."""
+    """Candidate directions for TextSpan; random directions have no texts.
+
+    `topics` says what each text is about, where a pool is made so; else its words do (`topics_of`).
+    """
 
     embeddings: Float[Tensor, "texts features"]
     texts: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, clip: Clip, texts: Iterable[str]) -> "Pool":
         """The unit embeddings of the different texts, each once."""
         different = tuple(dict.fromkeys(texts))
         return cls(clip.encode_texts(list(different)).cpu(), different)
+
+    @classmethod
+    def of_topics(cls, clip: Clip, texts: Mapping[str, Sequence[str]]) -> "Pool":
+        """The unit embeddings of texts by their topic, none of which is there twice."""
+        each = [(text, topic) for topic, own in texts.items() for text in own]
+        return cls(clip.encode_texts([text for text, _ in each]).cpu(), *zip(*each, strict=True))
+
+    def credits(self, topics: Sequence[str], words: Mapping[str, Sequence[str]]) -> Float[np.ndarray, "texts topics"]:
+        """How much of a text goes to each topic: all to its own, or in equal parts to those that its `words` name."""
+        named = [[topic] for topic in self.topics] or [topics_of(text, words) for text in self.texts]
+        return np.array([[(topic in own) / max(len(own), 1) for topic in topics] for own in named])
 
     @classmethod
     def random(cls, count: int, features: int, draw: torch.Generator) -> "Pool":
@@ -332,34 +408,86 @@ def topics_of(text: str, topics: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def roles(
-    span: TextSpan, heads: Sequence[Head], pool: Pool, topics: Mapping[str, Sequence[str]], *, first: int, least: float
+    span: TextSpan,
+    heads: Sequence[Head],
+    pool: Pool,
+    topics: Mapping[str, Sequence[str]],
+    *,
+    first: int,
+    least: float,
+    margin: float = 0.0,
 ) -> list[Role]:
     """The role of each head, by a rule that no one has to read the texts for.
 
     The variance that each of its `first` texts adds is credited to the topics that the text names, in equal parts. The
-    topic with the most is the head's role if it has at least the share `least` of what these texts explain. Where they
-    explain nothing, no topic has a share, and the head no role.
+    topic with the most is the head's role if it has at least the share `least` of what these texts explain, and
+    `margin` more than the second. Where they explain nothing, no topic has a share, and the head no role.
     """
+    names = list(topics)
+    credits = pool.credits(names, topics)
     found = []
     for row, head in enumerate(heads):
         picks = [int(pick) for pick in span.picks[row, :first] if pick >= 0]
         gains = np.diff(span.explained[row, : len(picks)].cpu().numpy(), prepend=0.0)
-        credit = dict.fromkeys(topics, 0.0)
-        for pick, gain in zip(picks, gains, strict=True):
-            named = topics_of(pool.texts[pick], topics)
-            for topic in named:
-                credit[topic] += gain / len(named)
         total = float(gains.sum())
-        shares = {topic: value / total if total > 0 else 0.0 for topic, value in credit.items()}
-        best = max(shares, key=lambda topic: shares[topic])
+        shares = gains @ credits[picks] / total if total > 0 else np.zeros(len(names))
+        second, largest = np.sort(np.append(shares, 0.0))[-2:]
+        clear = total > 0 and largest >= least and largest - second >= margin
         texts = tuple(pool.texts[pick] for pick in picks)
-        found.append(Role(head, texts, total, shares, best if total > 0 and shares[best] >= least else None))
+        by_name = dict(zip(names, map(float, shares), strict=True))
+        found.append(Role(head, texts, total, by_name, names[int(shares.argmax())] if clear else None))
     return found
 
 
 def with_role(found: Iterable[Role], topic: str) -> tuple[Head, ...]:
     """The heads with one role."""
     return tuple(role.head for role in found if role.topic == topic)
+
+
+def agreed(draws: Sequence[Sequence[Role]]) -> dict[Head, str | None]:
+    """The role that each head has by more than half of several draws of the texts, None where there is none."""
+    found: dict[Head, str | None] = {}
+    for same in zip(*draws, strict=True):
+        counts = Counter(role.topic for role in same if role.topic is not None)
+        topic, count = counts.most_common(1)[0] if counts else (None, 0)
+        found[same[0].head] = topic if 2 * count > len(same) else None
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What several draws of texts say of the same heads: the pools, what spans each head, and the roles by each."""
+
+    heads: tuple[Head, ...]
+    pools: tuple[Pool, ...]
+    spans: tuple[TextSpan, ...]
+    draws: tuple[tuple[Role, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        pools: Sequence[Pool],
+        moments: ContributionMoments,
+        heads: Sequence[Head],
+        topics: Mapping[str, Sequence[str]],
+        m: int,
+        **rule: Any,
+    ) -> "Labels":
+        """TextSpan of m texts from each pool, and `roles` by the rule."""
+        spans = tuple(pool.span(moments, m) for pool in pools)
+        draws = (tuple(roles(span, heads, pool, topics, **rule)) for span, pool in zip(spans, pools, strict=True))
+        return cls(tuple(heads), tuple(pools), spans, tuple(draws))
+
+    def of_some(self, heads: Sequence[Head]) -> "Labels":
+        """The same for some of the heads."""
+        rows = [self.heads.index(head) for head in heads]
+        spans = (TextSpan(**{name: values[rows] for name, values in vars(span).items()}) for span in self.spans)
+        return Labels(tuple(heads), self.pools, tuple(spans), tuple(tuple(d[row] for row in rows) for d in self.draws))
+
+    @property
+    def agreed(self) -> dict[Head, str]:
+        """The heads to which more than half of the draws give the same role, with that role."""
+        return {head: topic for head, topic in agreed(self.draws).items() if topic is not None}
 
 
 # --- what heads truly carry ---------------------------------------------------------------------------------------
@@ -419,16 +547,19 @@ def chance_of_variance_explained(values: int, images: int) -> float:
 # --- worst groups -------------------------------------------------------------------------------------------------
 
 
-def worst_group(correct: np.ndarray, groups: np.ndarray) -> float:
-    """The accuracy of the group with the lowest: `correct` [images] is 0 or 1, `groups` [images] numbers the groups.
+_RESAMPLES = 500  # of many draws of heads, for a variance: one has them all
 
-    Groups without an image are left out. Raises ValueError for no image.
+
+def worst_group(correct: Shaped[np.ndarray, "*draws images"], groups: np.ndarray) -> Any:
+    """The accuracy of the group with the lowest: `correct` is 0 or 1, `groups` [images] numbers the groups.
+
+    One value for each of several draws of answers; groups without an image are left out.
+    Raises ValueError for no image.
     """
-    if not len(correct):
+    if not groups.size:
         raise ValueError("There is no image, so no group is the worst: give at least one.")
-    groups = groups.astype(int)
-    right, sizes = np.bincount(groups, correct), np.bincount(groups)
-    return float((right[sizes > 0] / sizes[sizes > 0]).min())
+    members = np.asarray(groups)[:, None] == np.unique(groups)
+    return (np.asarray(correct, float) @ members / members.sum(0)).min(-1)
 
 
 def worst_group_gain(
@@ -441,25 +572,67 @@ def worst_group_gain(
 
     The interval is over images, the same for all, and over the draws where there are several.
     """
-
-    def gain(tables: np.ndarray) -> float:
-        members = tables[0, :, 2]
-        return worst_group(tables[0, :, 0], members) - float(np.mean([worst_group(t[:, 1], members) for t in tables]))
-
-    tables = [np.stack([correct.numpy(), other.numpy(), groups.numpy()], 1) for other in others]
+    tables = [_small(correct, other, groups) for other in others]
     if len(tables) == 1:
-        return bootstrap(lambda table: gain(table[None]), tables[0], seed=seed)
-    return cluster_bootstrap(tables, gain, seed=seed, crossed=True)
+
+        def of_one(table: np.ndarray) -> float:
+            return float(worst_group(table[:, 0], table[:, 2]) - worst_group(table[:, 1], table[:, 2]))
+
+        return bootstrap(of_one, tables[0], seed=seed)
+
+    def gain(drawn: np.ndarray) -> float:
+        of_draws = worst_group(drawn[:, :, 1], drawn[0, :, 2])
+        return float(worst_group(drawn[0, :, 0], drawn[0, :, 2]) - of_draws.mean())
+
+    return cluster_bootstrap(tables, gain, seed=seed, crossed=True, resamples=_RESAMPLES)
 
 
-def mean_worst_group(draws: Sequence[Bool[Tensor, " images"]], groups: Int64[Tensor, " images"], seed: int) -> Interval:
-    """The mean over draws of the worst group's accuracy, with an interval over draws and images."""
-    tables = [np.stack([draw.numpy(), groups.numpy()], 1) for draw in draws]
+def mean_worst_group(
+    draws: Sequence[Bool[Tensor, " images"]],
+    groups: Int64[Tensor, " images"],
+    seed: int,
+    *,
+    over: Bool[Tensor, " images"] | None = None,
+) -> Interval:
+    """The mean over draws of the worst group's accuracy, with an interval over draws and images.
+
+    With `over`, of how much higher it is than with those answers.
+    """
+    tables = [_small(draw, groups, draw if over is None else over) for draw in draws]
 
     def mean(drawn: np.ndarray) -> float:
-        return float(np.mean([worst_group(table[:, 0], drawn[0, :, 1]) for table in drawn]))
+        members = drawn[0, :, 1]
+        found = worst_group(drawn[:, :, 0], members).mean()
+        return float(found - (0.0 if over is None else worst_group(drawn[0, :, 2], members)))
 
-    return cluster_bootstrap(tables, mean, seed=seed, crossed=True)
+    return cluster_bootstrap(tables, mean, seed=seed, crossed=True, resamples=_RESAMPLES)
+
+
+def _small(*columns: Tensor) -> Int16[np.ndarray, "images columns"]:
+    """Verdicts and groups beside each other, small, as they are resampled many times."""
+    return torch.stack([column.to(torch.int16) for column in columns], 1).numpy()
+
+
+def random_heads(
+    heads: Sequence[Head], among: Sequence[Head], draws: int, draw: np.random.Generator
+) -> list[tuple[Head, ...]]:
+    """Random sets of other heads, each with as many of every layer as `heads`.
+
+    Of a layer most of whose heads are silenced there are not as many others: then all others are. Raises ValueError
+    where a head is not `among` those that there are.
+    """
+    if missing := [head for head in heads if head not in among]:
+        raise ValueError(f"The head {name_of(missing[0])} is not among those to draw from.")
+    found: list[tuple[Head, ...]] = []
+    layers = Counter(layer for layer, _ in heads)
+    for _ in range(draws):
+        chosen: list[Head] = []
+        for layer, count in sorted(layers.items()):
+            others = [head for head in among if head[0] == layer and head not in heads]
+            order = draw.permutation(len(others))[:count]
+            chosen += [others[i] for i in sorted(order)]
+        found.append(tuple(chosen))
+    return found
 
 
 # --- segmentation -------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import generator, rng
 from xaikit.studies.choosing import part_of
-from xaikit.studies.clip_decomposition import Backbone, Decomposed, Head, Pool
+from xaikit.studies.clip_decomposition import Backbone, Decomposed, Head, Pool, topics_of
 from xaikit.world import Scene, SceneSet
 from xaikit.world.language import article
 from xaikit.world.scene import Value
@@ -139,12 +139,13 @@ def _scenes(per_class: int, seed: int, split: str) -> Labelled:
         "text": {"cars": "text"},
     }
     factors = {topic: label if columns is None else _joined(sets, columns) for topic, columns in topics.items()}
-    prompts = tuple((_prompt(name),) for name in names)
+    prompts = tuple((prompt_of(name),) for name in names)
     images = ConcatDataset([scenes.images() for scenes in sets.values()])
     return Labelled(f"scenes {split}", images, label, tuple(names), prompts, torch.tensor(families), factors)
 
 
-def _prompt(name: str) -> str:
+def prompt_of(name: str) -> str:
+    """The sentence of a class of the drawn world."""
     return f"a photo of {article(name)}"
 
 
@@ -250,9 +251,25 @@ def segmentation(cfg: Settings, seed: int) -> list[Segmented]:
     return [Segmented(lambda index: (prepared[index], scenes[index].mask), count, prompts)]
 
 
+def photographs_with_masks(
+    cfg: Settings, seed: int, count: int
+) -> tuple[
+    Float[Tensor, "photographs 3 size size"], Bool[Tensor, "photographs size size"], tuple[tuple[str, ...], ...]
+]:
+    """So many photographs of ImageNet-Segmentation, or all there are, with the masks of their things, at random.
+
+    Beside them the prompts of the classes that they may have.
+    """
+    (photographs,) = segmentation(cfg, seed)
+    chosen = rng(seed, "photographs with masks").permutation(photographs.count)[:count]
+    pairs = [(image, mask) for image, mask in map(photographs.read, map(int, chosen)) if mask.any()]
+    images, masks = (torch.stack(each) for each in zip(*pairs, strict=True))
+    return images, masks, photographs.prompts
+
+
 def _segmented(scenes: SceneSet, part: str) -> Segmented:
     images, masks = scenes.images(), scenes.masks(part)
-    prompts = tuple((_prompt(str(name)),) for name in scenes.values(scenes.family.CLASS))
+    prompts = tuple((prompt_of(str(name)),) for name in scenes.values(scenes.family.CLASS))
     return Segmented(lambda index: (images[index], masks[index]), len(images), prompts)
 
 
@@ -328,6 +345,53 @@ def pools(cfg: Settings, clip: Clip, seed: int, names: Sequence[str] = POOLS) ->
     if "random" in names:
         size, features = found["general"].embeddings.shape
         found["random"] = Pool.random(size, features, generator(seed, "pools", "random"))
+    return found
+
+
+DRAWS = 3  # of the texts: is a role that of a head, or of the draw?
+
+
+def draws_of_two_topics(cfg: Settings, clip: Clip, seed: int, general: Pool) -> list[Pool]:
+    """The general pool and two more: drawn anew from the world's grammar, or random halves of the authors' list."""
+    found = [general]
+    for number in range(1, DRAWS):
+        draw = rng(seed, "pools", "two topics", number)
+        if cfg.data == WORLD:
+            found.append(Pool.of(clip, world.descriptions(draw, cfg.pool)))
+        else:
+            half = sorted(draw.permutation(len(general.texts))[: (len(general.texts) + 1) // 2].tolist())
+            found.append(Pool(general.embeddings[half], tuple(general.texts[row] for row in half)))
+    return found
+
+
+def draws_of_one_topic(cfg: Settings, clip: Clip, seed: int, general: Pool) -> list[tuple[Pool, Pool]]:
+    """Pools of texts that name one topic each, as many of every topic, and for each pool texts that it lacks.
+
+    From the world's grammar, the others being its phrases without an opener; or the texts of the authors' list whose
+    words name exactly one of the profile's topics. Of those a topic may have too few: two thirds are then in the pool,
+    and with less than three it is left out.
+    """
+    if cfg.data == WORLD:
+        plain = Pool.of_topics(clip, world.one_topic_phrases())
+        draws = [rng(seed, "pools", "one topic", number) for number in range(DRAWS)]
+        return [(Pool.of_topics(clip, world.one_topic_descriptions(each, cfg.one_topic)), plain) for each in draws]
+    found = []
+    wanted = cfg.one_topic + cfg.one_topic // 2
+    known: dict[str, list[str]] = {topic: [] for topic in cfg.topics}
+    for text in general.texts:
+        if len(named := topics_of(text, cfg.topics)) == 1:
+            known[named[0]].append(text)
+    for number in range(DRAWS):
+        draw = rng(seed, "pools", "one topic", number)
+        drawn = {
+            topic: [texts[i] for i in draw.permutation(len(texts))[:wanted]]
+            for topic, texts in known.items() if len(texts) > 2
+        }  # fmt: skip
+        halves = (
+            {topic: texts[: 2 * len(texts) // 3] for topic, texts in drawn.items()},
+            {topic: texts[2 * len(texts) // 3 :] for topic, texts in drawn.items()},
+        )
+        found.append((Pool.of_topics(clip, halves[0]), Pool.of_topics(clip, halves[1])))
     return found
 
 

@@ -1,6 +1,6 @@
 """Drawn scenes whose every cause is known: factors, captions, masks, boxes and exact counterfactuals."""
 
-from xaikit.world.descriptions import class_descriptions, descriptions
+from xaikit.world.descriptions import class_descriptions, descriptions, one_topic_descriptions, one_topic_phrases
 from xaikit.world.scene import Drawing, Scene
 from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_cars import Cars
@@ -23,5 +23,7 @@ __all__ = [
     "class_descriptions",
     "descriptions",
     "nine",
+    "one_topic_descriptions",
+    "one_topic_phrases",
     "people",
 ]

@@ -45,6 +45,46 @@ def class_descriptions(family: type[Scene], rng: np.random.Generator, n: Count) 
     raise ValueError(f"{n} different captions of {family.__name__} were not found; ask for fewer than {len(found)}.")
 
 
+@public
+def one_topic_descriptions(rng: np.random.Generator, n: Count) -> dict[str, list[str]]:
+    """`n` different short descriptions of each topic that say that one thing alone, by topic, in random order.
+
+    They are `one_topic_phrases` after an opener such as "a photo of". Raises ValueError where a topic has fewer.
+    """
+    found = {}
+    for topic, phrases in one_topic_phrases().items():
+        texts = [opener.format(phrase) for phrase, opener in product(phrases, OPENERS) if opener != "{}"]
+        if not 0 < n <= len(texts):
+            raise ValueError(f"{n} different texts on {topic} are wanted; ask for 1 to {len(texts)}.")
+        found[topic] = [texts[i] for i in rng.permutation(len(texts))[:n]]
+    return found
+
+
+@public
+def one_topic_phrases() -> dict[str, list[str]]:
+    """All short phrases that say one thing alone, by its topic.
+
+    Looks, names on doors and counts are of people, cars and birds alone, so these name them too, and say nothing else
+    of them. Clothes and tools are objects.
+    """
+    birds, things = (*WATERBIRDS, *LANDBIRDS), [noun for nouns in NOUNS.values() for noun in nouns]
+    nouns = (*birds, "waterbird", "landbird", *things, *MODELS, *MAKES, "car", "person", *WORKPLACES)
+    places = [phrase for phrases in (*GENERAL.values(), *PHRASES.values()) for phrase in phrases]
+    return {
+        "object": [
+            *dict.fromkeys(article(noun) for noun in nouns),
+            *(f"a person wearing {worn}" for worn in WORN.values()),
+            *(f"a person holding {article(held)}" for held in HELD.values()),
+        ],
+        "colour": [f"something {name}" for name in COLOURS],
+        "count": ["one bird", "two birds", "three birds", "a pair of birds", "a group of three birds"],
+        "place": [f"something {phrase}" for phrase in dict.fromkeys(places)],
+        "pattern": [f"something {name}" for name in PATTERNS],
+        "looks": [f"a person with {looks}" for looks in (*PRESENTATIONS, "a hidden face", "a clear face")],
+        "text": [*(f"a car with the name {make} on it" for make in MAKES), "a car with no name on it"],
+    }
+
+
 def _phrases() -> Iterator[str]:
     """Every short phrase once or more: one factor, or two of them."""
     birds, things = (*WATERBIRDS, *LANDBIRDS), [noun for nouns in NOUNS.values() for noun in nouns]
