@@ -1,6 +1,7 @@
 """Any ViT is decomposed exactly, or refused with its reason: all configurations of open_clip, timm, transformers."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.transformer import VisionTransformer
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostBlock
 from torch import Tensor, nn
 
@@ -124,6 +126,8 @@ def built(build: Callable[[], nn.Module]) -> nn.Module:
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_every_design_is_exact(name: str) -> None:
+    if name == "timm, grouped queries" and "num_kv_heads" not in inspect.signature(Eva.__init__).parameters:
+        pytest.skip("this timm is older")
     tower = built(TOWERS[name])
     check_exact(tower)
     check_exact(tower.double(), 1e-12, own_mean=True)
