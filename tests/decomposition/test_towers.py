@@ -1,6 +1,7 @@
 """Any ViT is decomposed exactly, or refused with its reason: all configurations of open_clip, timm, transformers."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from open_clip.transformer import VisionTransformer
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, ParallelScalingBlock, ResPostBlock
 from torch import Tensor, nn
 
@@ -17,7 +19,9 @@ from xaikit.companion.known_towers import draw, names, small
 from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose, image_tower
 from xaikit.decomposition.heads import class_heatmaps, mean_contributions
 from xaikit.decomposition.store import DecomposedDataset, fill
+from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.streams import describe
+from xaikit.saliency.vit import attention_rollout
 
 CONVOLUTIONS = ("RN", "convnext", "MobileCLIP-S", "MobileCLIP2-S", "swin")
 
@@ -122,6 +126,8 @@ def built(build: Callable[[], nn.Module]) -> nn.Module:
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_every_design_is_exact(name: str) -> None:
+    if name == "timm, grouped queries" and "num_kv_heads" not in inspect.signature(Eva.__init__).parameters:
+        pytest.skip("this timm is older")
     tower = built(TOWERS[name])
     check_exact(tower)
     check_exact(tower.double(), 1e-12, own_mean=True)
@@ -404,3 +410,16 @@ def test_towers_in_half_precision_are_decomposed_in_float32(name: str, precision
     assert (found.attention - exact.attention).abs().max() < 16 * torch.finfo(
         precision
     ).eps * exact.attention.abs().max()
+
+
+@pytest.mark.parametrize("name", ["timm, DINOv3", "timm, map and a second norm"])
+def test_a_tower_behind_its_preprocessing_gives_what_it_gives_bare(name: str) -> None:
+    tower = built(TOWERS[name])
+    side = (describe(tower).image or (3, 48, 48))[1]
+    wrapped = Preprocessed(tower, side, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    images = torch.rand(2, 3, side + 9, side, generator=torch.Generator().manual_seed(3))
+    found, bare = decompose(wrapped, images, "token"), decompose(tower, wrapped.prepare(images), "token")
+    assert torch.equal(found.attention, bare.attention) and torch.equal(found.embedding, bare.embedding)
+    assert image_tower(wrapped) is tower
+    if describe(tower).pools == "class":
+        assert torch.equal(attention_rollout(wrapped, images), attention_rollout(tower, wrapped.prepare(images)))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -67,6 +68,29 @@ def test_grad_cam_of_a_tower_with_registers_is_the_gradient_of_its_score() -> No
     handle.remove()
     torch.testing.assert_close((changed - base)[0, 0] / pushed, layer.gradient[0, 2, 0, 5], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(layer.attention.sum(-1), torch.ones_like(layer.attention[..., 0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "before"),
+    [("CLIPVisionModelWithProjection", "CLIPVisionConfig", 1), ("DINOv3ViTModel", "DINOv3ViTConfig", 3)],
+)
+def test_raw_attention_is_what_transformers_reports(kind: str, config: str, before: int) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+    sizes |= {"image_size": 24, "patch_size": 8}
+    sizes |= {"num_register_tokens": 2} if before == 3 else {"projection_dim": 12}
+    called, reporting = (
+        getattr(transformers, kind)(getattr(transformers, config)(**sizes, attn_implementation=way)).eval()
+        for way in ("sdpa", "eager")
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        known_towers.draw(called)
+    reporting.load_state_dict(called.state_dict())
+    images = drawn(1, 2, 3, 24, 24).float()
+    with torch.no_grad():
+        expected = reporting(images, output_attentions=True).attentions[-1][:, :, 0].mean(1)[:, before:]
+    torch.testing.assert_close(raw_attention(called, images), expected.unflatten(1, (3, 3)), rtol=1e-4, atol=1e-6)
+    assert attention_rollout(called, images).shape == (2, 3, 3)
 
 
 def test_a_tower_is_left_as_it_was_and_what_shows_no_attention_is_refused() -> None:

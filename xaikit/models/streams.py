@@ -469,10 +469,12 @@ def _sides(model: nn.Module) -> tuple[int, int, int]:
 
 def _transformers_block(layer: nn.Module) -> Block:
     attention = getattr(layer, "self_attn", None) or layer.attention
+    mixes = getattr(attention, "attention", attention)  # apart from its output in DINOv2 of older versions
+    output = getattr(attention, "out_proj", None) or getattr(attention, "o_proj", None) or attention.output.dense
     return Block(
         getattr(layer, "layer_norm1", None) or layer.norm1,
-        getattr(attention, "num_heads", None) or attention.num_attention_heads,
-        getattr(attention, "out_proj", None) or attention.o_proj,
+        getattr(mixes, "num_heads", None) or mixes.num_attention_heads,
+        output,
         getattr(layer, "layer_scale2", layer.mlp),
         gain=getattr(getattr(layer, "layer_scale1", None), "lambda1", None),
     )

@@ -248,8 +248,8 @@ class _Shown(TorchFunctionMode):
 def _watched(tower: nn.Module, images: Images, directions: Directions | None, gradients: bool) -> Iterator[Layer]:
     parts = _class_token(tower)
     check_hookable(tower)
-    if parts.image is not None:
-        _check_images(images, parts.image)
+    # What stands before the tower, or a tower of any size, looks at sizes itself.
+    _check_images(images, parts.image if parts.image and parts.root is tower else tuple(images.shape[1:]))
     images = with_gradients(tower, images) if gradients else images
     shown, gradient = _Shown(gradients=gradients), [None] * len(parts.blocks)
     with evaluating(tower), torch.set_grad_enabled(gradients), shown:
@@ -289,10 +289,12 @@ def on_grid(
     """What belongs to tokens, in rows and columns of the patches. Raises ValueError for patches that fill no grid."""
     if is_written_out(tower):
         return tokens[..., 1:].unflatten(-1, tower.grid_size)
-    tokens = tokens[..., describe(tower).before :]
-    rows = round((tokens.shape[-1] * images.shape[-2] / images.shape[-1]) ** 0.5)
+    parts = describe(tower)
+    height, width = parts.image[1:] if parts.image else images.shape[-2:]
+    tokens = tokens[..., parts.before :]
+    rows = round((tokens.shape[-1] * height / width) ** 0.5)
     if rows * (tokens.shape[-1] // rows) != tokens.shape[-1]:
-        raise ValueError(f"The {tokens.shape[-1]} patches of images {tuple(images.shape[-2:])} fill no grid.")
+        raise ValueError(f"The {tokens.shape[-1]} patches of images {(height, width)} fill no grid: give squares.")
     return tokens.unflatten(-1, (rows, -1))
 
 
