@@ -6,7 +6,9 @@ from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_cars import Cars
 from xaikit.world.scene_nine import Nine
 from xaikit.world.scene_people import People
+from xaikit.world.scene_several import Several
 from xaikit.world.sets import FAMILIES, SPLITS, SceneSet, birds, cars, nine, people
+from xaikit.world.sets_several import SeveralSet, several
 
 __all__ = [
     "FAMILIES",
@@ -18,10 +20,13 @@ __all__ = [
     "People",
     "Scene",
     "SceneSet",
+    "Several",
+    "SeveralSet",
     "birds",
     "cars",
     "class_descriptions",
     "descriptions",
     "nine",
     "people",
+    "several",
 ]
