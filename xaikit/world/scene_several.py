@@ -42,7 +42,7 @@ TIMES: dict[str, tuple[tuple[float, float, float], str]] = {
     "dusk": ((1.0, 0.78, 0.6), "at dusk"),
     "night": ((0.48, 0.54, 0.8), "at night"),
 }
-NOISE = (0.0, 0.15, 0.3, 0.6)  # deviation of the static of each level, as a share of the light
+NOISE = (0.0, 0.1, 0.2, 0.4)  # deviation of the static of each level, as a share of the light
 _LABELS = {"1": 8, "2": 9, "3": 10}
 _DISTRACTORS, _BOARD, _TEXT, _NOWHERE = 1, 2, 3, 255
 _GRID = 64  # the static is drawn on a grid of this side, as a scene's own noise is
