@@ -574,6 +574,6 @@ of("nine", world.nine, n=9, seed=0, split="test", alignment=0.5, variant="origin
 of("people", world.people, n=10, seed=0, split="test", alignment=0.5, workplace=0.5, masked=0.5)
 of("cars", world.cars, n=8, seed=0, split="test", written=0.5, alignment=0.5)
 of("several", world.several, n=6, seed=0, split="test", things=2, asked=("dog",), others=("duck", "van", "owl"),
-   size="tiny", twins=0.5, written=0.5, alignment=0.5, distractors=1, noise=1)  # fmt: skip
+   size="tiny", twins=0.5, written=0.5, alignment=0.5, distractors=1)  # fmt: skip
 of("descriptions", world.descriptions, rng=rng, n=3)
 of("class_descriptions", world.class_descriptions, family=world.Birds, rng=rng, n=3)

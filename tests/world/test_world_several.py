@@ -28,20 +28,19 @@ from xaikit.world.scene_several import (
     DEPTHS,
     DISTRACTORS,
     KINDS,
-    NOISE,
     PLACES_OF_SEVERAL,
     SIZES,
     TIMES,
     _Stand,
 )
 
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=12, deadline=None, derandomize=True)
 # Not scenes themselves: what looks at their arguments draws random numbers, which hypothesis forbids in its strategies.
 records = st.fixed_dictionaries(
     {"seed": st.integers(0, 2**31)} | {name: st.sampled_from(Several.values(name)) for name in Several.factor_names()}
 )
 PARTS = {"order": "things", "place": "background", "sign": "sign", "distractors": "distractors"}
-LIGHT = ("time", "noise")  # these change no part, but the light on all
+LIGHT = ("time",)  # it changes no part, but the light on all
 FOUR = ("dog", "lion", "van", "owl")
 
 
@@ -244,16 +243,11 @@ def test_distractors_look_unlike_each_other() -> None:
     assert len(drawn) == len(DISTRACTORS)
 
 
-def test_night_is_dark_and_blue_dusk_is_red_and_noise_has_its_deviation() -> None:
+def test_night_is_dark_and_blue_and_dusk_is_red() -> None:
     scene = Several(5, "dog", "owl")
     day, dusk, night = (scene.replace(time=time).image(64).reshape(-1, 3).mean(0) for time in TIMES)
     assert night.mean() < dusk.mean() < day.mean()
     assert dusk[0] / dusk[2] > 1.3 * day[0] / day[2] and night[2] / night[0] > 1.3 * day[2] / day[0]
-    quiet = scene._gain(64)
-    for level, deviation in enumerate(NOISE):
-        static = scene.replace(noise=level)._gain(64) / quiet - 1
-        assert abs(static.mean()) < 0.02 and abs(static.std() - deviation) < 0.02
-        assert static.min() >= -1
 
 
 # --- what captions say ------------------------------------------------------------------------------------------------
@@ -328,7 +322,7 @@ def holds(scene: Several, said: dict[str, object]) -> bool:
     return False
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=30)
 @given(record=records)
 def test_captions_are_five_true_and_different(record: dict) -> None:
     scene = Several(**record)
@@ -403,14 +397,14 @@ def test_counts_are_exact() -> None:
 def test_knobs() -> None:
     data = several(
         40, seed=0, things=3, asked=("duck", "swan"), others=FOUR, size="tiny", written=1.0, alignment=0.0,
-        distractors=2, noise=2,
+        distractors=2,
     )  # fmt: skip
     assert Counter(s.kind1 for s in data) == {"duck": 20, "swan": 20}
     for scene in data:
         assert {scene.kind2, scene.kind3} <= set(FOUR) and scene.size1 == "tiny" and {scene.size2, scene.size3} <= {
             "small", "large"
         }  # fmt: skip
-        assert scene.distractors == 2 and scene.noise == 2 and scene.sign not in (None, scene.kind1)
+        assert scene.distractors == 2 and scene.sign not in (None, scene.kind1)
     thirds = Counter(s.kind3 for s in several(400, seed=0, things=3, asked=("duck",), others=FOUR))
     assert set(thirds) == set(FOUR)
     assert {s.kind3 for s in several(20, seed=0, things=2)} == {None}

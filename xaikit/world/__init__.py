@@ -9,10 +9,12 @@ from xaikit.world.scene_people import People
 from xaikit.world.scene_several import Several
 from xaikit.world.sets import FAMILIES, SPLITS, SceneSet, birds, cars, nine, people
 from xaikit.world.sets_several import SeveralSet, several
+from xaikit.world.tasks import TASKS, Task, task
 
 __all__ = [
     "FAMILIES",
     "SPLITS",
+    "TASKS",
     "Birds",
     "Cars",
     "Drawing",
@@ -22,6 +24,7 @@ __all__ = [
     "SceneSet",
     "Several",
     "SeveralSet",
+    "Task",
     "birds",
     "cars",
     "class_descriptions",
@@ -29,4 +32,5 @@ __all__ = [
     "nine",
     "people",
     "several",
+    "task",
 ]

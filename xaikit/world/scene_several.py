@@ -9,7 +9,6 @@ from itertools import permutations
 from random import Random
 from typing import ClassVar
 
-import cv2
 import numpy as np
 from jaxtyping import Float32
 
@@ -42,10 +41,8 @@ TIMES: dict[str, tuple[tuple[float, float, float], str]] = {
     "dusk": ((1.0, 0.78, 0.6), "at dusk"),
     "night": ((0.48, 0.54, 0.8), "at night"),
 }
-NOISE = (0.0, 0.1, 0.2, 0.4)  # deviation of the static of each level, as a share of the light
 _LABELS = {"1": 8, "2": 9, "3": 10}
 _DISTRACTORS, _BOARD, _TEXT, _NOWHERE = 1, 2, 3, 255
-_GRID = 64  # the static is drawn on a grid of this side, as a scene's own noise is
 _FEET = 0.42  # how far below its centre a thing ends, as a share of its width
 
 
@@ -57,7 +54,7 @@ class Several(Scene):
     Each thing has a kind, a colour, a pattern (seen on what is no bird and no car), a size and a depth; what is nearer
     hides what is farther. `order` says which things stand left, in the middle and right: "213" is the second left of
     the first. `sign` is a word on a board above, whether it is right or not, `distractors` a number of small things
-    that no caption names, `noise` the level of a static over all.
+    that no caption names.
     Derived factors: `things` (how many), `leftmost` and `rightmost` (kinds), `leftmost_colour` and
     `rightmost_colour`, and a `column` for each thing. Factors are None where they are of a thing that is not there, a
     pattern where it is not seen. Parts: background, thing1, thing2, thing3, all things, distractors, the sign, and its
@@ -84,7 +81,6 @@ class Several(Scene):
     time: str = factor(*TIMES, default="day")
     sign: str | None = factor(None, *KINDS, default=None)
     distractors: int = factor(0, 1, 2, 3, default=0)
-    noise: int = factor(*range(len(NOISE)), default=0)
 
     PARTS: ClassVar = {
         "background": (0,), "thing1": (8,), "thing2": (9,), "thing3": (10,), "things": (8, 9, 10),
@@ -182,17 +178,7 @@ class Several(Scene):
         write_word(brush.labelled(_TEXT).at(x, y, height), word, (28, 28, 34))
 
     def _gain(self, size: int) -> Float32[np.ndarray, "size size 3"]:
-        gain = super()._gain(size)
-        if self.noise:
-            random = self.stream("static")
-            grain = np.frombuffer(random.randbytes(4 * _GRID * _GRID), np.uint8).reshape(4, _GRID, _GRID)
-            # The sum of four bytes is nearly Gaussian; 2 x 73.9 is its deviation.
-            static = (grain.sum(0, dtype=np.float32) - 510) / np.float32(147.8)
-            if size != _GRID:
-                method = cv2.INTER_LINEAR if size > _GRID else cv2.INTER_AREA
-                static = cv2.resize(static, (size, size), interpolation=method)
-            gain = np.clip(gain * (1 + NOISE[self.noise] * static[..., None]), 0, None, dtype=np.float32)
-        return gain * np.array(TIMES[self.time][0], np.float32)
+        return super()._gain(size) * np.array(TIMES[self.time][0], np.float32)
 
     # What captions say.
 

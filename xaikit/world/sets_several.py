@@ -83,7 +83,6 @@ def several(
     written: Probability = 0.25,
     alignment: Probability = 0.5,
     distractors: int | None = None,
-    noise: int = 0,
 ) -> SeveralSet:
     """`n` scenes of `things` things, 2 or 3; with None half of the scenes have three.
 
@@ -91,8 +90,8 @@ def several(
     others are of `others`, equally often beside each kind of the first, no two things of one kind and no two of one
     colour, but a share `twins` has a second thing of the first one's kind. A share `written` has a sign; a share
     `alignment` of these says what the first thing is, the others name a kind that is not in the picture.
-    `distractors`, with None 0 to 3, are as many in each, and `noise` is the level of the static. What is not said is
-    equally frequent, each by itself; all counts are exact by largest remainder. Raises ValueError as `birds` does, for
+    `distractors`, with None 0 to 3, are as many in each. What is not said is equally frequent, each by itself; all
+    counts are exact by largest remainder. Raises ValueError as `birds` does, for
     kinds, sizes and numbers that the family does not have, and for fewer than three kinds of others.
     """
     maker = _Maker("several", n, seed, split, twins=twins, written=written, alignment=alignment)
@@ -100,7 +99,6 @@ def several(
     columns = {
         "kind1": np.array([KINDS.index(kind) for kind in asked])[maker.dealt("kind1", None, [1] * len(asked))],
         "distractors": _dealt(maker, "distractors", None if distractors is None else (distractors,)),
-        "noise": _dealt(maker, "noise", (noise,)),
         "size1": _dealt(maker, "size1", ("small", "large") if size is None else (size,)),
         "size2": _dealt(maker, "size2", ("small", "large")),
         "size3": _dealt(maker, "size3", ("small", "large")),
