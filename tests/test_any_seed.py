@@ -278,6 +278,12 @@ def _(draw: Draw) -> Any:
     return [scenes.labels(name) for name in ("leftmost", "sign", "pattern1")]
 
 
+@case("world.tasks.task")
+def _(draw: Draw) -> Any:
+    name = str(draw.numpy.choice(list(world.TASKS)))
+    return world.task(name, seed=draw.seed, n=int(draw.numpy.integers(10, 40)), test=10).labels("train")
+
+
 @case("world.descriptions.descriptions")
 def _(draw: Draw) -> Any:
     assert len(set(descriptions(draw.numpy, 100))) == 100

@@ -575,5 +575,11 @@ of("people", world.people, n=10, seed=0, split="test", alignment=0.5, workplace=
 of("cars", world.cars, n=8, seed=0, split="test", written=0.5, alignment=0.5)
 of("several", world.several, n=6, seed=0, split="test", things=2, asked=("dog",), others=("duck", "van", "owl"),
    size="tiny", twins=0.5, written=0.5, alignment=0.5, distractors=1)  # fmt: skip
+asked = world.task("makes", seed=0, n=8, test=4)
+of("Task", world.Task, train=scenes, test=scenes, factor="species", noise=0.1)
+of("Task.labels", asked.labels, part="test")
+of("Task.images", asked.images, part="test", size=16)
+of("Task.seen", asked.seen, scenes=asked.test, size=16)
+of("task", world.task, name="makes", seed=0, n=8, test=4, noise=0.1)
 of("descriptions", world.descriptions, rng=rng, n=3)
 of("class_descriptions", world.class_descriptions, family=world.Birds, rng=rng, n=3)

@@ -372,6 +372,16 @@ def test_prompts_say_one_factor_each_for_all_its_values() -> None:
     assert all(text.startswith("a photo of ") for prompts in Several.PROMPTS.values() for text in prompts.values())
 
 
+def test_prompts_and_rare_captions_use_the_words_of_common_ones() -> None:
+    """So a tokenizer that is made of the first scenes' captions knows all words of the others."""
+    first, others = several(500, seed=0, written=0.5), several(1500, seed=1, written=0.5)
+    known = {word for scene in first for text in scene.captions for word in text.split()}
+    assert len(known) < 120
+    assert {word for scene in others for text in scene.captions for word in text.split()} <= known
+    prompts = {word for texts in Several.PROMPTS.values() for text in texts.values() for word in text.split()}
+    assert prompts <= known | {"something", "with", "no"}  # words of the other families
+
+
 # --- what is dealt ----------------------------------------------------------------------------------------------------
 
 

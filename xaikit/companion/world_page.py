@@ -24,7 +24,7 @@ from xaikit.world import TASKS, Drawing, Several, Task, several, task
 
 PAGE = ROOT / "docs" / "world.md"
 SEED, TEST, BATCH = 0, 500, 250
-NOISE, PICTURES, SIZES = (0.0, 0.1, 0.15, 0.2, 0.3), (20, 50, 200, 800), ("large", "small", "tiny")
+NOISE, PICTURES, SIZES = (0.0, 0.1, 0.2, 0.3, 0.4), (20, 50, 200, 800), ("large", "small", "tiny")
 # What the figure shows: two things; three of them, under a sign that is right; a sign that is wrong, at night.
 EXAMPLES = (
     Several(
@@ -43,6 +43,7 @@ EXAMPLES = (
     ),
 )  # fmt: skip
 _SHOWN = {"thing1": plots.ORANGE, "thing2": plots.SKY, "thing3": plots.PURPLE, "sign": plots.YELLOW}
+_TASK_SCENE = 5  # of each task's test
 _ENLARGED = 4  # pixels of the figure a side of a picture's pixel
 
 
@@ -137,11 +138,12 @@ def tasks_figure() -> Figure:
     plots.use_style()
     figure, axes = plt.subplots(1, len(TASKS), figsize=(2.1 * len(TASKS), 2.5))
     for ax, name in zip(axes, TASKS, strict=True):
-        asked = task(name, seed=3, test=1, n=8)
-        picture = asked.images("test")[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        asked = task(name, seed=3, test=12, n=8)
+        scene = asked.test[_TASK_SCENE]
+        picture = asked.seen(asked.test[_TASK_SCENE:][:1])[0].permute(1, 2, 0).mul(255).round().byte().numpy()
         ax.imshow(enlarged(picture))
         ax.axis("off")
-        ax.set_title(f"{name}:\n{asked.test[0].factors[asked.factor]}", fontsize=10)
+        ax.set_title(f"{name}:\n{scene.factors[asked.factor]}", fontsize=10)
     return figure
 
 

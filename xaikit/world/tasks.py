@@ -39,8 +39,9 @@ class Task:
 
     @property
     def classes(self) -> tuple[Value, ...]:
-        """The values of the factor that occur in training."""
-        return tuple(self.train.values(self.factor)[code] for code in self.train.labels(self.factor).unique())
+        """The values of the factor that occur, in training or in the test."""
+        codes = torch.cat([scenes.labels(self.factor) for scenes in (self.train, self.test)]).unique()
+        return tuple(self.train.values(self.factor)[code] for code in codes)
 
     def labels(self, part: Literal["train", "test"]) -> Int64[Tensor, " n"]:
         """For each picture the position of its class among `classes`."""
@@ -82,8 +83,8 @@ def _one_of(*asked: str) -> Preset:
 TASKS: dict[str, Preset] = {
     "species": Preset(birds, {"alignment": 0.5}, "species", 200, 0.15),
     "categories": Preset(nine, {"alignment": 1 / 9}, "category", 200, 0.15),
-    "professions": Preset(people, {"workplace": 0.1}, "profession", 200, 0.15),
-    "makes": Preset(cars, {"written": 0.0}, "make", 200, 0.3),
+    "professions": Preset(people, {"workplace": 0.1}, "profession", 200, 0.35),
+    "makes": Preset(cars, {"written": 0.0}, "make", 200, 0.35),
     "duck or swan": _one_of("duck", "swan"),
     "crow or robin": _one_of("crow", "robin"),
 }
