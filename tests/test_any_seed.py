@@ -252,7 +252,7 @@ def a_scene(family: type[Scene], draw: Draw) -> Scene:
 
 
 for _name, _family in {"birds.Birds": world.Birds, "nine.Nine": world.Nine, "people.People": world.People,
-                       "cars.Cars": world.Cars}.items():  # fmt: skip
+                       "cars.Cars": world.Cars, "several.Several": world.Several}.items():  # fmt: skip
     CASES[f"world.scene_{_name}"] = lambda draw, family=_family: a_scene(family, draw).captions
 
 
@@ -277,6 +277,19 @@ def _(draw: Draw) -> Any:
 @case("world.sets.cars")
 def _(draw: Draw) -> Any:
     return world.cars(int(draw.numpy.integers(1, 40)), seed=draw.seed).labels("text")
+
+
+@case("world.sets_several.several")
+def _(draw: Draw) -> Any:
+    n, share = int(draw.numpy.integers(1, 40)), float(draw.numpy.choice([0, 0.5, 1]))
+    scenes = world.several(n, seed=draw.seed, twins=share, written=share, alignment=1 - share)
+    return [scenes.labels(name) for name in ("leftmost", "sign", "pattern1")]
+
+
+@case("world.tasks.task")
+def _(draw: Draw) -> Any:
+    name = str(draw.numpy.choice(list(world.TASKS)))
+    return world.task(name, seed=draw.seed, n=int(draw.numpy.integers(10, 40)), test=10).labels("train")
 
 
 @case("world.descriptions.descriptions")

@@ -315,6 +315,16 @@ def towers(
 
 
 @app.command(rich_help_panel=TRAIN)
+def world() -> None:
+    """Write docs/world.md's tables, how hard the world's tasks are, and its figures: some minutes."""
+    from xaikit.companion import world_page
+    from xaikit.storage.paths import ROOT, must_be_checkout
+
+    must_be_checkout(ROOT, "docs/world.md is written")
+    world_page.write()
+
+
+@app.command(rich_help_panel=TRAIN)
 def states() -> None:
     """Write what README and docs say of runs and verdicts, from the records of mini, of rehearsals and of GPUs."""
     from xaikit.companion import states

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import cv2
 
-from xaikit.world import Scene, SceneSet, birds, cars, nine, people
+from xaikit.world import Scene, SceneSet, birds, cars, nine, people, several
 
 
 def rate(scenes: SceneSet, run: Callable[[Scene], object], rounds: int) -> float:
@@ -37,7 +37,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     print(f"{'scenes a second':16}{'64 px':>9}{'+ masks':>9}{'ratio':>8}{'256 px':>9}{'+ masks':>9}{'captions':>10}")
-    for make in (birds, nine, people, cars):
+    for make in (birds, nine, people, cars, several):
         scenes = make(arguments.scenes, seed=0)
         found = [
             rate(scenes, run, arguments.rounds)

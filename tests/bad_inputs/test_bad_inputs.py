@@ -24,7 +24,7 @@ FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "
 # What has no arguments, or only such that may be anything.
 TAKE_ALL = {"Contributions.total", "Choice.distinct", "Coefficients.coordinates", "Preprocessed.extra_repr",
             "Preprocessed.of", "Scene.factor_names", "Scene.replace", "SceneSet.replace",
-            "SceneSet.__getitem__"}  # fmt: skip
+            "SceneSet.__getitem__", "SeveralSet.__getitem__", "SeveralSet.replace"}  # fmt: skip
 ABSTRACT = {"Scene"}  # its families are called
 NEEDS_A_LIBRARY = {"mtcnn", "read_shards"}
 READ_LAYOUTS = {"read_cars", "read_coco", "read_imagenet9", "read_in9l", "read_professions", "read_segmentation",

@@ -448,7 +448,9 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
     assert ran.stdout.splitlines()[-1] == "[]"
     listed = re.findall(r"^│ ([a-z][a-z-]*) ", ran.stdout, re.MULTILINE)
-    named = "run report notebooks lab download extract train-translator cost train-models towers states accept"
+    named = (
+        "run report review notebooks lab download extract train-translator cost train-models towers world states accept"
+    )
     assert listed == named.split()
 
 

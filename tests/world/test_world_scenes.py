@@ -7,13 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from xaikit.world import Birds, Cars, Nine, People, Scene
+from xaikit.world import Birds, Cars, Nine, People, Scene, Several
 
 BIRDS = Birds(seed=3, species="duck", colour="red", count=2, background="water", scenery=0)
 NINE = Nine(seed=7, category="dog", colour="blue", pattern="spotted", background="living room")
 PEOPLE = People(seed=5, profession="chef")
 CARS = Cars(seed=2, make="vega", model="sedan", colour="yellow", background="street", text="orso")
-SCENES = (BIRDS, NINE, PEOPLE, CARS)
+SEVERAL = Several(
+    seed=4, kind1="lion", kind2="van", kind3="duck", pattern1="striped", size3="small", depth2="front", sign="van",
+    distractors=2,
+)  # fmt: skip
+SCENES = (BIRDS, NINE, PEOPLE, CARS, SEVERAL)
 # For every factor another value, and the parts that it may change.
 CHANGES = [
     (BIRDS, "species", "heron", {"birds"}),
@@ -42,12 +46,21 @@ CHANGES = [
     (CARS, "background", "showroom", {"background"}),
     (CARS, "text", None, {"text"}),
     (CARS, "text", "lumo", {"text"}),
+    (SEVERAL, "kind1", "dog", {"thing1"}),
+    (SEVERAL, "kind2", "truck", {"thing2"}),
+    (SEVERAL, "kind3", None, {"thing3"}),
+    (SEVERAL, "colour2", "yellow", {"thing2"}),
+    (SEVERAL, "order", "312", {"things"}),
+    (SEVERAL, "place", "farm", {"background"}),
+    (SEVERAL, "sign", "lion", {"sign"}),
+    (SEVERAL, "sign", None, {"sign"}),
 ]
 LEAVES = {
     Birds: {"background", "bird1", "bird2", "bird3", "occluder"},
     Nine: {"background", "object", "occluder"},
     People: {"background", "body", "face", "hair", "clothing", "headwear", "tool"},
     Cars: {"background", "body", "text", "emblem", "wheels", "occluder"},
+    Several: {"background", "thing1", "thing2", "thing3", "distractors", "sign"},
 }
 
 
@@ -83,7 +96,7 @@ def test_another_process_draws_the_same() -> None:
         return hashlib.sha256(content + repr([scene.captions for scene in scenes]).encode()).hexdigest()
 
     program = (
-        "import hashlib\nfrom xaikit.world import Birds, Cars, Nine, People\n"
+        "import hashlib\nfrom xaikit.world import Birds, Cars, Nine, People, Several\n"
         f"scenes = ({', '.join(map(repr, SCENES))})\n"
         "content = b''.join(scene.image(size).tobytes() for scene in scenes for size in (64, 96))\n"
         "print(hashlib.sha256(content + repr([scene.captions for scene in scenes]).encode()).hexdigest())"
@@ -133,8 +146,8 @@ def test_coverage_masks_and_boxes_agree_with_slow_references(scene: Scene, size:
         total += share if part in leaves else 0
     assert np.array_equal(total, np.ones((size, size)))
 
-    counts = np.stack([(blocks[..., 3] == label).sum(-1) for label in range(8)])
-    winner = 7 - counts[::-1].argmax(0)
+    counts = np.stack([(blocks[..., 3] == label).sum(-1) for label in range(11)])
+    winner = 10 - counts[::-1].argmax(0)
     for part, labels in drawing.parts.items():
         assert np.array_equal(drawing.masks[part], np.isin(winner, labels))
         things = labels if part in drawing.several else [labels]

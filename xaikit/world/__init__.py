@@ -6,11 +6,15 @@ from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_cars import Cars
 from xaikit.world.scene_nine import Nine
 from xaikit.world.scene_people import People
+from xaikit.world.scene_several import Several
 from xaikit.world.sets import FAMILIES, SPLITS, SceneSet, birds, cars, nine, people
+from xaikit.world.sets_several import SeveralSet, several
+from xaikit.world.tasks import TASKS, Task, task
 
 __all__ = [
     "FAMILIES",
     "SPLITS",
+    "TASKS",
     "Birds",
     "Cars",
     "Drawing",
@@ -18,6 +22,9 @@ __all__ = [
     "People",
     "Scene",
     "SceneSet",
+    "Several",
+    "SeveralSet",
+    "Task",
     "birds",
     "cars",
     "class_descriptions",
@@ -26,4 +33,6 @@ __all__ = [
     "one_topic_descriptions",
     "one_topic_phrases",
     "people",
+    "several",
+    "task",
 ]
