@@ -121,7 +121,7 @@ clip, tower = model.clip, model.clip.image_encoder
 data = pictures.classification(cfg, seed)
 shown = rng(seed, "shown").choice(len(data), min(24, len(data)), replace=False)
 figure = plots.image_grid(torch.stack([data.images[int(i)] for i in shown]), [data.class_name(i) for i in shown])
-plt.show(figure)
+plots.show(figure, "Pictures of the data set, each under the name of its class.")
 
 # %% [markdown]
 # ## The sum
@@ -201,7 +201,7 @@ for model in models:
             row = {"replaced by its mean": name, "means": protocol, **vars(study.accuracy(given, labels, seed))}
             rows.append(row_of(model, **row, published=np.nan))
 table1 = pd.DataFrame(rows)
-record.table("table1", table1)
+record.table("table1", table1, item="Table 1")
 display(table1.round(3))
 
 # %% [markdown]
@@ -247,9 +247,12 @@ for ax, model in zip(axes[0], models, strict=True):
     note("fig-msa.early-change.corrected", early[model], "MSA figure", unit="difference", model=model)
 axes[0, 0].set_ylabel("zero-shot accuracy")
 axes[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 0.12))
-record.table("fig_msa", pd.DataFrame(msa))
-record.figure("fig_msa", figure)
-plt.show(figure)
+record.table("fig_msa", pd.DataFrame(msa), item="MSA figure")
+record.figure(
+    "fig_msa", figure, item="MSA figure",
+    alt="Line plot with a band: zero-shot accuracy over the number of attention layers that are replaced by their "
+    "mean, from the first; a dashed line is chance.",
+)  # fmt: skip
 
 # %% [markdown]
 # *Exercise.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
@@ -329,7 +332,7 @@ for model in models:
     if model.first:
         kept_of_first = last, parts.moments(last), pools, one
 table_heads = pd.DataFrame(rows)
-record.table("table_heads", table_heads)
+record.table("table_heads", table_heads, item="heads")
 with pd.option_context("display.max_colwidth", None):
     display(table_heads.set_index("head").filter(regex="^role|^in|text 1$"))
 # From here on the first model, but for the worst groups.
@@ -421,7 +424,7 @@ for (name, m), given in projected.items():
     note(f"fig-pool.{name.replace(' ', '-')}.{m}", interval, "pool figure")
     pool_rows.append({"pool": name, "texts": m, "in the pool": len(pools[name].embeddings), **vars(interval)})
 pool_rows = pd.DataFrame(pool_rows)
-record.table("fig_pool", pool_rows)
+record.table("fig_pool", pool_rows, item="pool figure")
 figure, ax = plt.subplots(figsize=(6.8, 4))
 looks = zip(pools, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.BLACK), "osD^", strict=True)
 for name, colour, marker in looks:
@@ -434,8 +437,11 @@ ax.set(xlabel="directions for each head, m", ylabel="zero-shot accuracy", ylim=(
 ax.set_xticks(cfg.sizes, cfg.sizes)
 ax.minorticks_off()
 ax.legend(title="pool (texts in it)", loc="lower right")
-record.figure("fig_pool", figure)
-plt.show(figure)
+record.figure(
+    "fig_pool", figure, item="pool figure",
+    alt="Line plot with bands: zero-shot accuracy over the directions that each head keeps, for texts of four pools: "
+    "general, common words, class-specific and random; a dashed line is that of the heads in full.",
+)  # fmt: skip
 gain = {
     name: note(
         f"fig-pool.general-over-{name.replace(' ', '-')}",
@@ -503,7 +509,7 @@ for kind, mine in labels.items():
     specialisation[f"role, {kind}"] = [agreed.get(head, "no clear role") for head in every]
     for number, drawn in enumerate(mine.draws, start=1):
         specialisation[f"{kind}, draw {number}"] = [role.topic or "" for role in drawn]
-record.table("specialisation", specialisation)
+record.table("specialisation", specialisation, item="specialisation")
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.17 * len(every) + 2), sharey=True, width_ratios=(1, 1.12))
 for ax, (kind, mine) in zip(axes, labels.items(), strict=True):
@@ -525,8 +531,12 @@ for ax, (kind, mine) in zip(axes, labels.items(), strict=True):
     ax.tick_params(axis="y", rotation=0, labelsize=7)
     ax.tick_params(axis="x", rotation=45)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-record.figure("specialisation", figure)
-plt.show(figure)
+record.figure(
+    "specialisation", figure, item="specialisation",
+    alt="Two grids of heads by factors, darker the more of a head's variance comes from redrawing the factor; marks "
+    "are the roles that texts give it in three draws, blue where the role is what moves the head most. Left by "
+    "texts as published, right by texts of one topic.",
+)  # fmt: skip
 unmatched = {}
 for kind, protocol in (("two-topic", "as-published"), ("one-topic", "corrected")):
     mine = {head: topic for head, topic in labels[kind].of_some(last).agreed.items() if topic in topics}
@@ -684,9 +694,9 @@ for model in models:
             rows.append(row_of(model, **row, **vars(interval), published=np.nan))
 model = models[0]
 table_waterbirds, table_groups = pd.DataFrame(rows), pd.DataFrame(group_rows)
-record.table("table_waterbirds", table_waterbirds)
+record.table("table_waterbirds", table_waterbirds, item="Waterbirds")
 display(table_waterbirds.round(3))
-record.table("table_waterbirds_groups", table_groups)
+record.table("table_waterbirds_groups", table_groups, item="Waterbirds groups")
 index = [name for name in ("model", "silenced", "and", "means") if name in table_groups]
 display(table_groups.pivot(index=index, columns="group", values="value").round(2))
 display(record.instrument("gandelsman.silencing"), record.instrument("gandelsman.silencing.recipe"))
@@ -755,7 +765,7 @@ if not topics:
     record.skip("fig_retrieval", NO_TOPIC)
 else:
     retrieval = pd.DataFrame(rows)
-    record.table("fig_retrieval", retrieval)
+    record.table("fig_retrieval", retrieval, item="retrieval")
     size = (12, 1.4 * len(best_head))
     figure, axes = plt.subplots(len(best_head), 8, figsize=size, width_ratios=(1,) * 7 + (2.2,), squeeze=False)
     for row, name in zip(axes, best_head, strict=True):
@@ -781,8 +791,11 @@ else:
         0, 1.06, "nearest neighbours by the head", transform=axes[0, 1].transAxes, fontsize=11, in_layout=False
     )
     axes[0, 7].set_title(f"same {'value'} among {cfg.neighbours}")
-    record.figure("fig_retrieval", figure)
-    plt.show(figure)
+    record.figure(
+        "fig_retrieval", figure, item="retrieval",
+        alt="For five properties a query and its six nearest pictures by one head, titled with the head's first text; "
+        "bars compare how often the property is shared by the head, by the whole embedding and by chance.",
+    )  # fmt: skip
 
 # %% [markdown]
 # ## Figure "heatmaps": which tokens speak for a text?
@@ -805,8 +818,11 @@ for image, row, own in zip(examples, axes, maps, strict=True):
         plots.overlay(ax, image, attribution)
 for ax, text in zip(axes[0, 1:], texts, strict=True):
     ax.set_title(text.replace("a photo of ", ""), fontsize=9, wrap=True)
-record.figure("fig_heatmaps", figure)
-plt.show(figure)
+record.figure(
+    "fig_heatmaps", figure, item="heatmaps",
+    alt="Four pictures, and over each the heat map of six texts, such as water, trees, a duck: bright where tokens "
+    "speak for the text.",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Figure "joint": one head, its texts, its tokens
@@ -834,8 +850,11 @@ else:
             text = textwrap.fill(pool.texts[picks[pick]].removeprefix("a photo of "), 24)
             about = ", ".join(name for name in best_head if best_head[name] == head) + f": {name_of(head)}\n\n"
             ax.set_title(("" if number else about) + text, fontsize=9)
-    record.figure("fig_joint", figure)
-    plt.show(figure)
+    record.figure(
+        "fig_joint", figure, item="joint",
+        alt="Four pictures by five heads: where in the picture the head finds the one of its texts that fits the "
+        "picture best, which stands above.",
+    )  # fmt: skip
 
 # %% [markdown]
 # ## Table "segmentation": the heatmap against six others
@@ -889,7 +908,7 @@ for name, score in scores.items():
              values=means_by_picture.get(measure), of="pictures of one thing")  # fmt: skip
         rows.append({"method": name, "measure": measure, **vars(interval)} | {"published": printed(source)})
 segmentation = pd.DataFrame(rows)
-record.table("table_segmentation", segmentation)
+record.table("table_segmentation", segmentation, item="segmentation")
 display(segmentation.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
 figure, axes = plt.subplots(some, len(names) + 2, figsize=(1.3 * (len(names) + 2), 8 * some / 6), squeeze=False)
 for column, name in enumerate(("image", "mask", *names)):
@@ -903,8 +922,10 @@ for column, name in enumerate(("image", "mask", *names)):
         else:
             plots.overlay(ax, examples_shown["image"][index], normalise(content[None])[0])
     axes[0, column].set_title(name, fontsize=9)
-record.figure("fig_segmentation", figure)
-plt.show(figure)
+record.figure(
+    "fig_segmentation", figure, item="segmentation",
+    alt="Six pictures of one thing with its mask, and the heat maps of seven methods for the predicted class.",
+)  # fmt: skip
 
 # %% [markdown]
 # **Instrument.** Does this measure see whether a map follows the text? The map for the right class must segment better
@@ -985,7 +1006,7 @@ else:
     note("instruments.asked.absent", bootstrap_mean(flatness, seed), "instrument", "control", "ratio", values=flatness,
          of="pictures of several things")  # fmt: skip
     table_asked = pd.DataFrame(rows)
-    record.table("table_asked", table_asked)
+    record.table("table_asked", table_asked, item="segmentation by what is asked")
     display(table_asked.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
     several, maps, absent = shown[-1]
     rows_of = [row for row, (picture, _) in enumerate(several.asked) if picture in (0, 1)]
@@ -1008,8 +1029,11 @@ else:
     for ax, name in zip(axes[0], ("picture", "asked for", *names), strict=False):
         ax.set_title(name, fontsize=9)
     axes[0, -1].set_title("not there:\n" + axes[0, -1].get_title(), fontsize=7.5)
-    record.figure("fig_asked", figure)
-    plt.show(figure)
+    record.figure(
+        "fig_asked", figure, item="segmentation by what is asked",
+        alt="Pictures of several things with the mask of the one that a text asks for, the heat maps of seven methods "
+        "for that text, and one for a text of something that is not there.",
+    )  # fmt: skip
 display(record.instrument("gandelsman.asked"))
 
 # %% [markdown]
@@ -1038,8 +1062,11 @@ else:
         row[0].text(-0.15, 0.5, label, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
     for column, title in ((0, "highest"), (7, "lowest")):
         axes[0, column].set_title(title, loc="left")
-    record.figure("fig_images", figure)
-    plt.show(figure)
+    record.figure(
+        "fig_images", figure, item="images",
+        alt="For five heads and the first text of each, the six pictures that score highest and the seven that score "
+        "lowest along it.",
+    )  # fmt: skip
 
 # %% [markdown]
 # ## The claims
