@@ -25,6 +25,7 @@ from xaikit.perturbation.search import (
 )
 from xaikit.storage.seeding import generator
 
+SHARES = (0.15, 0.4, 0.7)
 SMALL = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=25, jitter=3)
 
 
@@ -168,17 +169,36 @@ def test_the_search_starts_from_the_deletion_of_the_lowest_loss(network: nn.Modu
     score = class_score(network, TARGETS, softmax=5.0)
     chosen = []
     for image, target in zip(images, TARGETS.tolist(), strict=True):
-        losses = []
-        for mask in deletions(recipe).double():
+        losses, slope = [], torch.zeros(8, 8, dtype=torch.float64)
+        for kept in (0.7, 0.3):
+            mask = torch.full((8, 8), kept, dtype=torch.float64, requires_grad=True)
+            (5 * network(under(image, mask, recipe))).softmax(1)[0, target].backward()
+            slope += mask.grad
+        slope = gaussian_blur(slope[None], [5, 5], [0.4, 0.4]).flatten()  # cut off at four deviations
+        place = (slope[None] > slope[:, None]).sum(1).double().view(8, 8) / 64  # how many cells are steeper
+        tried = [*deletions(recipe).double(), *(1 - 0.98 * torch.sigmoid((k - place) / 0.05) for k in SHARES)]
+        for mask in tried:
             probability = (5 * network(under(image, mask, recipe))).softmax(1)[0, target]
             steps = sum((mask.diff(dim=axis).abs() ** 3).sum() for axis in (0, 1))
             losses.append(recipe.area * (1 - mask).sum() + recipe.variation * steps + probability)
-        chosen.append(deletions(recipe).double()[int(torch.stack(losses).argmin())])
+        chosen.append(tried[int(torch.stack(losses).argmin())])
     found = meaningful_perturbation(score, images, recipe, seed=0, batch=2)
     given = meaningful_perturbation(
         score, images, dataclasses.replace(recipe, start="ones"), seed=0, start=torch.stack(chosen)
     )
+    checks = check_masks(score, images, given, recipe)
+    given[checks.loss >= checks.before] = 1  # to keep everything is better there
     torch.testing.assert_close(found, given, rtol=0, atol=1e-9)
+    assert (checks.loss < checks.before).any()
+
+
+def test_a_mask_that_is_worse_than_none_is_given_up(images: Tensor) -> None:
+    def score(x: Tensor, which: Tensor) -> Tensor:
+        return -x.std((1, 2, 3))  # every blur raises it
+
+    recipe = dataclasses.replace(SMALL, start="deletions", steps=1)
+    assert (meaningful_perturbation(score, images, recipe, seed=0) == 1).all()
+    assert check_masks(score, images, torch.ones(5, 8, 8), recipe).empty.all()
 
 
 def test_a_score_that_half_a_blur_leaves_saturated_is_taken_away_from_a_deletion(images: Tensor) -> None:

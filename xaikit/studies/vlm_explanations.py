@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,14 +11,24 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from xaikit.companion.profiles import Settings
-from xaikit.metrics.intervals import Interval, proportion
+from xaikit.metrics.intervals import Interval, bootstrap, proportion
 from xaikit.metrics.pointing import pointing_game
+from xaikit.metrics.ranking import auc
 from xaikit.models.clip import Clip
 from xaikit.models.hooks import evaluating
+from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
-from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
+from xaikit.perturbation.search import (
+    PAPER_PIXELS,
+    PRESETS,
+    MaskChecks,
+    Recipe,
+    attribution,
+    check_masks,
+    meaningful_perturbation,
+)
 from xaikit.saliency.masking import rise
 from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.saliency.vit import grad_cam, upsample
@@ -38,14 +49,21 @@ class Setting:
     """
 
     name: str
-    model: ZeroShot | LinearProbe
+    model: ZeroShot | LinearProbe | Preprocessed
     scale: float
     published: float | None
 
     def answers(self, embeddings: Float[Tensor, "images features"]) -> Int64[Tensor, " images"]:
         """The class with the highest output for each unit embedding (`embed`)."""
         with torch.inference_mode():
-            return self.model.classify(embeddings.to(next(self.model.encoder.parameters()).device)).argmax(1).cpu()
+            return self.classifier.classify(embeddings.to(next(self.model.encoder.parameters()).device)).argmax(1).cpu()
+
+    @property
+    def classifier(self) -> ZeroShot | LinearProbe:
+        """The model, where it is one of the two. Raises TypeError for a planted one."""
+        if not isinstance(self.model, ZeroShot | LinearProbe):
+            raise TypeError(f"The {self.name} classifies images, and has no embeddings.")
+        return self.model
 
     def score(self, targets: Int64[Tensor, " images"], *, published: bool) -> Score:
         """The paper's score of this setting, or the softmax's probability as in the other one."""
@@ -90,8 +108,40 @@ def right_in_all(
 # --- maps ---------------------------------------------------------------------------------------------------------
 
 
+SATURATED = 0.05  # a probability that no deletion lowers by as much gives no gradient to follow
+TEMPERATURE = 8.0  # at which such a picture is searched again
+
+
+def recipe_of(cfg: Settings, size: int) -> Recipe:
+    """The profile's recipe for images of that side, from the best of several deletions."""
+    return replace(PRESETS[cfg.preset], steps=cfg.steps, start="deletions").at(size)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Attributions by meaningful perturbation, their masks, and what each mask does.
+
+    `tempered` are the pictures whose probability no deletion lowered, so that they were searched at a temperature.
+    """
+
+    maps: Maps
+    masks: Float[Tensor, "images side side"]
+    checks: MaskChecks
+    tempered: Bool[Tensor, " images"]
+
+    def __getitem__(self, rows: slice | Tensor) -> "Found":
+        """Those of some of the pictures."""
+        checks = MaskChecks(*(each[rows] for each in vars(self.checks).values()))
+        return Found(self.maps[rows], self.masks[rows], checks, self.tempered[rows])
+
+    @property
+    def size(self) -> np.ndarray:
+        """The mean of each map."""
+        return self.maps.mean((1, 2)).double().cpu().numpy()
+
+
 def maps(
-    setting: Setting,
+    model: nn.Module,
     images: Float[Tensor, "images 3 height width"],
     targets: Int64[Tensor, " images"],
     recipe: Recipe,
@@ -100,14 +150,15 @@ def maps(
     seed: int,
     batch: int,
     autocast: bool = False,
-) -> Maps:
-    """The attributions by meaningful perturbation, kept in the cache."""
+    start: Float[Tensor, "images side side"] | None = None,
+) -> Found:
+    """The attributions by meaningful perturbation, kept in the cache; `start` are masks to start from."""
     found = fetch(
-        _masks, model=setting.model, images=images, targets=targets, recipe=recipe, softmax=softmax, seed=seed,
-        batch=batch, autocast=autocast,
+        _masks, model=model, images=images, targets=targets, recipe=recipe, softmax=softmax, seed=seed, batch=batch,
+        autocast=autocast, start=start,
     )  # fmt: skip
-    size = (images.shape[-2], images.shape[-1])
-    return attribution(found["masks"].to(images.device), size, recipe)
+    size, masks = (images.shape[-2], images.shape[-1]), found["masks"].to(images.device)
+    return Found(attribution(masks, size, recipe), masks, MaskChecks(*found["checks"]), found["tempered"])
 
 
 def _masks(
@@ -119,28 +170,36 @@ def _masks(
     seed: int,
     batch: int,
     autocast: bool,
+    start: Float[Tensor, "images side side"] | None,
 ) -> dict[str, Tensor]:
+    options = {"batch": batch, "autocast": autocast}
     with evaluating(model):
         score = class_score(model, targets, softmax=softmax)
-        return {"masks": meaningful_perturbation(score, images, recipe, seed=seed, batch=batch, autocast=autocast)}
-
-
-def drop(
-    score: Score, images: Float[Tensor, "images 3 height width"], blurred: Float[Tensor, "images 3 height width"]
-) -> np.ndarray:
-    """How much of each image's score a blur over the whole of it takes away: what deleting can repay."""
-    rows = torch.arange(len(images))
-    with torch.inference_mode():
-        return (score(images, rows) - score(blurred, rows)).double().cpu().numpy()
+        masks = meaningful_perturbation(score, images, recipe, seed=seed, start=start, **options)
+        checks = torch.stack(list(vars(check_masks(score, images, masks, recipe, **options)).values()))
+        tempered = torch.zeros(len(images), dtype=torch.bool)
+        if softmax is not None and recipe.start == "deletions":
+            rows = (MaskChecks(*checks).range < SATURATED).nonzero()[:, 0]
+            if len(rows):
+                cooler = class_score(model, targets[rows], softmax=softmax / TEMPERATURE)
+                own = class_score(model, targets[rows], softmax=softmax)
+                again = meaningful_perturbation(cooler, images[rows], recipe, seed=seed, ids=rows.tolist(), **options)
+                after = torch.stack(list(vars(check_masks(own, images[rows], again, recipe, **options)).values()))
+                # Eq. 1 itself says which of the two it is to be: only where it is lower is the other one better.
+                lower = MaskChecks(*after).loss < MaskChecks(*checks).loss[rows]
+                masks[rows[lower].to(masks.device)] = again[lower.to(again.device)]
+                checks[:, rows[lower]] = after[:, lower]
+                tempered[rows] = True
+    return {"masks": masks, "checks": checks, "tempered": tempered}
 
 
 def scaled(recipe: Recipe, ratio: float) -> Recipe:
-    """The recipe with both λ times `ratio`: those of a score that drops by so much of another one's drop.
+    """The recipe with both λ times `ratio`: those of a score that masks lower by so much of what they lower another.
 
     Raises ValueError for a ratio that is not positive, where there is nothing to match.
     """
     if not ratio > 0:
-        raise ValueError(f"One score drops by {ratio} of what the other does: with no drop nothing can be matched.")
+        raise ValueError(f"One score is lowered by {ratio} of what the other is: with no drop nothing can be matched.")
     return replace(recipe, area=recipe.area * ratio, variation=recipe.variation * ratio)
 
 
@@ -164,8 +223,8 @@ class Removal:
 class RemovalTest:
     """Deletion and insertion for one setting and one set of images; what random orders give is measured once.
 
-    Pixels are deleted to the `mean` colour, `step` at a time, and inserted into the blur. Every order is taken `ties`
-    times, each time with equal pixels in another order.
+    Pixels are deleted to the `mean` colour, to black or into a blur (`fill`), `step` at a time, and inserted into the
+    blur. Every order is taken `ties` times, each time with equal pixels in another order.
     """
 
     def __init__(
@@ -178,6 +237,7 @@ class RemovalTest:
         step: int,
         seed: int,
         ties: int,
+        fill: Literal["mean", "black", "blur"] = "mean",
     ) -> None:
         self.images, self.step, self.seed, self.ties = images, step, seed, ties
         self.model = setting.model
@@ -185,7 +245,7 @@ class RemovalTest:
         self.chance: dict[bool, np.ndarray] = {}
         blur = 5.0 * images.shape[-1] / PAPER_PIXELS
         self.substitutes = {
-            False: substitute(images[:1], "mean", mean=mean),
+            False: substitute(images if fill == "blur" else images[:1], fill, mean=mean, blur=blur),
             True: substitute(images, "blur", blur=blur),
         }
 
@@ -231,6 +291,33 @@ def energy_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) 
     return pointing_game(attributions, regions).energy
 
 
+def rank_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) -> np.ndarray:
+    """How high the pixels of a region stand in each map: the chance that one of them has more than one outside.
+
+    Equal ones count half, so that a map that knows nothing gets 0.5. No sum: a map of few high cells and one of many
+    can be compared. Raises ValueError for a region without pixels, or without a rest.
+    """
+    return np.asarray(auc(attributions.double().flatten(1).cpu().numpy(), regions.flatten(1).cpu().numpy()))
+
+
+def improvement(ours: np.ndarray, other: np.ndarray, seed: int) -> Interval:
+    """By how many percent the mean of `ours` is lower than that of `other`, of the same pictures."""
+
+    def lower(a: np.ndarray, b: np.ndarray) -> float:
+        return float(100 * (1 - a.mean() / b.mean()))
+
+    return bootstrap(lower, ours, other, seed=seed)
+
+
+def between_groups(values: np.ndarray, first: np.ndarray, second: np.ndarray, seed: int) -> Interval:
+    """The mean of the pictures `first` minus that of the pictures `second`, which are others."""
+
+    def gap(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a.mean() - b.mean())
+
+    return bootstrap(gap, values[first], values[second], seed=seed, paired=False)
+
+
 def correlation(first: Maps, second: Maps) -> np.ndarray:
     """Pearson's correlation of two maps over the pixels of each image; NaN where one of them is constant."""
     a, b = (each.double().flatten(1) for each in (first, second))
@@ -249,21 +336,22 @@ def randomised(clip: Clip, setting: Setting, train: Classified, cfg: Settings, s
     zero-shot, the classes' texts in another order. Source: Adebayo et al. (2018), section 3.
     """
     draw = generator(seed, "randomised", setting.name)
-    untrained = copy.deepcopy(setting.model)
+    model = setting.classifier
+    untrained = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "random weights"))
         reset(untrained.encoder)
-    if isinstance(setting.model, LinearProbe):
+    if isinstance(model, LinearProbe):
         labels = train.labels[torch.randperm(len(train), generator=draw)]
-        found = embed(setting.model.encoder, train.batches(), cfg.device)
+        found = embed(model.encoder, train.batches(), cfg.device)
         head = train_head(found, labels, len(train.names), seed=seed, epochs=cfg.epochs)
-        shuffled: ZeroShot | LinearProbe = LinearProbe(setting.model.encoder, head)
+        shuffled: ZeroShot | LinearProbe = LinearProbe(model.encoder, head)
     else:
-        classes = setting.model.classes
+        classes = model.classes
         # Moved by one after shuffling, so that no class keeps its own text.
         order = torch.randperm(len(classes), generator=draw)
         moved = torch.empty_like(order).index_copy_(0, order, order.roll(1))
-        shuffled = ZeroShot(setting.model.encoder, classes[moved.to(classes.device)])
+        shuffled = ZeroShot(model.encoder, classes[moved.to(classes.device)])
     return {
         "itself": setting,
         "random weights": replace(setting, model=untrained),
@@ -292,11 +380,12 @@ def other_explainers(
 
     Grad-CAM explains the cosine or logit, which it needs only up to a factor; the others explain the probability.
     """
-    encoder, size = setting.model.encoder, (images.shape[-2], images.shape[-1])
-    rows = setting.model.head.weight if isinstance(setting.model, LinearProbe) else setting.model.classes
+    model = setting.classifier
+    encoder, size = model.encoder, (images.shape[-2], images.shape[-1])
+    rows = model.head.weight if isinstance(model, LinearProbe) else model.classes
     probability = setting.score(targets, published=False)
     colour = substitute(images[:1], "mean", mean=cfg.mean)
-    with evaluating(setting.model):
+    with evaluating(model):
         cams = grad_cam(encoder.model, encoder.prepare(images), rows.detach()[targets.to(rows.device)])
         return {
             "Grad-CAM": upsample(cams.to(images), size),

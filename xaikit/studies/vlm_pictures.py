@@ -1,9 +1,10 @@
 """The pictures of paper 3: drawn cars and people under the mini profile, StanfordCars and IdenProf under the other."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -15,7 +16,7 @@ from xaikit.metrics.pointing import box_masks
 from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.perturbation.texts import craft
 from xaikit.storage.paths import DATASETS
-from xaikit.storage.seeding import rng
+from xaikit.storage.seeding import generator, rng
 from xaikit.studies.choosing import part_of
 from xaikit.studies.clip_pictures import WORLD, Prepared
 from xaikit.world import SceneSet
@@ -75,6 +76,28 @@ def task(name: str, cfg: Settings, seed: int, split: str) -> Classified:
         labels = scenes.labels("profession")
     prompts = tuple(f"a photo of {article(name)}" for name in names)
     return Classified(scenes.images(cfg.size), labels, names, prompts, scenes)
+
+
+def grainy(data: Classified, deviation: float, seed: int, split: str) -> Classified:
+    """The same pictures with Gaussian noise of that deviation on every pixel, so that not all are told apart."""
+    images = data.stack(range(len(data)))
+    grain = torch.randn(images.shape, generator=generator(seed, "grain", split, len(data)))
+    return replace(data, images=(images + deviation * grain).clamp(0, 1))
+
+
+def attacked(data: Classified, positions: Int64[Tensor, " chosen"]) -> Classified:
+    """Drawn cars with the name of the next make on the door, and the class that the name lies for: that make's.
+
+    Typographic attacks: the word is the only thing in the picture that speaks for the class.
+    Source: Goh et al. (2021).
+    """
+    makes, found = data.scenes.values("make"), data.scenes[positions]
+    others = (found.labels("make") + 1) % len(makes)
+    texts = found.family.values("text")
+    codes = np.array([texts.index(makes[other]) for other in others.tolist()], np.int64)
+    scenes = SceneSet(found.family, found.seeds, {**found.codes, "text": codes})
+    labels = others * len(found.values("model")) + found.labels("model")
+    return Classified(scenes.images(data.images.shape[-1]), labels, data.names, data.prompts, scenes)
 
 
 # --- parts of drawn pictures --------------------------------------------------------------------------------------
