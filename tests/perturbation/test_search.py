@@ -264,9 +264,9 @@ def test_bad_input(network: nn.Module, images: Tensor) -> None:
         meaningful_perturbation(score, images[:, :, :20], AGARWAL_2023, seed=0)
     with pytest.raises(ValueError, match="give each its own"):
         meaningful_perturbation(score, images, SMALL, seed=0, ids=["a", "a", "b", "c", "d"])
-    with pytest.raises(ValueError, match="Starts .* do not fit"):
+    with pytest.raises(ValueError, match=r"Starts .* do not fit"):
         meaningful_perturbation(score, images, SMALL, seed=0, start=torch.ones(5, 28, 28))
-    with pytest.raises(ValueError, match="Masks .* do not fit"):
+    with pytest.raises(ValueError, match=r"Masks .* do not fit"):
         check_masks(score, images, torch.ones(5, 9, 9), SMALL)
     with pytest.raises(ValueError, match="score of image 0 does not change"):
         meaningful_perturbation(lambda x, which: (x * 0).sum((1, 2, 3)), images, SMALL, seed=0)

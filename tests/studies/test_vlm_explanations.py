@@ -53,7 +53,7 @@ def settings(clip, cars, cfg) -> tuple[study.Setting, study.Setting]:
 
 def test_both_profiles_have_what_the_notebook_reads() -> None:
     mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
-    assert set(mini) - set(paper) == {"train", "test"}
+    assert set(mini) - set(paper) == {"train", "test", "grain", "attacked"}
     assert set(paper) - set(mini) == {"folders", "time_limit"}
 
 

@@ -30,7 +30,12 @@ from xaikit.storage import arithmetic, paths, sources
 from xaikit.storage.files import read_toml, replacing, write_text
 
 _VERSIONED = ("torch", "torchvision", "open_clip_torch", "transformers", "numpy")
-_CONVERTED = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100.0, ("percent", "difference"): 0.01}
+_CONVERTED = {
+    ("percent", "fraction"): 0.01,
+    ("fraction", "percent"): 100.0,
+    ("percent", "difference"): 0.01,
+    ("percent", "relative difference"): 0.01,
+}
 
 
 def published(id: str, unit: str | None = None) -> float:

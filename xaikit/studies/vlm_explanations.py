@@ -1,14 +1,16 @@
 """The experiments of paper 3: explanations of CLIP as a zero-shot classifier and with a linear probe (Agarwal)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from xaikit.companion.profiles import Settings
 from xaikit.metrics.intervals import Interval, bootstrap, proportion
@@ -19,7 +21,13 @@ from xaikit.models.hooks import evaluating
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
-from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
+from xaikit.perturbation.removal import (
+    RemovalCurves,
+    centre_attribution,
+    random_attribution,
+    removal_curves,
+    substitute,
+)
 from xaikit.perturbation.search import (
     PAPER_PIXELS,
     PRESETS,
@@ -35,7 +43,7 @@ from xaikit.saliency.vit import grad_cam, upsample
 from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import generator, seed_for
 from xaikit.studies.choosing import stratified
-from xaikit.studies.vlm_pictures import Classified
+from xaikit.studies.vlm_pictures import Classified, grainy
 
 Maps = Float[Tensor, "images height width"]
 
@@ -79,6 +87,61 @@ def settings(clip: Clip, train: Classified, *, device: str, seed: int, epochs: i
         Setting("zero-shot", zero_shot, clip.logit_scale, None),
         Setting("fine-tuned", LinearProbe(encoder, head).to(device), 1.0, 1.0),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracies:
+    """Table 2 of one task: which answers are right, by setting, and its controls, each [images] of the test."""
+
+    right: dict[str, np.ndarray]
+    controls: dict[str, np.ndarray]
+
+
+def table2(name: str, clip: Clip, train: Classified, test: Classified, cfg: Settings, seed: int) -> Accuracies:
+    """Both settings on the test pictures of the task `name`; on drawn ones, and those of training, is `cfg.grain`.
+
+    Controls, of the fine-tuned classifier unless both are named: both settings against those of a tower that learned
+    nothing ("trained-minus-untrained"); all training pictures against `cfg.few` a class ("many-minus-few"); the same
+    recipe from another seed ("again", and turned round); and the more accurate of both ("best"), which must not be
+    perfect.
+    """
+    own = seed_for(seed, "table 2")
+    if test.scenes is not None:
+        deviation = cfg.grain[name]
+        train, test = (grainy(data, deviation, own, split) for data, split in ((train, "train"), (test, "test")))
+    options = {"device": cfg.device, "seed": own, "epochs": cfg.epochs}
+    both = settings(clip, train, **options)
+
+    def right(of: Setting, encoder: nn.Module) -> np.ndarray:
+        return (of.answers(embed(encoder, test.batches(), cfg.device)) == test.labels).double().numpy()
+
+    encoder = clip.image_encoder
+    seen = embed(encoder, test.batches(), cfg.device)
+    found = {each.name: (each.answers(seen) == test.labels).double().numpy() for each in both}
+    learned = embed(encoder, train.batches(), cfg.device)
+
+    def probe(rows: Tensor, draw: int) -> np.ndarray:
+        head = train_head(learned[rows], train.labels[rows], len(train.names), seed=draw, epochs=cfg.epochs)
+        return (LinearProbe(encoder, head).classify(seen).argmax(1) == test.labels).double().numpy()
+
+    few = stratified(train.labels, cfg.few * len(train.names), own, "few")
+    bare = copy.deepcopy(clip.image_encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "random weights"))
+        reset(bare)
+    untrained = settings(replace(clip, image_encoder=bare), train, **options)
+    nothing = [right(each, bare) for each in untrained]
+    zero_shot, fine_tuned = found.values()
+    again = probe(torch.arange(len(train)), own + 1)
+    best = max(found.values(), key=lambda values: values.mean())
+    controls = {
+        "trained-minus-untrained": (zero_shot + fine_tuned - sum(nothing)) / 2,
+        "many-minus-few": fine_tuned - probe(few, own),
+        "again": again - fine_tuned,
+        "again-back": fine_tuned - again,
+        "best": best,
+    }
+    return Accuracies(found, controls)
 
 
 def right_in_all(
@@ -286,6 +349,67 @@ class RemovalTest:
             )  # fmt: skip
 
 
+def edges(images: Float[Tensor, "images 3 height width"]) -> Maps:
+    """A map that knows no model: how much the brightness changes around each pixel."""
+    bright = images.mean(1, keepdim=True)
+    across, down = (F.pad(bright.diff(dim=dim).abs(), pad) for dim, pad in ((3, (0, 1, 0, 0)), (2, (0, 0, 0, 1))))
+    deviation = 2.0 * images.shape[-1] / 64
+    return gaussian_blur(across + down, [2 * round(2 * deviation) + 1] * 2, [deviation] * 2)[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class DeletionControls:
+    """Orders of which it is known how good they are, by setting, and by protocol and name what they must show.
+
+    `gaps` [images] are means over both settings, but "same-map": one order's score for the zero-shot model minus that
+    for the fine-tuned one.
+    """
+
+    orders: dict[str, dict[str, Removal]]
+    gaps: dict[tuple[str, str], np.ndarray]
+
+
+def deletion_controls(
+    settings: Sequence[Setting],
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    own: Sequence[Maps],
+    oracle: Bool[Tensor, "images height width"],
+    measured: Mapping[str, Any],
+) -> DeletionControls:
+    """Deletion by the part that is used (where the pictures know one), by edges, and by orders that know nothing.
+
+    `own` are the maps of each setting, and `measured` the options of `RemovalTest`.
+    """
+    count, size, seed = len(images), (images.shape[-2], images.shape[-1]), measured["seed"]
+    given: dict[str, Maps] = {
+        "edges": edges(images),
+        "centre": centre_attribution(count, size),
+        "random": random_attribution(count, size, seed_for(seed, "control", 0)),
+        "random again": random_attribution(count, size, seed_for(seed, "control", 1)),
+    }
+    if oracle.flatten(1).any(1).all():
+        given = {"oracle": oracle.float(), **given}
+    orders: dict[str, dict[str, Removal]] = {}
+    for setting, mine in zip(settings, own, strict=True):
+        judge = RemovalTest(setting, images, targets, **measured)
+        found = {name: judge.deletion(each) for name, each in given.items()}
+        orders[setting.name] = found | {"another": judge.deletion(mine.roll(1, 0)), "own": judge.deletion(mine)}
+    gaps: dict[tuple[str, str], np.ndarray] = {}
+    for protocol, field in (("as-published", "published"), ("corrected", "corrected")):
+        values = {name: [getattr(each[name], field) for each in orders.values()] for name in orders[settings[0].name]}
+        mean = {name: np.mean(each, axis=0) for name, each in values.items()}
+        if "oracle" in mean:
+            gaps[protocol, "oracle-minus-random"] = mean["oracle"] - mean["random"]
+            gaps[protocol, "oracle-minus-edges"] = mean["oracle"] - mean["edges"]
+        gaps[protocol, "own-minus-another"] = mean["own"] - mean["another"]
+        random, same = mean["random again"] - mean["random"], values["centre"][0] - values["centre"][1]
+        for name, gap in (("random", random), ("same-map", same)):
+            gaps[protocol, name], gaps[protocol, f"{name}-back"] = gap, -gap
+    shown = {name: {k: v for k, v in each.items() if k not in ("own", "random again")} for name, each in orders.items()}
+    return DeletionControls(shown, gaps)
+
+
 def energy_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) -> np.ndarray:
     """The share of each image's attribution that lies in its region; for a map of zeros the region's area."""
     return pointing_game(attributions, regions).energy
@@ -301,10 +425,10 @@ def rank_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) ->
 
 
 def improvement(ours: np.ndarray, other: np.ndarray, seed: int) -> Interval:
-    """By how many percent the mean of `ours` is lower than that of `other`, of the same pictures."""
+    """By what share of it the mean of `ours` is lower than that of `other`, of the same pictures."""
 
     def lower(a: np.ndarray, b: np.ndarray) -> float:
-        return float(100 * (1 - a.mean() / b.mean()))
+        return float(1 - a.mean() / b.mean())
 
     return bootstrap(lower, ours, other, seed=seed)
 

@@ -143,6 +143,12 @@ def text_regions(
 
 
 OBJECTS = {CARS: "car", OCCUPATION: "person"}
+USED = {CARS: ("emblem", "body"), OCCUPATION: ("clothing", "headwear")}  # what flips most answers when it is redrawn
+
+
+def oracle(data: Classified, task: str, size: int) -> Bool[Tensor, "images height width"]:
+    """Where the parts are that intervention says are used; nowhere in photographs."""
+    return torch.stack([regions(data, part, size) for part in USED[task]]).any(0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ explanation has to point at that part.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,10 @@ MEAN, STD = (0.5,) * 3, (0.5,) * 3
 
 
 def mixed(task: str, n: int, seed: int, split: str) -> SceneSet:
-    """`n` scenes of a task in which no factor says anything about another: all cars have a name, half of the faces a
-    patch, and clothing, tool and place are those of any profession.
-    """  # fmt: skip
+    """`n` scenes of a task in which no factor says anything about another.
+
+    All cars have a name, half of the faces a patch, and clothing, tool and place are those of any profession.
+    """
     own = seed_for(seed, "planted", task)
     if task == CARS:
         return world.cars(n, seed=own, split=split, written=1.0, alignment=0.25)
@@ -81,7 +83,7 @@ def network(classes: int, seed: int, size: int) -> Preprocessed:
     """A small convolutional network with random weights."""
     torch.manual_seed(seed_for(seed, "planted reader"))
     widths, layers = (3, 24, 48, 64), []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
     return Preprocessed(model, size, MEAN, STD)
@@ -102,7 +104,9 @@ class Planted:
         """What the network says of pictures of the size that it learned from."""
         device = next(self.model.parameters()).device
         with torch.inference_mode():
-            return torch.cat([self.model(each.to(device)).argmax(1).cpu() for each in scenes.images(cfg.planted["size"]).split(128)])
+            return torch.cat(
+                [self.model(each.to(device)).argmax(1).cpu() for each in scenes.images(cfg.planted["size"]).split(128)]
+            )
 
     def flips(self, cfg: Settings) -> dict[str, np.ndarray]:
         """Whether each answer changes when one factor is redrawn, by the factor; the next value is taken."""
@@ -191,6 +195,7 @@ def read(cfg: Settings, seed: int) -> tuple[dict[str, np.ndarray], dict[str, tup
                 flips = own.flips(cfg)
                 others = {factor: values for factor, values in flips.items() if factor != reader.factor}
                 found[f"{slug}.right"] = (own.answers(own.scenes, cfg) == own.labels).double().numpy()
+                found |= {f"{slug}.flips.{factor}": values for factor, values in flips.items()}
                 found[f"{slug}.flips.own"] = flips[reader.factor]
                 found[f"{slug}.flips.other"] = max(others.values(), key=lambda values: values.mean())
                 found[f"{slug}.empty"] = explained.checks.empty.double().numpy()
