@@ -25,7 +25,7 @@ from xaikit.perturbation.search import (
 )
 from xaikit.storage.seeding import generator
 
-SHARES = (0.15, 0.4, 0.7)
+SHARES = (0.25, 0.6)
 SMALL = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=25, jitter=3)
 
 
@@ -170,7 +170,7 @@ def test_the_search_starts_from_the_deletion_of_the_lowest_loss(network: nn.Modu
     chosen = []
     for image, target in zip(images, TARGETS.tolist(), strict=True):
         losses, slope = [], torch.zeros(8, 8, dtype=torch.float64)
-        for kept in (0.7, 0.3):
+        for kept in (0.5,):
             mask = torch.full((8, 8), kept, dtype=torch.float64, requires_grad=True)
             (5 * network(under(image, mask, recipe))).softmax(1)[0, target].backward()
             slope += mask.grad

@@ -17,7 +17,7 @@ from xaikit.metrics.intervals import Interval, bootstrap, proportion
 from xaikit.metrics.pointing import pointing_game
 from xaikit.metrics.ranking import auc
 from xaikit.models.clip import Clip
-from xaikit.models.hooks import evaluating
+from xaikit.models.hooks import at_least_float32, evaluating
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
@@ -171,8 +171,7 @@ def right_in_all(
 # --- maps ---------------------------------------------------------------------------------------------------------
 
 
-SATURATED = 0.05  # a probability that no deletion lowers by as much gives no gradient to follow
-TEMPERATURE = 8.0  # at which such a picture is searched again
+SATURATED = 0.05  # a probability that no deletion lowers by as much gives next to no gradient to follow
 
 
 def recipe_of(cfg: Settings, size: int) -> Recipe:
@@ -184,18 +183,13 @@ def recipe_of(cfg: Settings, size: int) -> Recipe:
 class Found:
     """Attributions by meaningful perturbation, their masks, and what each mask does.
 
-    `tempered` are the pictures whose probability no deletion lowered, so that they were searched at a temperature.
+    `saturated` are the pictures whose probability no deletion lowers, so that they were searched by its log-odds.
     """
 
     maps: Maps
     masks: Float[Tensor, "images side side"]
     checks: MaskChecks
-    tempered: Bool[Tensor, " images"]
-
-    def __getitem__(self, rows: slice | Tensor) -> "Found":
-        """Those of some of the pictures."""
-        checks = MaskChecks(*(each[rows] for each in vars(self.checks).values()))
-        return Found(self.maps[rows], self.masks[rows], checks, self.tempered[rows])
+    saturated: Bool[Tensor, " images"]
 
     @property
     def size(self) -> np.ndarray:
@@ -221,7 +215,7 @@ def maps(
         autocast=autocast, start=start,
     )  # fmt: skip
     size, masks = (images.shape[-2], images.shape[-1]), found["masks"].to(images.device)
-    return Found(attribution(masks, size, recipe), masks, MaskChecks(*found["checks"]), found["tempered"])
+    return Found(attribution(masks, size, recipe), masks, MaskChecks(*found["checks"]), found["saturated"])
 
 
 def _masks(
@@ -235,25 +229,48 @@ def _masks(
     autocast: bool,
     start: Float[Tensor, "images side side"] | None,
 ) -> dict[str, Tensor]:
-    options = {"batch": batch, "autocast": autocast}
+    options: dict[str, Any] = {"batch": batch, "autocast": autocast}
     with evaluating(model):
-        score = class_score(model, targets, softmax=softmax)
-        masks = meaningful_perturbation(score, images, recipe, seed=seed, start=start, **options)
-        checks = torch.stack(list(vars(check_masks(score, images, masks, recipe, **options)).values()))
-        tempered = torch.zeros(len(images), dtype=torch.bool)
-        if softmax is not None and recipe.start == "deletions":
-            rows = (MaskChecks(*checks).range < SATURATED).nonzero()[:, 0]
+        score, every = class_score(model, targets, softmax=softmax), torch.arange(len(images))
+        masks = torch.ones(len(images), recipe.side, recipe.side).to(images)
+        saturated = torch.zeros(len(images), dtype=torch.bool)
+        if softmax is not None and recipe.start == "deletions" and start is None:
+            whole = check_masks(score, images, masks, recipe, **options)
+            saturated = whole.range < SATURATED
+        for rows, softer in ((every[~saturated], False), (every[saturated], True)):
             if len(rows):
-                cooler = class_score(model, targets[rows], softmax=softmax / TEMPERATURE)
                 own = class_score(model, targets[rows], softmax=softmax)
-                again = meaningful_perturbation(cooler, images[rows], recipe, seed=seed, ids=rows.tolist(), **options)
-                after = torch.stack(list(vars(check_masks(own, images[rows], again, recipe, **options)).values()))
-                # Eq. 1 itself says which of the two it is to be: only where it is lower is the other one better.
-                lower = MaskChecks(*after).loss < MaskChecks(*checks).loss[rows]
-                masks[rows[lower].to(masks.device)] = again[lower.to(again.device)]
-                checks[:, rows[lower]] = after[:, lower]
-                tempered[rows] = True
-    return {"masks": masks, "checks": checks, "tempered": tempered}
+                masks[rows.to(masks.device)] = meaningful_perturbation(
+                    log_odds(model, images[rows], targets[rows], softmax) if softer and softmax else own,
+                    images[rows], recipe, seed=seed, ids=rows.tolist(), start=None if start is None else start[rows],
+                    **options,
+                )  # fmt: skip
+        checks = check_masks(score, images, masks, recipe, **options)
+        if saturated.any():  # Eq. 1 itself says whether the mask is better than none
+            worse = (checks.loss >= checks.before) & saturated
+            masks[worse.to(masks.device)] = 1
+            checks = check_masks(score, images, masks, recipe, **options)
+    return {"masks": masks, "checks": torch.stack(list(vars(checks).values())), "saturated": saturated}
+
+
+def log_odds(
+    model: nn.Module,
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    softmax: float,
+) -> Score:
+    """The log-odds of each image's class over what they are for the whole image: 1 before, and never saturated."""
+
+    def odds(seen: Tensor, which: Tensor) -> Tensor:
+        logits = softmax * at_least_float32(model(seen))
+        own = targets[which.to(targets.device)].to(logits.device)[:, None]
+        rest = logits.scatter(1, own, -torch.inf)
+        return logits.gather(1, own)[:, 0] - rest.logsumexp(1)
+
+    with torch.no_grad():
+        rows = torch.arange(len(images)).split(64)
+        whole = torch.cat([odds(images[each], each) for each in rows]).clamp_min(1)
+    return lambda seen, which: odds(seen, which) / whole[which.to(whole.device)]
 
 
 def scaled(recipe: Recipe, ratio: float) -> Recipe:
