@@ -681,6 +681,12 @@ def _(draw: Draw) -> Any:
     return list(vars(vlm_explanations.between_groups(hits, first, ~first, draw.seed)).values())
 
 
+@case("studies.vlm_pictures.harder")
+def _(draw: Draw) -> Any:
+    cfg = mini("03_vlm_explanations", size=16, test={"cars": 2, "occupation": 2})
+    return [vlm_pictures.harder(name, cfg, draw.seed, "test").images for name in vlm_pictures.TASKS]
+
+
 @case("studies.vlm_pictures.grainy")
 def _(draw: Draw) -> Any:
     images, labels = draw.uniform(4, 3, 6, 6), draw.labels(4, 2)

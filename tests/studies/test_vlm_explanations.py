@@ -296,12 +296,15 @@ def test_a_picture_whose_probability_no_deletion_moves_is_searched_by_its_log_od
 
 
 def test_table_2_is_of_noisy_pictures_and_has_its_controls(clip, cars, cfg) -> None:
-    found = study.table2("cars", clip, *cars, Settings(cfg.as_dict() | {"few": 1}, "few"), 0)
+    found = study.table2(clip, *cars, Settings(cfg.as_dict() | {"few": 1}, "few"), 0)
     assert set(found.right) == {"zero-shot", "fine-tuned"}
     assert all(len(values) == len(cars[1]) for values in (*found.right.values(), *found.controls.values()))
     zero_shot, fine_tuned = (values.mean() for values in found.right.values())
     assert found.controls["best"].mean() == max(zero_shot, fine_tuned)
     np.testing.assert_array_equal(found.controls["again"], -found.controls["again-back"])
+    people = pictures.harder("occupation", cfg, 0, "test")
+    assert 0.2 < np.mean([scene.background is None for scene in people.scenes]) < 0.8
+    assert not torch.equal(people.images, people.scenes.images(64))
     noisy = pictures.grainy(cars[1], 0.2, 3, "test")
     assert torch.equal(noisy.images, pictures.grainy(cars[1], 0.2, 3, "test").images)
     assert 0.1 < (noisy.images - cars[1].images).std() < 0.2 and noisy.images.min() >= 0

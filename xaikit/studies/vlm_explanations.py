@@ -43,7 +43,7 @@ from xaikit.saliency.vit import grad_cam, upsample
 from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import generator, seed_for
 from xaikit.studies.choosing import stratified
-from xaikit.studies.vlm_pictures import Classified, grainy
+from xaikit.studies.vlm_pictures import Classified
 
 Maps = Float[Tensor, "images height width"]
 
@@ -97,8 +97,8 @@ class Accuracies:
     controls: dict[str, np.ndarray]
 
 
-def table2(name: str, clip: Clip, train: Classified, test: Classified, cfg: Settings, seed: int) -> Accuracies:
-    """Both settings on the test pictures of the task `name`; on drawn ones, and those of training, is `cfg.grain`.
+def table2(clip: Clip, train: Classified, test: Classified, cfg: Settings, seed: int) -> Accuracies:
+    """Both settings on the test pictures of a task (`vlm_pictures.harder`), after learning from those of training.
 
     Controls, of the fine-tuned classifier unless both are named: both settings against those of a tower that learned
     nothing ("trained-minus-untrained"); all training pictures against `cfg.few` a class ("many-minus-few"); the same
@@ -106,9 +106,6 @@ def table2(name: str, clip: Clip, train: Classified, test: Classified, cfg: Sett
     perfect.
     """
     own = seed_for(seed, "table 2")
-    if test.scenes is not None:
-        deviation = cfg.grain[name]
-        train, test = (grainy(data, deviation, own, split) for data, split in ((train, "train"), (test, "test")))
     options = {"device": cfg.device, "seed": own, "epochs": cfg.epochs}
     both = settings(clip, train, **options)
 

@@ -52,8 +52,8 @@ class Classified:
         return torch.stack([self.images[int(index)] for index in positions])
 
 
-def task(name: str, cfg: Settings, seed: int, split: str) -> Classified:
-    """The images of one of `TASKS`: `split` is train or test.
+def task(name: str, cfg: Settings, seed: int, split: str, *, workplace: float = 1.0) -> Classified:
+    """The images of one of `TASKS`: `split` is train or test; a share `workplace` of drawn people is at their own.
 
     Drawn cars are told apart by make and model; half of them have the name of their make on the door, never another.
     Drawn people look as is usual for their profession in nine cases of ten in training, in half of them in the test.
@@ -71,11 +71,20 @@ def task(name: str, cfg: Settings, seed: int, split: str) -> Classified:
         labels = scenes.labels("make") * len(models) + scenes.labels("model")
     else:
         alignment = {"train": 0.9, "test": 0.5}[split]
-        scenes = world.people(cfg[split][OCCUPATION], seed=seed, split=split, alignment=alignment)
+        scenes = world.people(cfg[split][OCCUPATION], seed=seed, split=split, alignment=alignment, workplace=workplace)
         names = tuple(str(value) for value in scenes.values("profession"))
         labels = scenes.labels("profession")
     prompts = tuple(f"a photo of {article(name)}" for name in names)
     return Classified(scenes.images(cfg.size), labels, names, prompts, scenes)
+
+
+def harder(name: str, cfg: Settings, seed: int, split: str) -> Classified:
+    """The pictures of Table 2: of drawn ones such that not all are told apart, with `cfg.grain` on every pixel.
+
+    Half of the people are where another profession works. Photographs are what they are.
+    """
+    found = task(name, cfg, seed, split, workplace=0.5)
+    return found if found.scenes is None else grainy(found, cfg.grain[name], seed, split)
 
 
 def grainy(data: Classified, deviation: float, seed: int, split: str) -> Classified:
