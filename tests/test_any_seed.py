@@ -54,6 +54,7 @@ from xaikit.studies import (
     texplain_planted,
     vlm_explanations,
     vlm_pictures,
+    vlm_planted,
 )
 from xaikit.surgery.matching import ActivationStatistics, convolutions
 from xaikit.surgery.transplant import Choice, choose_maps, shuffled
@@ -114,6 +115,10 @@ EXCEPTIONS = {
     "studies.vlm_explanations.other_explainers": RUNS,
     "studies.vlm_explanations.randomised": TRAINS,
     "studies.vlm_explanations.settings": TRAINS,
+    "studies.vlm_explanations.table2": TRAINS,
+    "studies.vlm_planted.network": "starts a network's weights",
+    "studies.vlm_planted.planted": TRAINS,
+    "studies.vlm_planted.read": TRAINS,
     "texplain.training.train": TRAINS,
     "world.scene.Scene": "is abstract: its families are tried",
 }
@@ -611,7 +616,7 @@ def brightness(images: Tensor, rows: Tensor) -> Tensor:
 
 @case("perturbation.search.meaningful_perturbation")
 def _(draw: Draw) -> Any:
-    recipe = Recipe(steps=2, side=4, blur=1.0, jitter=1, start=("half", "uniform")[draw.seed % 2])
+    recipe = Recipe(steps=2, side=4, blur=1.0, jitter=1, start=("half", "uniform", "deletions")[draw.seed % 3])
     return meaningful_perturbation(brightness, draw.uniform(2, 3, 8, 8), recipe, seed=draw.seed)
 
 
@@ -689,6 +694,37 @@ def _(draw: Draw) -> Any:
 def _(draw: Draw) -> Any:
     found = vlm_explanations.correlation(heat_and_masks(draw)[0], draw.uniform(4, 6, 6))
     return found[np.isfinite(found)]  # a constant map correlates with nothing: that is NaN
+
+
+@case("studies.vlm_explanations.improvement")
+def _(draw: Draw) -> Any:
+    ours, other = (draw.uniform(20).double().numpy() + 0.1 for _ in range(2))
+    return list(vars(vlm_explanations.improvement(ours, other, draw.seed)).values())
+
+
+@case("studies.vlm_explanations.between_groups")
+def _(draw: Draw) -> Any:
+    hits, first = (draw.uniform(20) > 0.5).double().numpy(), np.arange(20) < 8
+    return list(vars(vlm_explanations.between_groups(hits, first, ~first, draw.seed)).values())
+
+
+@case("studies.vlm_pictures.harder")
+def _(draw: Draw) -> Any:
+    cfg = mini("03_vlm_explanations", size=16, test={"cars": 2, "occupation": 2})
+    return [vlm_pictures.harder(name, cfg, draw.seed, "test").images for name in vlm_pictures.TASKS]
+
+
+@case("studies.vlm_pictures.grainy")
+def _(draw: Draw) -> Any:
+    images, labels = draw.uniform(4, 3, 6, 6), draw.labels(4, 2)
+    data = vlm_pictures.Classified(images, labels, ("a", "b"), ("a photo of an a", "a photo of a b"))
+    return vlm_pictures.grainy(data, 0.2, draw.seed, "test").images
+
+
+@case("studies.vlm_planted.mixed")
+def _(draw: Draw) -> Any:
+    found = [vlm_planted.mixed(task, 6, draw.seed, "test") for task in vlm_pictures.TASKS]
+    return [np.stack(list(each.codes.values())) for each in found]
 
 
 # --- paper 4 ----------------------------------------------------------------------------------------------------------

@@ -279,7 +279,12 @@ of("centre_attribution", perturbation.centre_attribution, images=2, size=(8, 8))
 of("Recipe", perturbation.Recipe, **vars(recipe))
 of("Recipe.at", recipe.at, pixels=64)
 of("meaningful_perturbation", perturbation.meaningful_perturbation, score=score, images=images, recipe=recipe, seed=0,
-   ids=["a", "b"], batch=2, patience=1, autocast=False)  # fmt: skip
+   ids=["a", "b"], batch=2, patience=1, autocast=False, start=drawn(2, 4, 4))  # fmt: skip
+of("deletions", perturbation.deletions, recipe=recipe)
+of("check_masks", perturbation.check_masks, score=score, images=images, masks=drawn(2, 4, 4), recipe=recipe, batch=2,
+   autocast=False)  # fmt: skip
+of("MaskChecks", perturbation.MaskChecks, highest=drawn(2), before=drawn(2), after=drawn(2), lowest=drawn(2),
+   loss=drawn(2))  # fmt: skip
 of("attribution", perturbation.attribution, masks=drawn(2, 4, 4), size=(32, 32), recipe=recipe)
 of("variation", perturbation.variation, masks=drawn(2, 4, 4), recipe=recipe)
 of("blurred", perturbation.blurred, images=images, recipe=recipe)

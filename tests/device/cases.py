@@ -216,6 +216,10 @@ def perturbation(device: str) -> None:
         recipe = replace(search.PRESETS[preset].at(64), steps=2)
         for autocast in (False, True):
             masks = search.meaningful_perturbation(score, images, recipe, seed=0, patience=1, autocast=autocast)
+        again = replace(recipe, start="deletions")
+        masks = search.meaningful_perturbation(score, images, again, seed=0)
+        masks = search.meaningful_perturbation(score, images, recipe, seed=0, start=masks)
+        search.check_masks(score, images, masks, recipe).lowered.mean().item()
         maps = search.attribution(masks, (64, 64), recipe)
         search.variation(masks, recipe)
         search.blurred(images, recipe)

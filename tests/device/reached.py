@@ -31,6 +31,9 @@ EXCEPTIONS = {
 ON_THE_CPU = {
     "models.classifiers.train": "moves each batch itself",
     "perturbation.removal.RemovalCurves.areas": "curves are results",
+    "perturbation.search.MaskChecks.empty": "checks are results",
+    "perturbation.search.MaskChecks.lowered": "checks are results",
+    "perturbation.search.MaskChecks.range": "checks are results",
     "surgery.transplant.Choice.distinct": "a choice is a result",
     "texplain.word_maps.first_said": "sentences are results",
     "texplain.training.InMemory.__call__": "features of a whole data set, of which batches are moved",

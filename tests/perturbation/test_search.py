@@ -18,11 +18,14 @@ from xaikit.perturbation.search import (
     _moved,
     attribution,
     blurred,
+    check_masks,
+    deletions,
     meaningful_perturbation,
     variation,
 )
 from xaikit.storage.seeding import generator
 
+SHARES = (0.25, 0.6)
 SMALL = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=25, jitter=3)
 
 
@@ -153,9 +156,94 @@ def test_the_median_blur_is_opencvs() -> None:
     torch.testing.assert_close(found.permute(1, 2, 0), torch.from_numpy(expected).double(), rtol=0, atol=1e-9)
 
 
+def under(image: Tensor, mask: Tensor, recipe: Recipe) -> Tensor:
+    """One image under one mask, written out; of a recipe whose blur is Gaussian."""
+    soft = gaussian_blur(image, [2 * round(4 * recipe.blur) + 1] * 2, [recipe.blur] * 2)
+    large = F.interpolate(mask[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0]
+    return (large * image + (1 - large) * soft)[None]
+
+
+def test_the_search_starts_from_the_deletion_of_the_lowest_loss(network: nn.Module, images: Tensor) -> None:
+    network, images = copy.deepcopy(network).double(), images.double()
+    recipe = dataclasses.replace(SMALL, start="deletions", steps=3)
+    score = class_score(network, TARGETS, softmax=5.0)
+    chosen = []
+    for image, target in zip(images, TARGETS.tolist(), strict=True):
+        losses, slope = [], torch.zeros(8, 8, dtype=torch.float64)
+        for kept in (0.5,):
+            mask = torch.full((8, 8), kept, dtype=torch.float64, requires_grad=True)
+            (5 * network(under(image, mask, recipe))).softmax(1)[0, target].backward()
+            slope += mask.grad
+        slope = gaussian_blur(slope[None], [5, 5], [0.4, 0.4]).flatten()  # cut off at four deviations
+        place = (slope[None] > slope[:, None]).sum(1).double().view(8, 8) / 64  # how many cells are steeper
+        tried = [*deletions(recipe).double(), *(1 - 0.98 * torch.sigmoid((k - place) / 0.05) for k in SHARES)]
+        for mask in tried:
+            probability = (5 * network(under(image, mask, recipe))).softmax(1)[0, target]
+            steps = sum((mask.diff(dim=axis).abs() ** 3).sum() for axis in (0, 1))
+            losses.append(recipe.area * (1 - mask).sum() + recipe.variation * steps + probability)
+        chosen.append(tried[int(torch.stack(losses).argmin())])
+    found = meaningful_perturbation(score, images, recipe, seed=0, batch=2)
+    given = meaningful_perturbation(
+        score, images, dataclasses.replace(recipe, start="ones"), seed=0, start=torch.stack(chosen)
+    )
+    checks = check_masks(score, images, given, recipe)
+    given[checks.loss >= checks.before] = 1  # to keep everything is better there
+    torch.testing.assert_close(found, given, rtol=0, atol=1e-9)
+    assert (checks.loss < checks.before).any()
+
+
+def test_a_mask_that_is_worse_than_none_is_given_up(images: Tensor) -> None:
+    def score(x: Tensor, which: Tensor) -> Tensor:
+        return -x.std((1, 2, 3))  # every blur raises it
+
+    recipe = dataclasses.replace(SMALL, start="deletions", steps=1)
+    assert (meaningful_perturbation(score, images, recipe, seed=0) == 1).all()
+    assert check_masks(score, images, torch.ones(5, 8, 8), recipe).empty.all()
+
+
+def test_a_score_that_half_a_blur_leaves_saturated_is_taken_away_from_a_deletion(images: Tensor) -> None:
+    def score(x: Tensor, which: Tensor) -> Tensor:
+        contrast = x[:, :, :16, :16].std((1, 2, 3))
+        # Exactly 1, and without a gradient, until a good part of the contrast is gone.
+        return (1 - (0.1 - contrast).clamp_min(0) / 0.1).clamp(max=1)
+
+    recipe = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=60, blur=4.0, variation=1e-4)
+    found = meaningful_perturbation(score, images, dataclasses.replace(recipe, start="deletions"), seed=0)
+    checks = check_masks(score, images, found, recipe)
+    assert not checks.empty.any() and (checks.lowered > 0.5).all()
+
+
+def test_the_checks_of_a_mask_are_its_own_scores(network: nn.Module, images: Tensor) -> None:
+    score = class_score(network, TARGETS, softmax=1.0)
+    masks = torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(2))
+    masks[0] = 1
+    checks = check_masks(score, images, masks, SMALL, batch=2)
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        probability = lambda picture, i=i: network(picture).softmax(1)[0, TARGETS[i]].item()  # noqa: E731
+        after = probability(under(image, mask, SMALL))
+        lowest = min([after, *(probability(under(image, each, SMALL)) for each in deletions(SMALL))])
+        price = SMALL.area * (1 - mask).sum() + SMALL.variation * variation(mask[None], SMALL)[0]
+        before = probability(image[None])
+        assert checks.before[i].item() == pytest.approx(before, abs=1e-6)
+        assert checks.after[i].item() == pytest.approx(after, abs=1e-6)
+        assert checks.lowest[i].item() == pytest.approx(lowest, abs=1e-6)
+        assert checks.loss[i].item() == pytest.approx(after + price.item(), abs=1e-5)
+        share = (before - after) / (before - lowest) if before - lowest > 1e-9 else 0.0
+        assert checks.lowered[i].item() == pytest.approx(share, abs=1e-2)
+    assert checks.empty.tolist() == [True, False, False, False, False] and checks.highest[0] == 0
+
+
+def test_the_corners_of_jacobgils_mask_lie_on_the_images() -> None:
+    masks = torch.rand(2, 28, 28, generator=torch.Generator().manual_seed(0))
+    expected = 1 - nn.UpsamplingBilinear2d(size=(64, 64))(masks[:, None])[:, 0]
+    torch.testing.assert_close(attribution(masks, (64, 64), PRESETS["jacobgil"]), expected)
+    assert (attribution(masks, (64, 64), AGARWAL_2023) - expected).abs().max() > 0.05
+
+
 def test_lengths_shrink_with_the_image() -> None:
     half = AGARWAL_2023.at(112)
-    assert (half.blur, half.jitter, half.side) == (5.0, 2, 28)
+    assert (half.blur, half.jitter, half.side) == (5.0, 3, 28)  # offsets 0 to 3 become 0 to 1.5
+    assert [AGARWAL_2023.at(pixels).jitter for pixels in (28, 64, 224, 448)] == [1, 2, 4, 7]
     assert PRESETS["jacobgil"].at(224).blur == 11
     assert all(preset.at(224) == preset for preset in PRESETS.values())
 
@@ -176,6 +264,10 @@ def test_bad_input(network: nn.Module, images: Tensor) -> None:
         meaningful_perturbation(score, images[:, :, :20], AGARWAL_2023, seed=0)
     with pytest.raises(ValueError, match="give each its own"):
         meaningful_perturbation(score, images, SMALL, seed=0, ids=["a", "a", "b", "c", "d"])
+    with pytest.raises(ValueError, match=r"Starts .* do not fit"):
+        meaningful_perturbation(score, images, SMALL, seed=0, start=torch.ones(5, 28, 28))
+    with pytest.raises(ValueError, match=r"Masks .* do not fit"):
+        check_masks(score, images, torch.ones(5, 9, 9), SMALL)
     with pytest.raises(ValueError, match="score of image 0 does not change"):
         meaningful_perturbation(lambda x, which: (x * 0).sum((1, 2, 3)), images, SMALL, seed=0)
     with pytest.raises(ValueError, match="score of image 0 does not change"):

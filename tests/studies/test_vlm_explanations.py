@@ -22,7 +22,9 @@ from xaikit.perturbation.search import AGARWAL_2023
 from xaikit.storage import paths
 from xaikit.studies import vlm_explanations as study
 from xaikit.studies import vlm_pictures as pictures
+from xaikit.studies import vlm_planted as planted
 from xaikit.studies.clip_pictures import Prepared
+from xaikit.world import SceneSet
 from xaikit.world.scene_people import USUAL
 
 NAME = "03_vlm_explanations"
@@ -53,7 +55,7 @@ def settings(clip, cars, cfg) -> tuple[study.Setting, study.Setting]:
 
 def test_both_profiles_have_what_the_notebook_reads() -> None:
     mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
-    assert set(mini) - set(paper) == {"train", "test"}
+    assert set(mini) - set(paper) == {"train", "test", "grain", "attacked"}
     assert set(paper) - set(mini) == {"folders", "time_limit"}
 
 
@@ -260,12 +262,137 @@ def test_maps_come_from_the_cache_and_depend_on_the_score(settings, cars) -> Non
     images, targets = cars[1].stack(range(3)), cars[1].labels[:3]
     recipe = dataclasses.replace(AGARWAL_2023.at(64), steps=6)
     options = {"seed": 0, "batch": 2}
-    cosine = study.maps(zero_shot, images, targets, recipe, softmax=None, **options)
-    again = study.maps(zero_shot, images, targets, recipe, softmax=None, **options)
-    softmax = study.maps(zero_shot, images, targets, recipe, softmax=zero_shot.scale, **options)
-    assert torch.equal(cosine, again) and not torch.equal(cosine, softmax)
+    cosine = study.maps(zero_shot.model, images, targets, recipe, softmax=None, **options)
+    again = study.maps(zero_shot.model, images, targets, recipe, softmax=None, **options)
+    softmax = study.maps(zero_shot.model, images, targets, recipe, softmax=zero_shot.scale, **options)
+    assert torch.equal(cosine.maps, again.maps) and not torch.equal(cosine.maps, softmax.maps)
     assert len(list(paths.CACHE.rglob("*.safetensors"))) == 2
-    assert cosine.shape == (3, 64, 64) and cosine.min() >= 0 and cosine.max() <= 1
+    assert cosine.maps.shape == (3, 64, 64) and cosine.maps.min() >= 0 and cosine.maps.max() <= 1
+    assert cosine.size == pytest.approx(cosine.maps.mean((1, 2)).numpy()) and not cosine.saturated.any()
+
+
+class Certain(torch.nn.Module):
+    """Sure of its first answer by more than float32 can tell, as long as anything can be seen."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        contrast = images.flatten(1).std(1)
+        return torch.stack([60 + 300 * contrast, torch.zeros_like(contrast)], 1)
+
+
+def test_a_picture_whose_probability_no_deletion_moves_is_searched_by_its_log_odds() -> None:
+    images, targets = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 0])
+    recipe = dataclasses.replace(AGARWAL_2023.at(32), side=8, steps=2, start="deletions", blur=4.0)
+    found = study.maps(Certain(), images, targets, recipe, softmax=1.0, seed=0, batch=2)
+    assert found.saturated.all() and (found.checks.range < study.SATURATED).all()
+    assert found.checks.empty.all()  # the probability is 1 with and without: nothing is the cheapest
+    score = study.log_odds(Certain(), images, targets, 1.0)
+    blurry = images.mean((2, 3), keepdim=True).expand_as(images)
+    expected = [(60 + 300 * each.std()) / (60 + 300 * image.std()) for each, image in zip(blurry, images, strict=True)]
+    torch.testing.assert_close(score(blurry, torch.arange(2)), torch.stack(expected))
+    torch.testing.assert_close(score(images, torch.arange(2)), torch.ones(2))
+
+
+# --- instruments --------------------------------------------------------------------------------------------------
+
+
+def test_table_2_is_of_noisy_pictures_and_has_its_controls(clip, cars, cfg) -> None:
+    found = study.table2(clip, *cars, Settings(cfg.as_dict() | {"few": 1}, "few"), 0)
+    assert set(found.right) == {"zero-shot", "fine-tuned"}
+    assert all(len(values) == len(cars[1]) for values in (*found.right.values(), *found.controls.values()))
+    zero_shot, fine_tuned = (values.mean() for values in found.right.values())
+    assert found.controls["best"].mean() == max(zero_shot, fine_tuned)
+    np.testing.assert_array_equal(found.controls["again"], -found.controls["again-back"])
+    people = pictures.harder("occupation", cfg, 0, "test")
+    assert 0.2 < np.mean([scene.background is None for scene in people.scenes]) < 0.8
+    assert not torch.equal(people.images, people.scenes.images(64))
+    noisy = pictures.grainy(cars[1], 0.2, 3, "test")
+    assert torch.equal(noisy.images, pictures.grainy(cars[1], 0.2, 3, "test").images)
+    assert 0.1 < (noisy.images - cars[1].images).std() < 0.2 and noisy.images.min() >= 0
+
+
+def test_orders_that_are_known_are_deleted_for_both_settings(settings, cars) -> None:
+    images, targets = cars[1].stack(range(5)), cars[1].labels[:5]
+    measured = {"mean": (0.45,) * 3, "step": 1024, "seed": 0, "ties": 1}
+    own = [torch.rand(5, 64, 64, generator=torch.Generator().manual_seed(k)) for k in range(2)]
+    region = pictures.oracle(cars[1], "cars", 64)[:5]
+    found = study.deletion_controls(settings, images, targets, own, region, measured)
+    judges = [study.RemovalTest(setting, images, targets, **measured) for setting in settings]
+    oracle = [judge.deletion(region.float()) for judge in judges]
+    edges = [judge.deletion(study.edges(images)) for judge in judges]
+    another = [judge.deletion(each[[4, 0, 1, 2, 3]]) for judge, each in zip(judges, own, strict=True)]
+    mine = [judge.deletion(each) for judge, each in zip(judges, own, strict=True)]
+    for protocol, field in (("as-published", "published"), ("corrected", "corrected")):
+        for name, first, second in (("oracle-minus-edges", oracle, edges), ("own-minus-another", mine, another)):
+            expected = np.mean([getattr(a, field) - getattr(b, field) for a, b in zip(first, second, strict=True)], 0)
+            np.testing.assert_allclose(found.gaps[protocol, name], expected, atol=1e-6)
+        np.testing.assert_array_equal(found.gaps[protocol, "same-map"], -found.gaps[protocol, "same-map-back"])
+    blind = study.deletion_controls(settings, images, targets, own, torch.zeros_like(region), measured)
+    assert "oracle" not in blind.orders["zero-shot"] and ("corrected", "oracle-minus-random") not in blind.gaps
+
+
+def test_edges_are_where_brightness_changes() -> None:
+    images = torch.zeros(1, 3, 64, 64)
+    images[:, :, :, 32:] = 1
+    found = study.edges(images)[0]
+    assert found.argmax(1).eq(31).all() and found[:, :20].max() < 1e-6
+
+
+def test_the_rank_of_a_region_is_that_of_all_pairs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps, regions = torch.randint(4, (3, 5, 4), generator=draw).float(), torch.rand(3, 5, 4, generator=draw) > 0.5
+    expected = []
+    for heat, inside in zip(maps, regions, strict=True):
+        pairs = [float(a > b) + 0.5 * float(a == b) for a in heat[inside] for b in heat[~inside]]
+        expected.append(np.mean(pairs))
+    np.testing.assert_allclose(study.rank_in(maps, regions), expected)
+    assert study.rank_in(torch.zeros(3, 5, 4), regions).tolist() == [0.5] * 3
+
+
+def test_improvements_and_gaps_are_of_means() -> None:
+    draw = np.random.default_rng(0)
+    ours, other = draw.uniform(0.2, 0.4, 60), draw.uniform(0.4, 0.6, 60)
+    found = study.improvement(ours, other, 0)
+    assert found.value == pytest.approx(1 - ours.mean() / other.mean()) and found.low < found.value < found.high
+    first = np.arange(60) < 25
+    gap = study.between_groups(ours, first, ~first, 0)
+    assert gap.value == pytest.approx(ours[first].mean() - ours[~first].mean()) and gap.n == 25
+
+
+def test_attacked_cars_lie_for_the_class_that_they_are_labelled_as(cars) -> None:
+    data, positions = cars[1], torch.tensor([1, 4, 5])
+    found = pictures.attacked(data, positions)
+    for scene, before, label in zip(found.scenes, data.scenes[positions], found.labels.tolist(), strict=True):
+        assert scene.text != before.make and scene.make == before.make
+        assert found.names[label] == f"{scene.text} {before.model}"
+    assert found.images.shape == (3, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", planted.READERS)
+def test_readers_are_told_one_factor_of_scenes_whose_factors_are_unrelated(name: str) -> None:
+    reader = planted.READERS[name]
+    scenes = planted.mixed(reader.task, 400, 0, "train")
+    told = planted.told(reader, scenes).numpy()
+    assert set(told) == set(range(planted.answers_of(reader)))
+    for factor in planted.FACTORS[reader.task]:
+        if factor != reader.factor:
+            values = scenes.codes[factor]
+            table = np.array([[np.mean(told[values == v] == t) for t in set(told)] for v in set(values)])
+            assert np.ptp(table, axis=0).max() < 0.45, factor  # no value tells the answer
+
+
+def test_readers_have_their_part_in_every_picture_and_what_they_read_is_counted(cfg) -> None:
+    small = {"size": 64, "train": {"cars": 64, "occupation": 64}, "epochs": 1, "explained": 3}
+    own = Settings(cfg.as_dict() | {"planted": small, "steps": 2}, "planted")
+    found, shown = planted.read(own, 0)
+    assert set(shown) == set(planted.READERS) and all(len(values) == 3 for values in found.values())
+    reader, explained = shown["text"]
+    assert reader.region.flatten(1).any(1).all() and explained.maps.shape == (3, 64, 64)
+    before = reader.answers(reader.scenes, own)
+    texts = reader.scenes.family.values("text")
+    moved = [scene.replace(text=texts[1 + texts.index(scene.text) % 4]) for scene in reader.scenes]
+    after = reader.answers(SceneSet.of(moved), own)
+    np.testing.assert_array_equal(found["text.flips.own"], (before != after).numpy())
+    assert all(scene.face_mask for scene in shown["face"][0].scenes)
 
 
 def test_matched_recipes_scale_both_weights() -> None:

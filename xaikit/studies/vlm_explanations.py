@@ -1,23 +1,42 @@
 """The experiments of paper 3: explanations of CLIP as a zero-shot classifier and with a linear probe (Agarwal)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from xaikit.companion.profiles import Settings
-from xaikit.metrics.intervals import Interval, proportion
+from xaikit.metrics.intervals import Interval, bootstrap, proportion
 from xaikit.metrics.pointing import pointing_game
+from xaikit.metrics.ranking import auc
 from xaikit.models.clip import Clip
-from xaikit.models.hooks import evaluating
+from xaikit.models.hooks import at_least_float32, evaluating
+from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
-from xaikit.perturbation.removal import RemovalCurves, random_attribution, removal_curves, substitute
-from xaikit.perturbation.search import PAPER_PIXELS, Recipe, attribution, meaningful_perturbation
+from xaikit.perturbation.removal import (
+    RemovalCurves,
+    centre_attribution,
+    random_attribution,
+    removal_curves,
+    substitute,
+)
+from xaikit.perturbation.search import (
+    PAPER_PIXELS,
+    PRESETS,
+    MaskChecks,
+    Recipe,
+    attribution,
+    check_masks,
+    meaningful_perturbation,
+)
 from xaikit.saliency.masking import rise
 from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.saliency.vit import grad_cam, upsample
@@ -38,14 +57,21 @@ class Setting:
     """
 
     name: str
-    model: ZeroShot | LinearProbe
+    model: ZeroShot | LinearProbe | Preprocessed
     scale: float
     published: float | None
 
     def answers(self, embeddings: Float[Tensor, "images features"]) -> Int64[Tensor, " images"]:
         """The class with the highest output for each unit embedding (`embed`)."""
         with torch.inference_mode():
-            return self.model.classify(embeddings.to(next(self.model.encoder.parameters()).device)).argmax(1).cpu()
+            return self.classifier.classify(embeddings.to(next(self.model.encoder.parameters()).device)).argmax(1).cpu()
+
+    @property
+    def classifier(self) -> ZeroShot | LinearProbe:
+        """The model, where it is one of the two. Raises TypeError for a planted one."""
+        if not isinstance(self.model, ZeroShot | LinearProbe):
+            raise TypeError(f"The {self.name} classifies images, and has no embeddings.")
+        return self.model
 
     def score(self, targets: Int64[Tensor, " images"], *, published: bool) -> Score:
         """The paper's score of this setting, or the softmax's probability as in the other one."""
@@ -61,6 +87,58 @@ def settings(clip: Clip, train: Classified, *, device: str, seed: int, epochs: i
         Setting("zero-shot", zero_shot, clip.logit_scale, None),
         Setting("fine-tuned", LinearProbe(encoder, head).to(device), 1.0, 1.0),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracies:
+    """Table 2 of one task: which answers are right, by setting, and its controls, each [images] of the test."""
+
+    right: dict[str, np.ndarray]
+    controls: dict[str, np.ndarray]
+
+
+def table2(clip: Clip, train: Classified, test: Classified, cfg: Settings, seed: int) -> Accuracies:
+    """Both settings on the test pictures of a task (`vlm_pictures.harder`), after learning from those of training.
+
+    Controls, of the fine-tuned classifier unless both are named: both settings against those of a tower that learned
+    nothing ("trained-minus-untrained"); all training pictures against `cfg.few` a class ("many-minus-few"); the same
+    recipe from another seed ("again", and turned round); and the more accurate of both ("best"), which must not be
+    perfect.
+    """
+    own = seed_for(seed, "table 2")
+    options = {"device": cfg.device, "seed": own, "epochs": cfg.epochs}
+    both = settings(clip, train, **options)
+
+    def right(of: Setting, encoder: nn.Module) -> np.ndarray:
+        return (of.answers(embed(encoder, test.batches(), cfg.device)) == test.labels).double().numpy()
+
+    encoder = clip.image_encoder
+    seen = embed(encoder, test.batches(), cfg.device)
+    found = {each.name: (each.answers(seen) == test.labels).double().numpy() for each in both}
+    learned = embed(encoder, train.batches(), cfg.device)
+
+    def probe(rows: Tensor, draw: int) -> np.ndarray:
+        head = train_head(learned[rows], train.labels[rows], len(train.names), seed=draw, epochs=cfg.epochs)
+        return (LinearProbe(encoder, head).classify(seen).argmax(1) == test.labels).double().numpy()
+
+    few = stratified(train.labels, cfg.few * len(train.names), own, "few")
+    bare = copy.deepcopy(clip.image_encoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "random weights"))
+        reset(bare)
+    untrained = settings(replace(clip, image_encoder=bare), train, **options)
+    nothing = [right(each, bare) for each in untrained]
+    zero_shot, fine_tuned = found.values()
+    again = probe(torch.arange(len(train)), own + 1)
+    best = max(found.values(), key=lambda values: values.mean())
+    controls = {
+        "trained-minus-untrained": (zero_shot + fine_tuned - sum(nothing)) / 2,
+        "many-minus-few": fine_tuned - probe(few, own),
+        "again": again - fine_tuned,
+        "again-back": fine_tuned - again,
+        "best": best,
+    }
+    return Accuracies(found, controls)
 
 
 def right_in_all(
@@ -90,8 +168,34 @@ def right_in_all(
 # --- maps ---------------------------------------------------------------------------------------------------------
 
 
+SATURATED = 0.05  # a probability that no deletion lowers by as much gives next to no gradient to follow
+
+
+def recipe_of(cfg: Settings, size: int) -> Recipe:
+    """The profile's recipe for images of that side, from the best of several deletions."""
+    return replace(PRESETS[cfg.preset], steps=cfg.steps, start="deletions").at(size)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Attributions by meaningful perturbation, their masks, and what each mask does.
+
+    `saturated` are the pictures whose probability no deletion lowers, so that they were searched by its log-odds.
+    """
+
+    maps: Maps
+    masks: Float[Tensor, "images side side"]
+    checks: MaskChecks
+    saturated: Bool[Tensor, " images"]
+
+    @property
+    def size(self) -> np.ndarray:
+        """The mean of each map."""
+        return self.maps.mean((1, 2)).double().cpu().numpy()
+
+
 def maps(
-    setting: Setting,
+    model: nn.Module,
     images: Float[Tensor, "images 3 height width"],
     targets: Int64[Tensor, " images"],
     recipe: Recipe,
@@ -100,14 +204,15 @@ def maps(
     seed: int,
     batch: int,
     autocast: bool = False,
-) -> Maps:
-    """The attributions by meaningful perturbation, kept in the cache."""
+    start: Float[Tensor, "images side side"] | None = None,
+) -> Found:
+    """The attributions by meaningful perturbation, kept in the cache; `start` are masks to start from."""
     found = fetch(
-        _masks, model=setting.model, images=images, targets=targets, recipe=recipe, softmax=softmax, seed=seed,
-        batch=batch, autocast=autocast,
+        _masks, model=model, images=images, targets=targets, recipe=recipe, softmax=softmax, seed=seed, batch=batch,
+        autocast=autocast, start=start,
     )  # fmt: skip
-    size = (images.shape[-2], images.shape[-1])
-    return attribution(found["masks"].to(images.device), size, recipe)
+    size, masks = (images.shape[-2], images.shape[-1]), found["masks"].to(images.device)
+    return Found(attribution(masks, size, recipe), masks, MaskChecks(*found["checks"]), found["saturated"])
 
 
 def _masks(
@@ -119,28 +224,59 @@ def _masks(
     seed: int,
     batch: int,
     autocast: bool,
+    start: Float[Tensor, "images side side"] | None,
 ) -> dict[str, Tensor]:
+    options: dict[str, Any] = {"batch": batch, "autocast": autocast}
     with evaluating(model):
-        score = class_score(model, targets, softmax=softmax)
-        return {"masks": meaningful_perturbation(score, images, recipe, seed=seed, batch=batch, autocast=autocast)}
+        score, every = class_score(model, targets, softmax=softmax), torch.arange(len(images))
+        masks = torch.ones(len(images), recipe.side, recipe.side).to(images)
+        saturated = torch.zeros(len(images), dtype=torch.bool)
+        if softmax is not None and recipe.start == "deletions" and start is None:
+            whole = check_masks(score, images, masks, recipe, **options)
+            saturated = whole.range < SATURATED
+        for rows, softer in ((every[~saturated], False), (every[saturated], True)):
+            if len(rows):
+                own = class_score(model, targets[rows], softmax=softmax)
+                masks[rows.to(masks.device)] = meaningful_perturbation(
+                    log_odds(model, images[rows], targets[rows], softmax) if softer and softmax else own,
+                    images[rows], recipe, seed=seed, ids=rows.tolist(), start=None if start is None else start[rows],
+                    **options,
+                )  # fmt: skip
+        checks = check_masks(score, images, masks, recipe, **options)
+        if saturated.any():  # Eq. 1 itself says whether the mask is better than none
+            worse = (checks.loss >= checks.before) & saturated
+            masks[worse.to(masks.device)] = 1
+            checks = check_masks(score, images, masks, recipe, **options)
+    return {"masks": masks, "checks": torch.stack(list(vars(checks).values())), "saturated": saturated}
 
 
-def drop(
-    score: Score, images: Float[Tensor, "images 3 height width"], blurred: Float[Tensor, "images 3 height width"]
-) -> np.ndarray:
-    """How much of each image's score a blur over the whole of it takes away: what deleting can repay."""
-    rows = torch.arange(len(images))
-    with torch.inference_mode():
-        return (score(images, rows) - score(blurred, rows)).double().cpu().numpy()
+def log_odds(
+    model: nn.Module,
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    softmax: float,
+) -> Score:
+    """The log-odds of each image's class over what they are for the whole image: 1 before, and never saturated."""
+
+    def odds(seen: Tensor, which: Tensor) -> Tensor:
+        logits = softmax * at_least_float32(model(seen))
+        own = targets[which.to(targets.device)].to(logits.device)[:, None]
+        rest = logits.scatter(1, own, -torch.inf)
+        return logits.gather(1, own)[:, 0] - rest.logsumexp(1)
+
+    with torch.no_grad():
+        rows = torch.arange(len(images)).split(64)
+        whole = torch.cat([odds(images[each], each) for each in rows]).clamp_min(1)
+    return lambda seen, which: odds(seen, which) / whole[which.to(whole.device)]
 
 
 def scaled(recipe: Recipe, ratio: float) -> Recipe:
-    """The recipe with both λ times `ratio`: those of a score that drops by so much of another one's drop.
+    """The recipe with both λ times `ratio`: those of a score that masks lower by so much of what they lower another.
 
     Raises ValueError for a ratio that is not positive, where there is nothing to match.
     """
     if not ratio > 0:
-        raise ValueError(f"One score drops by {ratio} of what the other does: with no drop nothing can be matched.")
+        raise ValueError(f"One score is lowered by {ratio} of what the other is: with no drop nothing can be matched.")
     return replace(recipe, area=recipe.area * ratio, variation=recipe.variation * ratio)
 
 
@@ -164,8 +300,8 @@ class Removal:
 class RemovalTest:
     """Deletion and insertion for one setting and one set of images; what random orders give is measured once.
 
-    Pixels are deleted to the `mean` colour, `step` at a time, and inserted into the blur. Every order is taken `ties`
-    times, each time with equal pixels in another order.
+    Pixels are deleted to the `mean` colour, to black or into a blur (`fill`), `step` at a time, and inserted into the
+    blur. Every order is taken `ties` times, each time with equal pixels in another order.
     """
 
     def __init__(
@@ -178,6 +314,7 @@ class RemovalTest:
         step: int,
         seed: int,
         ties: int,
+        fill: Literal["mean", "black", "blur"] = "mean",
     ) -> None:
         self.images, self.step, self.seed, self.ties = images, step, seed, ties
         self.model = setting.model
@@ -185,7 +322,7 @@ class RemovalTest:
         self.chance: dict[bool, np.ndarray] = {}
         blur = 5.0 * images.shape[-1] / PAPER_PIXELS
         self.substitutes = {
-            False: substitute(images[:1], "mean", mean=mean),
+            False: substitute(images if fill == "blur" else images[:1], fill, mean=mean, blur=blur),
             True: substitute(images, "blur", blur=blur),
         }
 
@@ -226,9 +363,97 @@ class RemovalTest:
             )  # fmt: skip
 
 
+def edges(images: Float[Tensor, "images 3 height width"]) -> Maps:
+    """A map that knows no model: how much the brightness changes around each pixel."""
+    bright = images.mean(1, keepdim=True)
+    across, down = (F.pad(bright.diff(dim=dim).abs(), pad) for dim, pad in ((3, (0, 1, 0, 0)), (2, (0, 0, 0, 1))))
+    deviation = 2.0 * images.shape[-1] / 64
+    return gaussian_blur(across + down, [2 * round(2 * deviation) + 1] * 2, [deviation] * 2)[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class DeletionControls:
+    """Orders of which it is known how good they are, by setting, and by protocol and name what they must show.
+
+    `gaps` [images] are means over both settings, but "same-map": one order's score for the zero-shot model minus that
+    for the fine-tuned one.
+    """
+
+    orders: dict[str, dict[str, Removal]]
+    gaps: dict[tuple[str, str], np.ndarray]
+
+
+def deletion_controls(
+    settings: Sequence[Setting],
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    own: Sequence[Maps],
+    oracle: Bool[Tensor, "images height width"],
+    measured: Mapping[str, Any],
+) -> DeletionControls:
+    """Deletion by the part that is used (where the pictures know one), by edges, and by orders that know nothing.
+
+    `own` are the maps of each setting, and `measured` the options of `RemovalTest`.
+    """
+    count, size, seed = len(images), (images.shape[-2], images.shape[-1]), measured["seed"]
+    given: dict[str, Maps] = {
+        "edges": edges(images),
+        "centre": centre_attribution(count, size),
+        "random": random_attribution(count, size, seed_for(seed, "control", 0)),
+        "random again": random_attribution(count, size, seed_for(seed, "control", 1)),
+    }
+    if oracle.flatten(1).any(1).all():
+        given = {"oracle": oracle.float(), **given}
+    orders: dict[str, dict[str, Removal]] = {}
+    for setting, mine in zip(settings, own, strict=True):
+        judge = RemovalTest(setting, images, targets, **measured)
+        found = {name: judge.deletion(each) for name, each in given.items()}
+        orders[setting.name] = found | {"another": judge.deletion(mine.roll(1, 0)), "own": judge.deletion(mine)}
+    gaps: dict[tuple[str, str], np.ndarray] = {}
+    for protocol, field in (("as-published", "published"), ("corrected", "corrected")):
+        values = {name: [getattr(each[name], field) for each in orders.values()] for name in orders[settings[0].name]}
+        mean = {name: np.mean(each, axis=0) for name, each in values.items()}
+        if "oracle" in mean:
+            gaps[protocol, "oracle-minus-random"] = mean["oracle"] - mean["random"]
+            gaps[protocol, "oracle-minus-edges"] = mean["oracle"] - mean["edges"]
+        gaps[protocol, "own-minus-another"] = mean["own"] - mean["another"]
+        random, same = mean["random again"] - mean["random"], values["centre"][0] - values["centre"][1]
+        for name, gap in (("random", random), ("same-map", same)):
+            gaps[protocol, name], gaps[protocol, f"{name}-back"] = gap, -gap
+    shown = {name: {k: v for k, v in each.items() if k not in ("own", "random again")} for name, each in orders.items()}
+    return DeletionControls(shown, gaps)
+
+
 def energy_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) -> np.ndarray:
     """The share of each image's attribution that lies in its region; for a map of zeros the region's area."""
     return pointing_game(attributions, regions).energy
+
+
+def rank_in(attributions: Maps, regions: Bool[Tensor, "images height width"]) -> np.ndarray:
+    """How high the pixels of a region stand in each map: the chance that one of them has more than one outside.
+
+    Equal ones count half, so that a map that knows nothing gets 0.5. No sum: a map of few high cells and one of many
+    can be compared. Raises ValueError for a region without pixels, or without a rest.
+    """
+    return np.asarray(auc(attributions.double().flatten(1).cpu().numpy(), regions.flatten(1).cpu().numpy()))
+
+
+def improvement(ours: np.ndarray, other: np.ndarray, seed: int) -> Interval:
+    """By what share of it the mean of `ours` is lower than that of `other`, of the same pictures."""
+
+    def lower(a: np.ndarray, b: np.ndarray) -> float:
+        return float(1 - a.mean() / b.mean())
+
+    return bootstrap(lower, ours, other, seed=seed)
+
+
+def between_groups(values: np.ndarray, first: np.ndarray, second: np.ndarray, seed: int) -> Interval:
+    """The mean of the pictures `first` minus that of the pictures `second`, which are others."""
+
+    def gap(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a.mean() - b.mean())
+
+    return bootstrap(gap, values[first], values[second], seed=seed, paired=False)
 
 
 def correlation(first: Maps, second: Maps) -> np.ndarray:
@@ -249,21 +474,22 @@ def randomised(clip: Clip, setting: Setting, train: Classified, cfg: Settings, s
     zero-shot, the classes' texts in another order. Source: Adebayo et al. (2018), section 3.
     """
     draw = generator(seed, "randomised", setting.name)
-    untrained = copy.deepcopy(setting.model)
+    model = setting.classifier
+    untrained = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "random weights"))
         reset(untrained.encoder)
-    if isinstance(setting.model, LinearProbe):
+    if isinstance(model, LinearProbe):
         labels = train.labels[torch.randperm(len(train), generator=draw)]
-        found = embed(setting.model.encoder, train.batches(), cfg.device)
+        found = embed(model.encoder, train.batches(), cfg.device)
         head = train_head(found, labels, len(train.names), seed=seed, epochs=cfg.epochs)
-        shuffled: ZeroShot | LinearProbe = LinearProbe(setting.model.encoder, head)
+        shuffled: ZeroShot | LinearProbe = LinearProbe(model.encoder, head)
     else:
-        classes = setting.model.classes
+        classes = model.classes
         # Moved by one after shuffling, so that no class keeps its own text.
         order = torch.randperm(len(classes), generator=draw)
         moved = torch.empty_like(order).index_copy_(0, order, order.roll(1))
-        shuffled = ZeroShot(setting.model.encoder, classes[moved.to(classes.device)])
+        shuffled = ZeroShot(model.encoder, classes[moved.to(classes.device)])
     return {
         "itself": setting,
         "random weights": replace(setting, model=untrained),
@@ -292,11 +518,12 @@ def other_explainers(
 
     Grad-CAM explains the cosine or logit, which it needs only up to a factor; the others explain the probability.
     """
-    encoder, size = setting.model.encoder, (images.shape[-2], images.shape[-1])
-    rows = setting.model.head.weight if isinstance(setting.model, LinearProbe) else setting.model.classes
+    model = setting.classifier
+    encoder, size = model.encoder, (images.shape[-2], images.shape[-1])
+    rows = model.head.weight if isinstance(model, LinearProbe) else model.classes
     probability = setting.score(targets, published=False)
     colour = substitute(images[:1], "mean", mean=cfg.mean)
-    with evaluating(setting.model):
+    with evaluating(model):
         cams = grad_cam(encoder.model, encoder.prepare(images), rows.detach()[targets.to(rows.device)])
         return {
             "Grad-CAM": upsample(cams.to(images), size),

@@ -1,9 +1,10 @@
 """The pictures of paper 3: drawn cars and people under the mini profile, StanfordCars and IdenProf under the other."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -15,7 +16,7 @@ from xaikit.metrics.pointing import box_masks
 from xaikit.perturbation.faces import Box, find_faces, mtcnn, read_boxes, write_boxes
 from xaikit.perturbation.texts import craft
 from xaikit.storage.paths import DATASETS
-from xaikit.storage.seeding import rng
+from xaikit.storage.seeding import generator, rng
 from xaikit.studies.choosing import part_of
 from xaikit.studies.clip_pictures import WORLD, Prepared
 from xaikit.world import SceneSet
@@ -51,8 +52,8 @@ class Classified:
         return torch.stack([self.images[int(index)] for index in positions])
 
 
-def task(name: str, cfg: Settings, seed: int, split: str) -> Classified:
-    """The images of one of `TASKS`: `split` is train or test.
+def task(name: str, cfg: Settings, seed: int, split: str, *, workplace: float = 1.0) -> Classified:
+    """The images of one of `TASKS`: `split` is train or test; a share `workplace` of drawn people is at their own.
 
     Drawn cars are told apart by make and model; half of them have the name of their make on the door, never another.
     Drawn people look as is usual for their profession in nine cases of ten in training, in half of them in the test.
@@ -70,11 +71,42 @@ def task(name: str, cfg: Settings, seed: int, split: str) -> Classified:
         labels = scenes.labels("make") * len(models) + scenes.labels("model")
     else:
         alignment = {"train": 0.9, "test": 0.5}[split]
-        scenes = world.people(cfg[split][OCCUPATION], seed=seed, split=split, alignment=alignment)
+        scenes = world.people(cfg[split][OCCUPATION], seed=seed, split=split, alignment=alignment, workplace=workplace)
         names = tuple(str(value) for value in scenes.values("profession"))
         labels = scenes.labels("profession")
     prompts = tuple(f"a photo of {article(name)}" for name in names)
     return Classified(scenes.images(cfg.size), labels, names, prompts, scenes)
+
+
+def harder(name: str, cfg: Settings, seed: int, split: str) -> Classified:
+    """The pictures of Table 2: of drawn ones such that not all are told apart, with `cfg.grain` on every pixel.
+
+    Half of the people are where another profession works. Photographs are what they are.
+    """
+    found = task(name, cfg, seed, split, workplace=0.5)
+    return found if found.scenes is None else grainy(found, cfg.grain[name], seed, split)
+
+
+def grainy(data: Classified, deviation: float, seed: int, split: str) -> Classified:
+    """The same pictures with Gaussian noise of that deviation on every pixel, so that not all are told apart."""
+    images = data.stack(range(len(data)))
+    grain = torch.randn(images.shape, generator=generator(seed, "grain", split, len(data)))
+    return replace(data, images=(images + deviation * grain).clamp(0, 1))
+
+
+def attacked(data: Classified, positions: Int64[Tensor, " chosen"]) -> Classified:
+    """Drawn cars with the name of the next make on the door, and the class that the name lies for: that make's.
+
+    Typographic attacks: the word is the only thing in the picture that speaks for the class.
+    Source: Goh et al. (2021).
+    """
+    makes, found = data.scenes.values("make"), data.scenes[positions]
+    others = (found.labels("make") + 1) % len(makes)
+    texts = found.family.values("text")
+    codes = np.array([texts.index(makes[other]) for other in others.tolist()], np.int64)
+    scenes = SceneSet(found.family, found.seeds, {**found.codes, "text": codes})
+    labels = others * len(found.values("model")) + found.labels("model")
+    return Classified(scenes.images(data.images.shape[-1]), labels, data.names, data.prompts, scenes)
 
 
 # --- parts of drawn pictures --------------------------------------------------------------------------------------
@@ -120,6 +152,12 @@ def text_regions(
 
 
 OBJECTS = {CARS: "car", OCCUPATION: "person"}
+USED = {CARS: ("emblem", "body"), OCCUPATION: ("clothing", "headwear")}  # what flips most answers when it is redrawn
+
+
+def oracle(data: Classified, task: str, size: int) -> Bool[Tensor, "images height width"]:
+    """Where the parts are that intervention says are used; nowhere in photographs."""
+    return torch.stack([regions(data, part, size) for part in USED[task]]).any(0)
 
 
 @dataclass(frozen=True, eq=False)
