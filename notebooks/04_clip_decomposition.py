@@ -342,7 +342,9 @@ general, (layers, heads) = pools["general"], parts.readout.heads.shape[:2]
 # texts of two topics a role that one draw gives is another, or none, in the next.
 #
 # **Instrument.** Heads that are *planted* to write one topic, and half as much of another, must get it as their role.
-# Texts that are dealt anew over their embeddings must give few roles, and so must an untrained CLIP.
+# Texts that are dealt anew over their embeddings must give few roles, and so must an untrained CLIP. What is silenced
+# below are heads for places, so the role of places is looked at by itself too: topics of many values, such as objects,
+# are hard to put into five texts.
 
 # %%
 blank = instruments.untrained(model.clip, seed)
@@ -353,14 +355,33 @@ for kind, mine in labels.items():
         mine.pools, [held_out for _, held_out in one], cfg.topics, images=cfg.planted, seed=seed, **rule
     )
     note(f"instruments.roles.planted.{kind}", proportion(int(got.sum()), len(got)), "instrument", "control")
+    places = got[np.array(planted) == "place"]
+    if len(places):
+        note(
+            f"instruments.roles.planted.place.{kind}",
+            proportion(int(places.sum()), len(places)),
+            "instrument",
+            "control",
+        )
     by_topic = pd.Series(got).groupby(planted).mean()
     print(f"{kind}: planted heads found: " + ", ".join(f"{topic} {share:.2f}" for topic, share in by_topic.items()))
-    dealt = instruments.dealt_anew(of_last.spans, last, mine.pools, cfg.topics, deals=cfg.deals, seed=seed, **rule)
+    dealt, as_place = instruments.dealt_anew(
+        of_last.spans, last, mine.pools, cfg.topics, deals=cfg.deals, seed=seed, **rule
+    )
     note(f"instruments.roles.dealt.{kind}", bootstrap_mean(dealt, seed).within(0.0, 1.0), "instrument", "control")
+    note(
+        f"instruments.roles.dealt.place.{kind}",
+        bootstrap_mean(as_place, seed).within(0.0, 1.0),
+        "instrument",
+        "control",
+    )
     own = [study.Pool(blank.encode_texts(list(pool.texts)).cpu(), pool.texts, pool.topics) for pool in mine.pools]
     nothing = Labels.of(own, written, last, cfg.topics, cfg.role_texts, **rule).agreed
     note(f"instruments.roles.untrained.{kind}", proportion(len(nothing), len(last)), "instrument", "control")
-display(record.instrument("gandelsman.roles.one-topic"), record.instrument("gandelsman.roles.two-topic"))
+    as_place = sum(topic == "place" for topic in nothing.values())
+    note(f"instruments.roles.untrained.place.{kind}", proportion(as_place, len(last)), "instrument", "control")
+for kind in labels:
+    display(record.instrument(f"gandelsman.roles.{kind}"), record.instrument(f"gandelsman.roles.place.{kind}"))
 
 # %% [markdown]
 # The published code projects onto the first 80 singular directions, whatever the width of a head. But a head of width
@@ -451,15 +472,23 @@ display(record.instrument("gandelsman.texts"))
 # what they do together. Clothes and tools follow a profession, and count as the object. If TextSpan's label is right,
 # the factor that it names moves the head most.
 #
-# Of photographs one factor alone is known, their class, and nothing can be redrawn: there is the share of the variance
+# **Instrument.** Of heads that are planted to write one factor, that one must come out, and hardly any other. Of
+# photographs one factor alone is known, their class, and nothing can be redrawn: there is the share of the variance
 # between classes, and nothing that it could explain more than.
 
 # %%
 every = [(layer, head) for layer in range(layers) for head in range(heads)]
 if cfg.data == pictures.WORLD:
-    effects = instruments.total_effects(
-        model.clip, parts.readout, instruments.unconfounded(cfg.redrawn, seed), cfg.size, seed
+    scenes = instruments.unconfounded(cfg.redrawn, seed)
+    effects = instruments.total_effects(instruments.heads_of(model.clip, parts.readout, cfg.size), scenes, seed)
+    carriers, written = instruments.planted_carriers(seed)
+    planted = instruments.total_effects(written, scenes, seed)
+    right = [a == b for a, b in zip(instruments.most_moved(planted, carriers), carriers, strict=True)]
+    note(
+        "instruments.carried.planted", proportion(sum(right), len(right)), "instrument", "control", "fraction of heads"
     )
+    others = [max(planted[topic][head] for topic in planted if topic != own) for head, own in enumerate(carriers)]
+    note("instruments.carried.others", bootstrap_mean(others, seed).within(0.0, 1.0), "instrument", "control")
 else:
     effects = {topic: share.numpy() for topic, share in parts.variance_explained(data.factors).items()}
 carried = pd.DataFrame(effects, index=[name_of(head) for head in every])
@@ -474,24 +503,26 @@ for kind, mine in labels.items():
         specialisation[f"{kind}, draw {number}"] = [role.topic or "" for role in drawn]
 record.table("specialisation", specialisation)
 
-figure, axes = plt.subplots(1, 2, figsize=(12.5, 0.2 * len(every) + 1.6), sharey=True)
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.17 * len(every) + 2), sharey=True, width_ratios=(1, 1.12))
 for ax, (kind, mine) in zip(axes, labels.items(), strict=True):
-    heat = sns.heatmap(carried, ax=ax, cmap="Greys", vmin=0, vmax=1, cbar=kind == "one-topic",
-                       cbar_kws={"label": "moved by redrawing it: share of the variance"})  # fmt: skip
+    sns.heatmap(carried, ax=ax, cmap="Greys", vmin=0, vmax=1, cbar=kind == "one-topic",
+                cbar_kws={"label": "moved by redrawing it: share of the head's variance", "shrink": 0.6})  # fmt: skip
     for number, (drawn, mark) in enumerate(zip(mine.draws, "osD", strict=True)):
         there = [(row, list(carried).index(role.topic)) for row, role in enumerate(drawn) if role.topic in carried]
         right = [oracle[every[row]] == carried.columns[column] for row, column in there]
-        for hit, colour in ((True, plots.BLUE), (False, plots.VERMILLION)):
-            rows_of, columns = ([each[i] for each, ok in zip(there, right, strict=True) if ok == hit] for i in (0, 1))
-            ax.scatter(np.array(columns) + 0.25 + 0.25 * number, np.array(rows_of) + 0.5, s=22, marker=mark,
-                       color=colour, edgecolor="white", linewidth=0.5,
-                       label=f"draw {number + 1}, {'is' if hit else 'is not'} what moves it most")  # fmt: skip
+        for hit, colour, what in (
+            (True, plots.BLUE, "what moves it most"),
+            (False, plots.VERMILLION, "something else"),
+        ):
+            heights, columns = ([each[i] for each, ok in zip(there, right, strict=True) if ok == hit] for i in (0, 1))
+            ax.scatter(np.array(columns) + 0.2 + 0.3 * number, np.array(heights) + 0.5, s=20, marker=mark, color=colour,
+                       edgecolor="white", linewidth=0.5, label=f"draw {number + 1} says {what}")  # fmt: skip
     ax.axhline(len(every) - len(last), color=plots.GREEN, linewidth=1.5)
-    ax.set_title(f"labels by {kind.replace('-', ' ')} texts")
+    ax.set_title({"two-topic": "labels by texts as published", "one-topic": "labels by texts of one topic"}[kind])
     ax.set_ylabel("")
     ax.tick_params(axis="y", rotation=0, labelsize=7)
     ax.tick_params(axis="x", rotation=45)
-axes[0].legend(loc="upper center", bbox_to_anchor=(1.0, -0.07 - 1 / len(every)), ncols=3, fontsize=8)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
 record.figure("specialisation", figure)
 plt.show(figure)
 unmatched = {}
@@ -509,6 +540,8 @@ for kind, protocol in (("two-topic", "as-published"), ("one-topic", "corrected")
     p = permutation_p(lambda truth, said: float((truth == said).mean()), truth, said, seed)
     record.number(f"gandelsman.specialisation.p.{kind}", p, unit="p", item="specialisation", protocol="exact")
     print(f"{kind}: {np.sum(np.equal(truth, said))} of {len(mine)} labels name what moves the head most, p = {p:.3g}")
+
+display(record.instrument("gandelsman.carried"))
 
 # %% [markdown]
 # **Notice.** Compare the panels row by row. A head whose texts name one topic carries that topic, where texts *can*
@@ -658,12 +691,12 @@ display(record.instrument("gandelsman.silencing"), record.instrument("gandelsman
 #
 # The nearest neighbours of a picture by the contribution of one head (cosine): by a head for colours they share the
 # colour, whatever they show. How often, beside chance and beside the whole embedding? For each topic we take the head
-# of whose variance its one-topic texts on that topic explain most (first draw), whether that makes it a role or not;
-# beside it stands the head's own first text. Of photographs we know their class alone: for the other topics one has to
-# look, and beside each head stands the one that the paper names.
+# of whose variance its texts on that topic explain most (texts like the paper's), whether that makes it a role or not;
+# beside it stands the head's own first text, which may be about something else. Of photographs we know their class
+# alone: for the other topics one has to look, and beside each head stands the one that the paper names.
 
 # %%
-of_last = labels["one-topic"].of_some(last)
+of_last = labels["two-topic"].of_some(last)
 roles, span, pool = of_last.draws[0], of_last.spans[0], of_last.pools[0]
 first_text = {role.head: role.texts[0] if role.texts else "" for role in roles}
 best = {topic: max(roles, key=lambda role: role.shares[topic] * role.explained) for topic in cfg.retrieval}
@@ -899,20 +932,25 @@ else:
     shown = []
     for several in groups_of_several:
         there = [several.classes[picture][thing] for picture, thing in several.asked]
-        among = model.classes(several.prompts)
-        read = (several, among), {"batch": cfg.segmentation_batch}
-
-        def maps_of(method, wanted, tower=(clip, parts.readout), among=among, several=several):
-            return list(asked.heatmaps_of(method, *tower, several, among, wanted, cfg.segmentation_batch))
-
-        maps = {name: maps_of(name, there) for name in names}
+        among, batch = model.classes(several.prompts), cfg.segmentation_batch
+        tokens = asked.tokens_of(clip, parts.readout, several, batch)
+        maps = {
+            name: asked.our_maps(tokens, several, among, there) if name == asked.OURS
+            else asked.baseline_maps(name, clip, several, among, there, batch)
+            for name in names
+        }  # fmt: skip
         for name, own in maps.items():
             collected[name].append(asked.scores(own, several))
-        collected["shuffled"].append(asked.scores(maps_of("ours", several.of_others()), several))
-        absent = maps_of("ours", several.elsewhere())
+        others = [
+            asked.scores(asked.our_maps(tokens, several, among, several.of_others(step)), several)["auc"]
+            for step in (1, 2, 3)
+        ]
+        collected["shuffled"].append({"auc": np.mean(others, 0)})
+        absent = asked.our_maps(tokens, several, among, several.elsewhere())
         collected["absent"].append({"flatness": asked.flatness(absent, maps["ours"], several)})
-        blank_classes = study.class_embeddings(blank, several.prompts)
-        nothing = maps_of("ours", there, (blank, Readout.of(blank.image_encoder)), blank_classes)
+        untrained_tokens = asked.tokens_of(blank, Readout.of(blank.image_encoder), several, batch)
+        untrained_classes = study.class_embeddings(blank, several.prompts)
+        nothing = asked.our_maps(untrained_tokens, several, untrained_classes, there)
         collected["untrained"].append(asked.scores(nothing, several))
         shown.append((several, maps, absent))
     scored = {

@@ -24,6 +24,8 @@ from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
 from xaikit.companion.record import rounded
 from xaikit.datasets import digits
+from xaikit.decomposition.decompose import Contributions
+from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.textspan import textspan
 from xaikit.metrics import intervals, ranking, segmentation
 from xaikit.metrics.exact_tests import permutation_p
@@ -41,7 +43,9 @@ from xaikit.studies import (
     caption_driven,
     caption_driven_grid,
     choosing,
+    clip_asked,
     clip_decomposition,
+    clip_instruments,
     clip_pictures,
     texplain,
     texplain_instruments,
@@ -59,7 +63,7 @@ from xaikit.texplain.sampling import sample
 from xaikit.texplain.text_overlap import shuffled as shuffled_pairs
 from xaikit.texplain.training import InMemory
 from xaikit.world import Scene, SceneSet, descriptions
-from xaikit.world.descriptions import class_descriptions
+from xaikit.world.descriptions import class_descriptions, one_topic_descriptions
 
 SEEDS = range(200)
 ASKS_FOR_CHANCE = {"seed", "rng", "generator", "draw"}
@@ -87,6 +91,10 @@ EXCEPTIONS = {
     "studies.caption_driven_grid.on_stroke": "hides pixels by saliency.masking.rise",
     "studies.extract.extract": KEEPS,
     "studies.choosing.part_of": "takes what choosing.stratified finds",
+    "studies.clip_asked.several": "puts drawn pictures together by put_together; its own test draws some",
+    "studies.clip_decomposition.ClassToken.of": RUNS,
+    "studies.clip_instruments.untrained": "starts a network's weights",
+    "studies.clip_pictures.photographs_with_masks": READS,
     "studies.clip_pictures.read_birds": "takes what choosing.stratified finds",
     "studies.texplain.Explainer.sentences": "samples by texplain.sampling.sample",
     "studies.texplain.Explainer.texts": "samples by texplain.sampling.sample",
@@ -274,6 +282,12 @@ def _(draw: Draw) -> Any:
 @case("world.descriptions.descriptions")
 def _(draw: Draw) -> Any:
     assert len(set(descriptions(draw.numpy, 100))) == 100
+
+
+@case("world.descriptions.one_topic_descriptions")
+def _(draw: Draw) -> Any:
+    found = one_topic_descriptions(draw.numpy, 15)
+    assert {len(set(texts)) for texts in found.values()} == {15}
 
 
 @case("world.descriptions.class_descriptions")
@@ -722,6 +736,144 @@ def _(draw: Draw) -> Any:
     return [[*role.shares.values(), role.explained] for role in found]
 
 
+@case("studies.clip_decomposition.random_heads")
+def _(draw: Draw) -> Any:
+    among = [(layer, head) for layer in range(2) for head in range(3)]
+    chosen = {"all right": among, "all wrong": []}.get(draw.kind, among[:4])
+    found = clip_decomposition.random_heads(chosen, among, 3, draw.numpy)
+    assert {len(heads) for heads in found} == {{"all right": 0, "all wrong": 0}.get(draw.kind, 1)}
+    return [0.0]
+
+
+@case("studies.clip_instruments.unconfounded")
+def _(draw: Draw) -> Any:
+    sets = clip_instruments.unconfounded(11, draw.seed)
+    assert {len(scenes) for scenes in sets.values()} == {11}
+    assert all(scene.background is not None for scene in sets["people"])
+
+
+@case("studies.clip_instruments.redrawn")
+def _(draw: Draw) -> Any:
+    scenes = world.birds(9, seed=draw.seed)
+    other = clip_instruments.redrawn(scenes, ("colour",), draw.numpy)
+    assert sorted(other.codes["colour"]) == sorted(scenes.codes["colour"])
+    return other.labels("species") - scenes.labels("species")
+
+
+def parts_of(draw: Draw, images: int = 8) -> Contributions:
+    attention, mlps = draw.uniform(images, 2, 2, 4), draw.uniform(images, 3, 4)
+    return Contributions(attention, mlps, attention.sum((1, 2)) + mlps.sum(1), "head")
+
+
+@case("studies.clip_instruments.of_others")
+def _(draw: Draw) -> Any:
+    return clip_instruments.of_others(parts_of(draw), ("mlps", "early")[draw.seed % 2], 1, draw.numpy).embedding
+
+
+@case("studies.clip_instruments.ablation_controls")
+def _(draw: Draw) -> Any:
+    part = parts_of(draw)
+    classes = clip_decomposition.Classes(torch.eye(4), torch.ones(8, 4, dtype=torch.bool))
+    labels = draw.answers((part.embedding @ torch.eye(4)).argmax(1), 4)
+    found = clip_instruments.ablation_controls([part], classes, mean_contributions([part]), labels, 1, draw.seed)
+    return [[each.low, each.value, each.high] for each in found.values()]
+
+
+ROLE = {"first": 2, "least": 0.6, "margin": 0.1}
+
+
+def pool_of_topics(draw: Draw) -> clip_decomposition.Pool:
+    embeddings = nn.functional.normalize(draw.uniform(9, 4) - 0.5)
+    topics = tuple(topic for topic in TOPICS for _ in range(3))
+    return clip_decomposition.Pool(embeddings, tuple(f"text {i}" for i in range(9)), topics)
+
+
+@case("studies.clip_instruments.planted_heads")
+def _(draw: Draw) -> Any:
+    names, written = clip_instruments.planted_heads(pool_of_topics(draw), list(TOPICS), 20, draw.seed)
+    assert len(names) == 6
+    return written
+
+
+@case("studies.clip_instruments.planted_found")
+def _(draw: Draw) -> Any:
+    pools = [pool_of_topics(draw) for _ in range(2)]
+    names, found = clip_instruments.planted_found(pools, pools, TOPICS, images=20, seed=draw.seed, **ROLE)
+    assert len(names) == len(found) == 12
+    return found.astype(float)
+
+
+@case("studies.clip_instruments.dealt_anew")
+def _(draw: Draw) -> Any:
+    pools = [pool_of_topics(draw) for _ in range(3)]
+    spans = [textspan(draw.uniform(10, 2, 4), pool.embeddings, 2) for pool in pools]
+    found, as_place = clip_instruments.dealt_anew(
+        spans, [(0, 0), (0, 1)], pools, TOPICS, deals=4, seed=draw.seed, **ROLE
+    )
+    assert ((as_place >= 0) & (as_place <= found) & (found <= 1)).all()
+    return found
+
+
+@case("studies.clip_instruments.planted_carriers")
+def _(draw: Draw) -> Any:
+    topics, written = clip_instruments.planted_carriers(draw.seed)
+    found = written(world.birds(3, seed=draw.seed))
+    assert found.shape[:2] == (3, len(topics))
+    return found
+
+
+@case("studies.clip_instruments.total_effects")
+def _(draw: Draw) -> Any:
+    sets = {"birds": world.birds(6, seed=draw.seed), "nine": world.nine(6, seed=draw.seed)}
+    few = {topic: {f: each for f, each in by.items() if f in sets} for topic, by in clip_instruments.REDRAWN.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_instruments, "REDRAWN", {topic: by for topic, by in few.items() if by})
+        return effects_of_planted(draw, sets)
+
+
+def effects_of_planted(draw: Draw, sets: dict[str, world.SceneSet]) -> np.ndarray:
+    written = clip_instruments.planted_carriers(draw.seed)[1]
+    found = clip_instruments.total_effects(written, sets, draw.seed)
+    return np.stack(list(found.values()))
+
+
+@case("studies.clip_instruments.turned")
+def _(draw: Draw) -> Any:
+    found = clip_instruments.turned(pool_of_topics(draw), draw.seed).embeddings
+    assert (found.norm(dim=1) - 1).abs().max() < 1e-5
+    return found
+
+
+@case("studies.clip_asked.put_together")
+def _(draw: Draw) -> Any:
+    labels = draw.answers(draw.labels(12, 3), 3)
+    images, masks = draw.uniform(12, 3, 8, 8), torch.ones(12, 8, 8, dtype=torch.bool)
+    found = clip_asked.put_together(images, masks, labels, (("a",), ("b",), ("c",)), 3, draw.seed)
+    assert (found is None) == (len(labels.unique()) < 2)
+    return found.images if found else [0.0]
+
+
+@case("studies.clip_asked.lead")
+def _(draw: Draw) -> Any:
+    scored = {name: {"auc": draw.uniform(5).numpy()} for name in ("ours", "GradCAM", "rollout")}
+    interval, best = clip_asked.lead(scored, "auc", draw.seed)
+    assert best != "ours"
+    return [interval.low, interval.value, interval.high]
+
+
+@case("studies.clip_pictures.draws_of_two_topics")
+def _(draw: Draw) -> Any:
+    general = clip_pictures.pools(PAPER_4, Tokens(), draw.seed, ("general",))["general"]
+    assert len({pool.texts for pool in clip_pictures.draws_of_two_topics(PAPER_4, Tokens(), draw.seed, general)}) == 3
+
+
+@case("studies.clip_pictures.draws_of_one_topic")
+def _(draw: Draw) -> Any:
+    general = clip_decomposition.Pool(torch.ones(1, 4), ("a dog",))
+    found = clip_pictures.draws_of_one_topic(PAPER_4, Tokens(), draw.seed, general)
+    assert {len(pool.texts) for pool, _ in found} == {7 * PAPER_4.one_topic}
+
+
 @case("studies.clip_pictures.scene_with")
 def _(draw: Draw) -> Any:
     scenes, wanted = world.nine(3, seed=draw.seed), {"category": "dog", "colour": "red"}
@@ -773,7 +925,7 @@ def _(draw: Draw) -> Any:
 
 @case("studies.clip_pictures.segmentation")
 def _(draw: Draw) -> Any:
-    assert [part.count for part in clip_pictures.segmentation(PAPER_4, draw.seed)] == [100, 100]
+    assert [part.count for part in clip_pictures.segmentation(PAPER_4, draw.seed)] == [50, 50]
 
 
 @case("studies.clip_pictures.heatmap_examples")

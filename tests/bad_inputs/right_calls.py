@@ -568,4 +568,6 @@ of("nine", world.nine, n=9, seed=0, split="test", alignment=0.5, variant="origin
 of("people", world.people, n=10, seed=0, split="test", alignment=0.5, workplace=0.5, masked=0.5)
 of("cars", world.cars, n=8, seed=0, split="test", written=0.5, alignment=0.5)
 of("descriptions", world.descriptions, rng=rng, n=3)
+of("one_topic_descriptions", world.one_topic_descriptions, rng=rng, n=3)
+of("one_topic_phrases", world.one_topic_phrases)
 of("class_descriptions", world.class_descriptions, family=world.Birds, rng=rng, n=3)

@@ -31,7 +31,9 @@ from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.studies import caption_driven_tied as tied
+from xaikit.studies import clip_asked as asked
 from xaikit.studies import clip_decomposition as study
+from xaikit.studies import clip_instruments as instruments
 from xaikit.studies import clip_pictures, texplain_mitigation
 from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
@@ -281,6 +283,42 @@ def study_of_clip(device: str) -> None:
     study.roles(spans["texts"], heads, pools["texts"], {"colour": ["red"], "object": ["dog"]}, first=2, least=0.5)
     study.variance_explained([parts.of_heads(heads).to(device)], {"class": answers})
     shares = parts.variance_explained({"class": answers})
+    told = study.Pool(pools["texts"].embeddings, pools["texts"].texts, ("colour",) * 6 + ("object",) * 6)
+    families, rule = answers[:8] * 0, {"first": 2, "least": 0.5, "margin": 0.1}
+    labels_of = study.Labels.of(
+        [told, told], parts.moments(heads, families), heads, {"colour": [], "object": []}, 2, **rule
+    )
+    token = study.ClassToken.of(clip, parts.readout, images, 4, 0, batch=2)
+    classes.of_some(token.rows, token.without(token, mlps=True))
+    controls = instruments.ablation_controls(parts, classes, means, answers, 3, 0)
+    assert len(controls) == 4
+    instruments.dealt_anew(
+        labels_of.spans, heads, labels_of.pools, {"colour": [], "object": []}, deals=2, seed=0, **rule
+    )
+    instruments.planted_found([told], [told], {"colour": [], "object": []}, images=20, seed=0, **rule)
+    instruments.turned(told, 0)
+    directions = instruments.principal(parts.moments(heads), 2)
+    blank = instruments.untrained(clip, 0)
+    written = instruments.written_by_heads(blank, images, heads, 4, 2)
+    sets = {name: scenes for name, scenes in instruments.unconfounded(3, 0).items()}
+    effects = instruments.total_effects(instruments.heads_of(clip, parts.readout, 64, batch=8), sets, 0)
+    assert set(effects) == {*instruments.REDRAWN, instruments.REST}
+    study.worst_group_gain(answers == 0, [answers == 1] * 2, answers, 0)
+    study.mean_worst_group([answers == 0, answers == 1], answers, 0, over=answers == 0)
+    masks = torch.zeros(8, 64, 64, dtype=torch.bool)
+    masks[:, 8:40, 8:40] = True
+    several = asked.put_together(images, masks, torch.arange(8) % 2, (("a dog",), ("a car",), ("a fish",)), 2, 0)
+    among = study.class_embeddings(clip, several.prompts)
+    wanted = [several.classes[picture][thing] for picture, thing in several.asked]
+    tokens = asked.tokens_of(clip, parts.readout, several, 2)
+    for maps in (
+        asked.our_maps(tokens, several, among, wanted),
+        asked.baseline_maps("rollout", clip, several, among, wanted, 2),
+        asked.baseline_maps("GradCAM", clip, several, among, wanted, 2),
+    ):
+        assert {each.device.type for each in maps} == {"cpu"}
+    asked.scores(maps, several)
+    asked.flatness(maps, maps, several)
     (model,) = study.backbones(Settings({"clip": {"weights": "clip-vit-mini"}, "device": device}, "a test's profile"))
     model.classes((("a dog",), ("a car",)))
     prepared = clip_pictures.Labelled(
@@ -293,6 +331,10 @@ def study_of_clip(device: str) -> None:
         *vars(spans["texts"]).values(),
         *given.values(),
         parts.embeddings(),
+        token.embeddings,
+        token.class_token,
+        directions.basis,
+        written,
         *shares.values(),
     ]
     assert {each.device.type for each in kept} == {"cpu"}

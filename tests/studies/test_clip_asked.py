@@ -147,10 +147,8 @@ def test_maps_are_those_of_each_picture_and_thing_alone(model, drawn) -> None:
     tower, readout = clip.image_encoder, Readout.of(clip.image_encoder)
     among = model.classes(several.prompts)
     wanted = [several.classes[picture][thing] for picture, thing in several.asked]
-    maps = {
-        name: list(asked.heatmaps_of(name, clip, readout, several, among, wanted, 3))
-        for name in ("ours", "rollout", "GradCAM")
-    }
+    maps = {name: asked.baseline_maps(name, clip, several, among, wanted, 3) for name in ("rollout", "GradCAM")}
+    maps["ours"] = asked.our_maps(asked.tokens_of(clip, readout, several, 3), several, among, wanted)
     for row, (picture, thing) in enumerate(several.asked):
         image = several.images[picture][None]
         direction = (among - among.mean(0))[several.classes[picture][thing]][None]
@@ -217,8 +215,13 @@ def test_real_photographs_of_several_things_go_the_same_way(model) -> None:
     with pytest.warns(UserWarning):  # of words that the mini CLIP does not know
         among = study.class_embeddings(clip, several.prompts)
     wanted = [several.classes[picture][thing] for picture, thing in several.asked]
+    tokens = asked.tokens_of(clip, readout, several, 8)
     for method in METHODS:
-        scores = asked.scores(list(asked.heatmaps_of(method, clip, readout, several, among, wanted, 8)), several)
+        if method == asked.OURS:
+            maps = asked.our_maps(tokens, several, among, wanted)
+        else:
+            maps = asked.baseline_maps(method, clip, several, among, wanted, 8)
+        scores = asked.scores(maps, several)
         assert all(((values >= 0) & (values <= 1)).all() and len(values) == 12 for values in scores.values())
         pairs = [picture for picture, own in enumerate(several.classes) if len(own) == 2]
         if method in asked.NO_TEXT and pairs:

@@ -20,6 +20,7 @@ from xaikit.companion.profiles import Settings
 from xaikit.companion.record import published
 from xaikit.datasets import imagenet, imagenet_segmentation, waterbirds
 from xaikit.datasets.images import read_image
+from xaikit.decomposition.decompose import decompose
 from xaikit.decomposition.heads import mean_contributions
 from xaikit.decomposition.textspan import TextSpan
 from xaikit.metrics.intervals import Interval
@@ -108,7 +109,7 @@ def test_a_model_embeds_its_classes_once(model, monkeypatch: pytest.MonkeyPatch)
 
 def test_both_profiles_have_what_the_notebook_reads() -> None:
     mini, paper = (profiles.load(name, NAME, 0) for name in ("mini", "paper"))
-    of_mini = {"per_class", "pool", "class_pool", "segmented", "birds", "published_as"}
+    of_mini = {"per_class", "pool", "class_pool", "segmented", "birds", "published_as", "redrawn"}
     of_paper = {
         "imagenet",
         "waterbirds",
@@ -313,7 +314,90 @@ def test_a_role_is_what_most_of_the_explained_variance_names() -> None:
     assert found[0].shares == pytest.approx({"colour": 0.75, "object": 0.125, "place": 0.125})
     assert found[0].topic == "colour" and found[0].texts == ("red", "blue duck", "sea")
     assert found[1].topic is None and found[1].shares["place"] == pytest.approx(1 / 3)
+    apart = study.roles(span, [(4, 0), (5, 1)], pool, TOPICS, first=3, least=0.6, margin=0.63)
+    assert [role.topic for role in apart] == [None, None]  # 0.75 is 0.625 above the second
+    told = dataclasses.replace(pool, topics=("place", "place", "colour", "object"))
+    (first, second) = study.roles(span, [(4, 0), (5, 1)], told, TOPICS, first=3, least=0.6, margin=0.25)
+    assert (first.topic, second.topic) == ("place", "object") and first.shares["place"] == pytest.approx(0.875)
     assert study.with_role(found, "colour") == ((4, 0),) and study.name_of((4, 0)) == "L4.H0"
+
+
+def test_a_role_is_agreed_on_by_more_than_half_of_the_draws() -> None:
+    def drawn(*topics: str | None) -> tuple[study.Role, ...]:
+        return tuple(study.Role((5, head), (), 0.5, {}, topic) for head, topic in enumerate(topics))
+
+    draws = [
+        drawn("place", "place", None, "colour"),
+        drawn("place", "colour", None, None),
+        drawn(None, "object", "text", None),
+    ]
+    expected = {(5, 0): "place", (5, 1): None, (5, 2): None, (5, 3): None}
+    assert study.agreed(draws) == expected and study.agreed(draws[:2])[(5, 0)] == "place"
+
+
+def test_labels_of_some_heads_are_those_of_all(parts, data, clip, cfg) -> None:
+    pools = [pool for pool, _ in pictures.draws_of_one_topic(cfg, clip, 0, Pool(torch.zeros(1, 1), ("x",)))]
+    heads = study.last_heads(parts.readout, 2)
+    families = data.families[data.labels]
+    rule = {"first": 3, "least": 0.6, "margin": 0.25}
+    found = study.Labels.of(pools, parts.moments(heads, families), heads, cfg.topics, 3, **rule)
+    some = heads[3:9:2]
+    own = study.Labels.of(pools, parts.moments(some, families), some, cfg.topics, 3, **rule)
+    for a, b in zip(found.of_some(some).draws, own.draws, strict=True):
+        assert [(role.head, role.texts, role.topic) for role in a] == [
+            (role.head, role.texts, role.topic) for role in b
+        ]
+    assert found.of_some(some).agreed == {head: t for head, t in found.agreed.items() if head in some}
+
+
+def test_pools_of_one_topic_have_as_many_texts_of_each_and_others_left_out(cfg, clip) -> None:
+    drawn = pictures.draws_of_one_topic(cfg, clip, 0, Pool(torch.zeros(1, 1), ("x",)))
+    assert len(drawn) == pictures.DRAWS
+    for pool, held_out in drawn:
+        assert {pool.topics.count(topic) for topic in cfg.topics} == {cfg.one_topic}
+        assert all(held_out.topics.count(topic) > 2 for topic in cfg.topics)
+        assert not {*pool.texts} & {*held_out.texts}
+        credits = pool.credits(list(cfg.topics), cfg.topics)
+        assert (credits.sum(1) == 1).all() and (credits.max(1) == 1).all()
+    assert drawn[0][0].texts != drawn[1][0].texts
+    general = pictures.pools(cfg, clip, 0, ("general",))["general"]
+    draws = pictures.draws_of_two_topics(cfg, clip, 0, general)
+    assert draws[0] is general and len({pool.texts for pool in draws}) == pictures.DRAWS
+    listed = Settings(cfg.as_dict() | {"data": "imagenet"}, "the tests' profile")
+    for pool, held_out in pictures.draws_of_one_topic(listed, clip, 0, general):
+        for text, topic in zip((*pool.texts, *held_out.texts), (*pool.topics, *held_out.topics), strict=True):
+            assert study.topics_of(text, cfg.topics) == [topic] and text in general.texts
+    halves = pictures.draws_of_two_topics(listed, clip, 0, general)[1:]
+    assert [len(half.texts) for half in halves] == [30, 30] and {*halves[0].texts} < {*general.texts}
+
+
+def test_moments_within_families_are_those_of_centred_contributions(parts, data) -> None:
+    heads, families = study.last_heads(parts.readout, 1)[:3], data.families[data.labels]
+    found, contributions = parts.moments(heads, families), parts.of_heads(heads).double()
+    scatter = torch.einsum("hij,hir,hjs->hrs", found.scatter, found.basis, found.basis)
+    expected = torch.zeros_like(scatter)
+    for family in families.unique():
+        own = contributions[families == family]
+        own = own - own.mean(0)
+        expected += torch.einsum("nhr,nhs->hrs", own, own)
+    torch.testing.assert_close(scatter, expected, rtol=1e-4, atol=1e-6)
+    mean = torch.einsum("hr,hrf->hf", found.mean, found.basis)
+    torch.testing.assert_close(mean, contributions.mean(0), rtol=1e-4, atol=1e-6)
+    assert found.count == len(data)
+
+
+def test_the_class_token_is_what_its_cells_add_up_to(clip, data, parts, classes) -> None:
+    own = study.ClassToken.of(clip, parts.readout, data.images, 7, 0, batch=3)
+    images = torch.stack([data.images[int(row)] for row in own.rows])
+    cells = decompose(clip.image_encoder, images, "head-token", parts.readout)
+    torch.testing.assert_close(own.class_token, cells.attention[:, :, :, 0].sum((1, 2)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(own.mlps, cells.mlps.sum(1), rtol=0, atol=1e-5)
+    expected = cells.attention[:, :, :, 1:].sum((1, 2, 3)) + own.class_token.mean(0) + own.mlps
+    torch.testing.assert_close(own.without(own), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(own.without(own, mlps=True), expected - own.mlps + own.mlps.mean(0), rtol=0, atol=1e-5)
+    whole = classes.of_some(own.rows, own.embeddings)
+    scores = (own.embeddings @ classes.embeddings.T).where(classes.choices[own.rows], -torch.inf)
+    assert torch.equal(whole, scores.argmax(1))
 
 
 def analysis_of_variance(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -412,6 +496,24 @@ def test_the_worst_group_and_its_gains() -> None:
     assert over_draws.value == pytest.approx(0.2) and over_draws.high - over_draws.low > gain.high - gain.low
     mean = study.mean_worst_group([base, better], groups, 0)
     assert mean.value == pytest.approx(0.7) and isinstance(mean, Interval)
+    over = study.mean_worst_group([base, better], groups, 0, over=base)
+    assert over.value == pytest.approx(0.2)
+    both = study.worst_group(np.stack([base.numpy(), better.numpy()]), groups.numpy())
+    np.testing.assert_allclose(both, [0.5, 0.9])
+    assert study.worst_group_gain(base, [base], groups, 0) == Interval(0.0, 0.0, 0.0, 400)
+
+
+def test_random_heads_are_others_of_the_same_layers() -> None:
+    among = [(layer, head) for layer in (4, 5) for head in range(8)]
+    chosen = [(4, 1), (5, 0), (5, 7)]
+    found = study.random_heads(chosen, among, 30, np.random.default_rng(0))
+    assert len(found) == 30 and len(set(found)) > 10
+    for heads in found:
+        assert [layer for layer, _ in heads] == [4, 5, 5] and len(set(heads)) == 3 and not {*heads} & {*chosen}
+    assert study.random_heads([], among, 2, np.random.default_rng(0)) == [(), ()]
+    assert study.random_heads(among[:8], among, 1, np.random.default_rng(0)) == [()]
+    with pytest.raises(ValueError, match=r"The head L0\.H0 is not among"):
+        study.random_heads([(0, 0)], among, 1, np.random.default_rng(0))
 
 
 def test_texts_that_are_one_to_the_model_are_one_in_a_pool() -> None:

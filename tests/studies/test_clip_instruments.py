@@ -59,7 +59,7 @@ def test_total_effects_are_what_redrawing_moves(clip: Clip) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instruments, "REDRAWN", known)
-        found = instruments.total_effects(clip, readout, sets, 64, 1, batch=2)
+        found = instruments.total_effects(instruments.heads_of(clip, readout, 64, batch=2), sets, 1)
     assert set(found) == {"object", "colour", "count", "place", "pattern", "the rest"}
     for topic, by_family in {**known, "the rest": {"birds": (), "nine": ()}}.items():
         draw, moved, there = rng(1, "redrawn", topic), 0.0, 0.0
@@ -68,6 +68,12 @@ def test_total_effects_are_what_redrawing_moves(clip: Clip) -> None:
             moved = moved + ((after - before) ** 2).sum((0, 2))
             there = there + ((before - before.mean(0)) ** 2).sum((0, 2))
         np.testing.assert_allclose(found[topic], (moved / (2 * there)).numpy(), atol=1e-4)
+    carriers, planted = instruments.planted_carriers(0)
+    effects = instruments.total_effects(planted, instruments.unconfounded(24, 0), 0)
+    assert instruments.most_moved(effects, carriers) == carriers
+    for head, topic in enumerate(carriers):
+        assert effects[topic][head] > 0.6
+        assert max(values[head] for name, values in effects.items() if name != topic) < 0.1
     assert instruments.most_moved({"a": np.array([0.1, 0.9]), "b": np.array([0.2, 0.3])}, ["a", "b"]) == ["b", "a"]
 
 
@@ -156,12 +162,11 @@ def test_texts_dealt_anew_give_a_role_where_all_texts_are_alike_only() -> None:
     same = Pool(pool.embeddings, pool.texts, ("red",) * len(pool.texts))
     heads = [(0, 0), (0, 1)]
     always = instruments.dealt_anew([span] * 3, heads, [same] * 3, WORDS, deals=4, seed=0, **RULE)
-    assert always.tolist() == [1, 1]
+    assert [each.tolist() for each in always] == [[1, 1], [0, 0]]
     # By words as well as by the topics that the pool says: one deal is one role, or none.
-    seldom = instruments.dealt_anew(
-        [span] * 3, heads, [Pool(pool.embeddings, pool.texts)] * 3, WORDS, deals=40, seed=0, **RULE
-    )
-    assert (seldom < 0.6).all()
+    words = [Pool(pool.embeddings, pool.texts)] * 3
+    seldom, red = instruments.dealt_anew([span] * 3, heads, words, WORDS, deals=40, seed=0, topic="red", **RULE)
+    assert (red <= seldom).all() and (seldom < 0.6).all()
 
 
 def test_a_turned_pool_is_as_alike_and_principal_directions_are_those_of_an_svd() -> None:

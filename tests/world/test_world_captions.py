@@ -17,9 +17,12 @@ from xaikit.world import (
     class_descriptions,
     descriptions,
     nine,
+    one_topic_descriptions,
+    one_topic_phrases,
     people,
 )
 from xaikit.world.language import OPENERS
+from xaikit.world.palette import COLOURS
 from xaikit.world.places import PHRASES
 from xaikit.world.scene_birds import GENERAL
 from xaikit.world.scene_nine import NOUNS, VARIANTS
@@ -193,6 +196,27 @@ def test_descriptions_are_different_repeatable_and_refused_beyond_the_pool() -> 
     assert pool == descriptions(rng(0, "pool"), 1000) != descriptions(rng(1, "pool"), 1000)
     with pytest.raises(ValueError, match=r"9999999 different descriptions are wanted; ask for 1 to \d+\."):
         descriptions(rng(0, "pool"), 9_999_999)
+
+
+def test_one_topic_descriptions_say_one_thing_in_words_of_the_world() -> None:
+    found = one_topic_descriptions(rng(0, "pool"), 12)
+    assert set(found) == {"object", "colour", "count", "place", "pattern", "looks", "text"}
+    assert {len(set(texts)) for texts in found.values()} == {12}
+    assert found == one_topic_descriptions(rng(0, "pool"), 12) != one_topic_descriptions(rng(1, "pool"), 12)
+    everything = one_topic_descriptions(rng(0, "pool"), 15)
+    phrases = one_topic_phrases()
+    assert set(phrases) == set(found) and all(len(set(each)) == len(each) > 2 for each in phrases.values())
+    assert not {text for texts in phrases.values() for text in texts} & {
+        text for texts in found.values() for text in texts
+    }
+    assert {word for text in everything["colour"] for word in text.split()} & {*COLOURS} == {*COLOURS}
+    for topic, texts in everything.items():
+        for text in texts:
+            words = {*text.split()}
+            assert bool(words & {*COLOURS}) == (topic == "colour") or "wearing" in text
+            assert bool(words & {"plain", "striped", "spotted"}) == (topic == "pattern")
+    with pytest.raises(ValueError, match=r"16 different texts on pattern are wanted; ask for 1 to 15\."):
+        one_topic_descriptions(rng(0, "pool"), 16)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -4,8 +4,8 @@ Where a picture shows one thing, a map that knows no text can find it. Here each
 turn, so a map that is the same for every text has an AUC of one half in a picture of two.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xaikit import world
 from xaikit.companion.profiles import Settings
-from xaikit.decomposition.decompose import Readout, decompose
+from xaikit.decomposition.decompose import Contributions, Readout, decompose
 from xaikit.decomposition.heads import class_heatmaps
 from xaikit.metrics.intervals import Interval, bootstrap_mean
 from xaikit.metrics.ranking import auc
@@ -36,7 +36,7 @@ class Several:
     """Pictures in [0, 1] of several things of one family: the mask and the class of each, and the classes' prompts."""
 
     images: Float[Tensor, "pictures 3 height width"]
-    masks: tuple[Bool[Tensor, "things height width"], ...]
+    masks: tuple[Bool[Tensor, "_ height width"], ...]
     classes: tuple[tuple[int, ...], ...]
     prompts: tuple[tuple[str, ...], ...]
 
@@ -62,12 +62,12 @@ class Several:
             found.append(next(each for each in others if each not in own))
         return found
 
-    def of_others(self) -> list[int]:
-        """For every thing the class of a thing of the next picture."""
+    def of_others(self, step: int = 1) -> list[int]:
+        """For every thing the class of a thing of another picture, `step` further on."""
         return [
             self.classes[after][thing % len(self.classes[after])]
             for picture, thing in self.asked
-            for after in [(picture + 1) % len(self.classes)]
+            for after in [(picture + step) % len(self.classes)]
         ]
 
 
@@ -171,39 +171,51 @@ def put_together(
 # --- maps and scores ------------------------------------------------------------------------------------------------
 
 
-def heatmaps_of(
+def tokens_of(clip: Clip, readout: Readout, pictures: Several, batch: int) -> Contributions:
+    """The decomposition of all pictures to their tokens, from which the maps for any texts are read."""
+    device = readout.ones.device
+    parts = [
+        decompose(clip.image_encoder, images.to(device), "token", readout) for images in pictures.images.split(batch)
+    ]
+    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("attention", "mlps", "embedding"))
+    return Contributions(*joined, "token")
+
+
+def our_maps(
+    tokens: Contributions, pictures: Several, among: Float[Tensor, "classes features"], wanted: Sequence[int]
+) -> list[Float[Tensor, "height width"]]:
+    """The decomposition's map for every thing of the pictures, of the class `wanted` there less the mean over all."""
+    size, rows = tuple(pictures.images.shape[-2:]), [picture for picture, _ in pictures.asked]
+    maps = []
+    for some, chosen in zip(torch.tensor(rows).split(64), torch.tensor(list(wanted)).split(64), strict=True):
+        parts = Contributions(tokens.attention[some], tokens.mlps[some], tokens.embedding[some], "token")
+        maps += class_heatmaps(parts, among, size, chosen=chosen.to(among.device)).cpu().unbind()
+    return maps
+
+
+def baseline_maps(
     method: str,
     clip: Clip,
-    readout: Readout,
     pictures: Several,
     among: Float[Tensor, "classes features"],
     wanted: Sequence[int],
     batch: int,
-) -> Iterator[Float[Tensor, "height width"]]:
-    """One map for every thing of the pictures, of the class `wanted` there less the mean over all, on the CPU."""
-    size, rows = tuple(pictures.images.shape[-2:]), pictures.asked
-    device = among.device
+) -> list[Float[Tensor, "height width"]]:
+    """The same by one of the six baselines, each explaining the logit of that class less the mean over all."""
+    size, rows, device = tuple(pictures.images.shape[-2:]), pictures.asked, among.device
+    found: list[Tensor] = []
     for start in range(0, len(rows), batch):
         some = torch.tensor([picture for picture, _ in rows[start : start + batch]])
         which, back = some.unique(return_inverse=True)
-        chosen = torch.tensor(wanted[start : start + batch], device=device)
-        images = pictures.images[which].to(device)
-        back = back.to(device)
-        if method == OURS:
-            parts = decompose(clip.image_encoder, images, "token", readout)
-            maps = class_heatmaps(
-                replace(parts, attention=parts.attention[back], embedding=parts.embedding[back], mlps=parts.mlps[back]),
-                among, size, chosen=chosen,
-            )  # fmt: skip
+        prepared, back = clip.image_encoder.prepare(pictures.images[which].to(device)), back.to(device)
+        chosen = torch.tensor(list(wanted[start : start + batch]), device=device)
+        directions = clip.logit_scale * text_directions(among, chosen, minus_mean=True)
+        if method in NO_TEXT:  # one a picture is enough, whatever the directions
+            maps = BASELINES[method](clip.image_encoder.model, prepared, directions[: len(prepared)])[back]
         else:
-            prepared = clip.image_encoder.prepare(images)
-            directions = clip.logit_scale * text_directions(among, chosen, minus_mean=True)
-            if method in NO_TEXT:  # one a picture is enough, whatever the directions
-                maps = BASELINES[method](clip.image_encoder.model, prepared, directions[: len(prepared)])[back]
-            else:
-                maps = BASELINES[method](clip.image_encoder.model, prepared[back], directions)
-            maps = upsample(maps, size)
-        yield from maps.cpu()
+            maps = BASELINES[method](clip.image_encoder.model, prepared[back], directions)
+        found += upsample(maps, size).cpu().unbind()
+    return found
 
 
 def scores(

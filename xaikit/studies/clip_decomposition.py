@@ -17,7 +17,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor
 from tqdm import tqdm
@@ -550,7 +550,7 @@ def chance_of_variance_explained(values: int, images: int) -> float:
 _RESAMPLES = 500  # of many draws of heads, for a variance: one has them all
 
 
-def worst_group(correct: Float[np.ndarray, "*draws images"], groups: np.ndarray) -> Any:
+def worst_group(correct: Shaped[np.ndarray, "*draws images"], groups: np.ndarray) -> Any:
     """The accuracy of the group with the lowest: `correct` is 0 or 1, `groups` [images] numbers the groups.
 
     One value for each of several draws of answers; groups without an image are left out.

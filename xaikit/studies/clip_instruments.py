@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,6 @@ from xaikit.storage.seeding import generator, rng, seed_for
 from xaikit.studies.clip_decomposition import (
     Ablation,
     Classes,
-    Decomposed,
     Head,
     Pool,
     accuracy_change,
@@ -72,22 +71,49 @@ def redrawn(scenes: SceneSet, factors: Sequence[str], draw: np.random.Generator)
     return SceneSet(scenes.family, scenes.seeds, scenes.codes | {name: scenes.codes[name][order] for name in factors})
 
 
-def total_effects(
-    clip: Clip, readout: Readout, sets: Mapping[str, SceneSet], size: int, seed: int, batch: int = 64
-) -> dict[str, Float[np.ndarray, " heads"]]:
-    """How much of each head's variance is there because of a topic: what redrawing it alone changes, layer by layer.
+Writer = Callable[[SceneSet], Float[Tensor, "scenes heads numbers"]]
+
+
+def heads_of(clip: Clip, readout: Readout, size: int, batch: int = 64) -> Writer:
+    """What the heads of a CLIP write about scenes, layer by layer, up to a turn."""
+    lengths = with_lengths(readout)
+
+    def written(scenes: SceneSet) -> Tensor:
+        device, images = readout.heads.device, scenes.images(size)
+        found = [lengths(coefficients(clip.image_encoder, each.to(device))) for each in images.split(batch)]
+        return torch.cat(found).cpu()
+
+    return written
+
+
+def planted_carriers(seed: int) -> tuple[list[str], Writer]:
+    """One head for each topic that writes the value of its factors, and a little that only the scene's seed decides.
+
+    It writes nothing about families without them. So it is known what moves it.
+    """
+    topics = list(REDRAWN)
+
+    def written(scenes: SceneSet) -> Tensor:
+        (family,) = (name for name, each in world.FAMILIES.items() if each is scenes.family)
+        found = torch.zeros(len(scenes), len(topics), 32, dtype=torch.float64)
+        noise = torch.stack([torch.randn(32, generator=generator(int(own), seed)) for own in scenes.seeds])
+        for head, topic in enumerate(topics):
+            for place, factor in enumerate(REDRAWN[topic].get(family, ())):
+                codes = torch.from_numpy(scenes.codes[factor]) + 16 * place
+                found[torch.arange(len(scenes)), head, codes] += 1
+            found[:, head] += 0.02 * noise
+        return found
+
+    return topics, written
+
+
+def total_effects(written: Writer, sets: Mapping[str, SceneSet], seed: int) -> dict[str, Float[np.ndarray, " heads"]]:
+    """How much of each head's variance is there because of a topic: what redrawing it alone changes.
 
     With c' a head's contribution after the factors of the topic were drawn anew, and nothing else, it is
     E ‖c − c'‖² / (2 Var c), over the families that have them (Jansen's estimate of Sobol's total index). Where factors
     act together they share what they do, so these may add up to more than 1.
     """
-    lengths = with_lengths(readout)
-
-    def written(scenes: SceneSet) -> Tensor:
-        images, device = scenes.images(size), readout.heads.device
-        found = [lengths(coefficients(clip.image_encoder, each.to(device))) for each in images.split(batch)]
-        return torch.cat(found).cpu()
-
     before = {family: written(scenes) for family, scenes in sets.items()}
     variance = {family: found.var(0, correction=0).sum(-1) * len(found) for family, found in before.items()}
     effects = {}
@@ -142,7 +168,12 @@ def of_others(part: Contributions, place: Place, kept: int, draw: np.random.Gene
 
 
 def ablation_controls(
-    data: Decomposed, classes: Classes, means: Contributions, labels: Int64[Tensor, " images"], kept: int, seed: int
+    data: Iterable[Contributions],
+    classes: Classes,
+    means: Contributions,
+    labels: Int64[Tensor, " images"],
+    kept: int,
+    seed: int,
 ) -> dict[str, Interval]:
     """How accuracy changes without the MLPs, and without the layers before `kept`, where it is known what that costs.
 
@@ -229,18 +260,24 @@ def dealt_anew(
     *,
     deals: int,
     seed: int,
+    topic: str = "place",
     **rule: Any,
-) -> Float[np.ndarray, " heads"]:
-    """In how many of some deals of each pool's texts over its embeddings the draws agree on a role, for each head."""
-    draw, count = rng(seed, "texts dealt anew"), np.zeros(len(heads))
+) -> tuple[Float[np.ndarray, " heads"], Float[np.ndarray, " heads"]]:
+    """In how many of some deals of each pool's texts over its embeddings the draws agree on a role, for each head.
+
+    Beside it in how many they agree on `topic`.
+    """
+    draw, any_role, of_topic = rng(seed, "texts dealt anew"), np.zeros(len(heads)), np.zeros(len(heads))
     for _ in range(deals):
         found = []
         for span, pool in zip(spans, pools, strict=True):
             order = draw.permutation(len(pool.texts))
             texts, own = (tuple(column[i] for i in order) if column else () for column in (pool.texts, pool.topics))
             found.append(roles(span, heads, Pool(pool.embeddings, texts, own), topics, **rule))
-        count += [topic is not None for topic in agreed(found).values()]
-    return count / deals
+        said = list(agreed(found).values())
+        any_role += [each is not None for each in said]
+        of_topic += [each == topic for each in said]
+    return any_role / deals, of_topic / deals
 
 
 def turned(pool: Pool, seed: int) -> Pool:

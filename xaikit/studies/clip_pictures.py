@@ -367,22 +367,26 @@ def draws_of_two_topics(cfg: Settings, clip: Clip, seed: int, general: Pool) -> 
 def draws_of_one_topic(cfg: Settings, clip: Clip, seed: int, general: Pool) -> list[tuple[Pool, Pool]]:
     """Pools of texts that name one topic each, as many of every topic, and for each pool texts that it lacks.
 
-    From the world's grammar, or the texts of the authors' list whose words name exactly one of the profile's topics; of
-    a topic with fewer than half as many again, two thirds are in the pool. A topic with less than three texts is none.
+    From the world's grammar, the others being its phrases without an opener; or the texts of the authors' list whose
+    words name exactly one of the profile's topics. Of those a topic may have too few: two thirds are then in the pool,
+    and with less than three it is left out.
     """
+    if cfg.data == WORLD:
+        plain = Pool.of_topics(clip, world.one_topic_phrases())
+        draws = [rng(seed, "pools", "one topic", number) for number in range(DRAWS)]
+        return [(Pool.of_topics(clip, world.one_topic_descriptions(each, cfg.one_topic)), plain) for each in draws]
     found = []
     wanted = cfg.one_topic + cfg.one_topic // 2
     known: dict[str, list[str]] = {topic: [] for topic in cfg.topics}
-    for text in general.texts if cfg.data != WORLD else ():
+    for text in general.texts:
         if len(named := topics_of(text, cfg.topics)) == 1:
             known[named[0]].append(text)
     for number in range(DRAWS):
         draw = rng(seed, "pools", "one topic", number)
-        if cfg.data == WORLD:
-            drawn = world.one_topic_descriptions(draw, wanted)
-        else:
-            drawn = {topic: [texts[i] for i in draw.permutation(len(texts))[:wanted]] for topic, texts in known.items()}
-        drawn = {topic: texts for topic, texts in drawn.items() if len(texts) > 2}
+        drawn = {
+            topic: [texts[i] for i in draw.permutation(len(texts))[:wanted]]
+            for topic, texts in known.items() if len(texts) > 2
+        }  # fmt: skip
         halves = (
             {topic: texts[: 2 * len(texts) // 3] for topic, texts in drawn.items()},
             {topic: texts[2 * len(texts) // 3 :] for topic, texts in drawn.items()},

@@ -1,6 +1,6 @@
 """Drawn scenes whose every cause is known: factors, captions, masks, boxes and exact counterfactuals."""
 
-from xaikit.world.descriptions import class_descriptions, descriptions, one_topic_descriptions
+from xaikit.world.descriptions import class_descriptions, descriptions, one_topic_descriptions, one_topic_phrases
 from xaikit.world.scene import Drawing, Scene
 from xaikit.world.scene_birds import Birds
 from xaikit.world.scene_cars import Cars
@@ -24,5 +24,6 @@ __all__ = [
     "descriptions",
     "nine",
     "one_topic_descriptions",
+    "one_topic_phrases",
     "people",
 ]

@@ -49,19 +49,24 @@ def class_descriptions(family: type[Scene], rng: np.random.Generator, n: Count) 
 def one_topic_descriptions(rng: np.random.Generator, n: Count) -> dict[str, list[str]]:
     """`n` different short descriptions of each topic that say that one thing alone, by topic, in random order.
 
-    Looks, names on doors and counts are of people, cars and birds alone, so these texts name them too; they say nothing
-    else of them. Raises ValueError where a topic has fewer.
+    They are `one_topic_phrases` after an opener such as "a photo of". Raises ValueError where a topic has fewer.
     """
     found = {}
-    for topic, phrases in _one_topic_phrases().items():
-        texts = [opener.format(phrase) for phrase, opener in product(phrases, OPENERS)]
+    for topic, phrases in one_topic_phrases().items():
+        texts = [opener.format(phrase) for phrase, opener in product(phrases, OPENERS) if opener != "{}"]
         if not 0 < n <= len(texts):
             raise ValueError(f"{n} different texts on {topic} are wanted; ask for 1 to {len(texts)}.")
         found[topic] = [texts[i] for i in rng.permutation(len(texts))[:n]]
     return found
 
 
-def _one_topic_phrases() -> dict[str, list[str]]:
+@public
+def one_topic_phrases() -> dict[str, list[str]]:
+    """All short phrases that say one thing alone, by its topic.
+
+    Looks, names on doors and counts are of people, cars and birds alone, so these name them too, and say nothing else
+    of them. Clothes and tools are objects.
+    """
     birds, things = (*WATERBIRDS, *LANDBIRDS), [noun for nouns in NOUNS.values() for noun in nouns]
     nouns = (*birds, "waterbird", "landbird", *things, *MODELS, *MAKES, "car", "person", *WORKPLACES)
     places = [phrase for phrases in (*GENERAL.values(), *PHRASES.values()) for phrase in phrases]
