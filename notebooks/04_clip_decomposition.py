@@ -82,7 +82,9 @@ def note(id, interval, item, protocol="corrected", unit="fraction", published=No
         protocol=protocol, published=published,
     )  # fmt: skip
     if values is not None:
-        record.values(name, values, of=of if model in (None, models[0]) else f"{of} of {model.name.lower()}")
+        record.values(
+            name, values, of=of if model in (None, models[0]) else f"{of} of {model.name.lower().replace('-', ' ')}"
+        )
     return interval
 
 
@@ -640,8 +642,12 @@ for model in models:
                      published=source, model=model)  # fmt: skip
                 row["silenced"] = f"random heads, as many as {name}"
                 rows.append(row_of(model, **row, **vars(mean_of), published=printed(source)))
-                gain[model, name, design, "random", protocol] = study.worst_group_gain(right, draws, groups, seed)
-                gain[model, name, design, "drawn", protocol] = study.mean_worst_group(draws, groups, seed, over=base)
+                if name.startswith("place heads"):
+                    gain[model, name, design, "random", protocol] = study.worst_group_gain(right, draws, groups, seed)
+                else:
+                    gain[model, name, design, "drawn", protocol] = study.mean_worst_group(
+                        draws, groups, seed, over=base
+                    )
             gain[model, name, design, "base", protocol] = study.worst_group_gain(right, [base], groups, seed)
     for over in ("base", "random"):
         for number in range(1, pictures.DRAWS + 1):

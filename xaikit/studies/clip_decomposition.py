@@ -17,7 +17,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import try_to_load_from_cache
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int16, Int64, Shaped
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor
 from tqdm import tqdm
@@ -572,8 +572,7 @@ def worst_group_gain(
 
     The interval is over images, the same for all, and over the draws where there are several.
     """
-    members = groups.numpy()
-    tables = [np.stack([correct.numpy(), other.numpy(), members], 1) for other in others]
+    tables = [_small(correct, other, groups) for other in others]
     if len(tables) == 1:
 
         def of_one(table: np.ndarray) -> float:
@@ -599,10 +598,7 @@ def mean_worst_group(
 
     With `over`, of how much higher it is than with those answers.
     """
-    tables = [
-        np.stack([draw.numpy(), groups.numpy(), over.numpy() if over is not None else draw.numpy()], 1)
-        for draw in draws
-    ]
+    tables = [_small(draw, groups, draw if over is None else over) for draw in draws]
 
     def mean(drawn: np.ndarray) -> float:
         members = drawn[0, :, 1]
@@ -610,6 +606,11 @@ def mean_worst_group(
         return float(found - (0.0 if over is None else worst_group(drawn[0, :, 2], members)))
 
     return cluster_bootstrap(tables, mean, seed=seed, crossed=True, resamples=_RESAMPLES)
+
+
+def _small(*columns: Tensor) -> Int16[np.ndarray, "images columns"]:
+    """Verdicts and groups beside each other, small, as they are resampled many times."""
+    return torch.stack([column.to(torch.int16) for column in columns], 1).numpy()
 
 
 def random_heads(
