@@ -672,10 +672,13 @@ for model in models:
         for each in (birds, bird_validation)
     )
     for protocol, mean in (("corrected", others), ("as-published", own)):
-        for name, mlps in (("class token", False), ("class token and MLPs", True)):
-            given = bird_classes.of_some(own.rows, own.without(mean, mlps=mlps)) == birds.labels[own.rows]
+        changed = {"class token": own.without(mean), "class token and MLPs": own.without(mean, mlps=True)}
+        if protocol == "corrected":
+            changed = {"base, the same birds": own.embeddings} | changed
+        for name, embeddings in changed.items():
+            given = bird_classes.of_some(own.rows, embeddings) == birds.labels[own.rows]
             interval = group_accuracy(given.numpy(), groups[own.rows].numpy()).worst
-            slug = "-".join(name.lower().split())
+            slug = "class-token.base" if name.startswith("base") else "-".join(name.lower().split())
             note(f"waterbirds.worst-group.{slug}.{protocol}", interval, "Waterbirds", protocol, model=model)
             row = {"silenced": name, "and": "nothing else", "heads": 0, "means": protocol}
             rows.append(row_of(model, **row, **vars(interval), published=np.nan))
