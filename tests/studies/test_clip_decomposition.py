@@ -245,6 +245,8 @@ def test_the_paper_profile_reads_its_data(tmp_path: Path, monkeypatch: pytest.Mo
     [(images, masks)] = photographs.batches(4)
     assert len(photographs.prompts) == 1000 and birds.choices.all() and test.choices.shape == (18, 1000)
     assert images.shape == (2, 3, 64, 64) and masks.shape == (2, 64, 64)
+    images, masks, prompts = pictures.photographs_with_masks(cfg, 0, 5)
+    assert images.shape == (2, 3, 64, 64) and masks.flatten(1).any(1).all() and len(prompts) == 1000
     with pytest.warns(UserWarning, match="1 of 3 texts are to the model what an earlier one is.*'a dog'"):
         pools = pictures.pools(cfg, clip, 0)
     assert {len(pool.embeddings) for pool in pools.values()} == {2}

@@ -187,6 +187,10 @@ def test_a_turned_pool_is_as_alike_and_principal_directions_are_those_of_an_svd(
             torch.testing.assert_close(found.explained[head], (singular**2).cumsum(0)[:3] / (singular**2).sum())
             torch.testing.assert_close((found.basis[head] @ directions[:3].T).abs(), torch.eye(3, dtype=torch.float64))
         torch.testing.assert_close(found.mean, whole.mean(0))
+        more = instruments.principal(moments, 11)  # than there are in either's span
+        assert more.basis.shape == (2, 11, 8) and (more.basis[:, 8:] == 0).all()
+        torch.testing.assert_close(more.explained[:, 8:], torch.ones(2, 3, dtype=torch.float64))
+        torch.testing.assert_close(more.basis[:, :3].abs(), found.basis.abs())
 
 
 def test_an_untrained_clip_is_another_one_of_the_same_build(clip: Clip) -> None:

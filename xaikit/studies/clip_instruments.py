@@ -288,7 +288,10 @@ def turned(pool: Pool, seed: int) -> Pool:
 
 
 def principal(moments: ContributionMoments, m: int) -> TextSpan:
-    """Each head's first m principal directions, with no text: no m directions keep more of its variance."""
+    """Each head's first m principal directions, with no text: no m directions keep more of its variance.
+
+    Where a head's span has fewer the others are zero, as in TextSpan.
+    """
     basis = moments.basis
     axes: list[Tensor] = []
     explained: list[Tensor] = []
@@ -298,8 +301,10 @@ def principal(moments: ContributionMoments, m: int) -> TextSpan:
         half = root.eigenvectors * root.eigenvalues.clamp_min(0).sqrt()
         half = half.T if basis is None else half.T @ basis[head]
         _, singular, directions = torch.linalg.svd(half, full_matrices=False)
-        axes.append(directions[:m])
-        explained.append((singular.square().cumsum(0) / singular.square().sum())[:m])
+        lacking = max(0, m - len(singular))
+        kept = torch.cat([singular.square(), singular.new_zeros(lacking)]).cumsum(0)[:m]
+        axes.append(torch.cat([directions[:m], directions.new_zeros(lacking, directions.shape[1])]))
+        explained.append(kept / singular.square().sum())
     none = torch.full((len(axes), m), -1)
     return TextSpan(none, torch.stack(explained).cpu(), mean.cpu(), torch.stack(axes).cpu())
 
