@@ -60,7 +60,9 @@ def test_a_probe_is_graded_by_the_labels() -> None:
 def test_a_figure_shows_what_is_drawn_now(name: str) -> None:
     kept = np.asarray(Image.open(PAGE.parent / name).convert("RGB")).astype(int)
     drawn = pixels_of(FIGURES[name]()).astype(int)
-    assert kept.shape == drawn.shape and np.abs(kept - drawn).mean() < 3, "write it anew with: xaikit world"
+    assert kept.shape == drawn.shape
+    # What is kept has 128 colours, too few for static; another scene is three times as far away.
+    assert np.abs(kept - drawn).mean() < 15, "write it anew with: xaikit world"
     assert (PAGE.parent / name).stat().st_size < 100_000
     alt = re.search(rf"!\[([^\]]+)\]\({name}\)", TEXT)
     assert alt and len(alt[1]) > 60
