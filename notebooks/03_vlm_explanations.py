@@ -131,7 +131,7 @@ for name, each in hard.items():
         unit = "fraction" if control == "best" else "difference"
         note_mean(f"instruments.accuracy.{name}.{control}", values, "Table 2", "control", unit,
                   of=f"{name} of table 2")  # fmt: skip
-display(record.table("table2", pd.DataFrame(rows)), record.instrument("agarwal.accuracy"))
+display(record.table("table2", pd.DataFrame(rows), item="Table 2"), record.instrument("agarwal.accuracy"))
 
 # %% [markdown]
 # As in the paper, only pictures are explained that *both* get right; drawn people also with the black patch over the
@@ -153,7 +153,7 @@ figure = plots.image_grid(
     torch.stack([images[name][i] for name, i in some]),
     [test[name].names[labels[name][i]].replace(" ", "\n") for name, i in some],
 )
-plt.show(figure)
+plots.show(figure, "Pictures of cars and of people at work that both settings classify rightly, with their classes.")
 
 # %% [markdown]
 # ## Meaningful perturbation
@@ -213,7 +213,7 @@ for (name, setting, score), each in found.items():
                  "highest": checks.highest.mean().item(), "score before": checks.before.mean().item(),
                  "after": checks.after.mean().item(), "share of its range": lowered.value, "size": size.value,
                  "saturated": int(each.saturated.sum())})  # fmt: skip
-display(record.table("search", pd.DataFrame(rows)))
+display(record.table("search", pd.DataFrame(rows), item="search"))
 
 # %% [markdown]
 # **Notice.** The column *empty maps*: a map that is nowhere above 0.05 says that nothing has to go. And where a score
@@ -253,8 +253,11 @@ def triples(name, which):
 
 
 figure = gallery([part for name in test for part in triples(name, range(4))], 2)
-record.figure("fig1", figure)
-plt.show(figure)
+record.figure(
+    "fig1", figure, item="Figure 1",
+    alt="Eight pictures of cars and of people at work, each beside its attribution map from the zero-shot and from "
+    "the fine-tuned classifier, laid over it.",
+)  # fmt: skip
 
 # %% [markdown]
 # More of them, as in the paper's appendix (Figure 7).
@@ -262,8 +265,11 @@ plt.show(figure)
 # %%
 if more := [part for name in test for part in triples(name, range(4, 4 + cfg.gallery))]:
     figure = gallery(more, 3)
-    record.figure("fig7", figure)
-    plt.show(figure)
+    record.figure(
+        "fig7", figure, item="Figure 7",
+        alt="More pictures of cars and of people at work, each beside its zero-shot and its fine-tuned attribution "
+        "map.",
+    )  # fmt: skip
 else:
     record.skip("fig7", "there are no more pictures than those of Figure 1")
 
@@ -289,7 +295,7 @@ for name in planted.READERS:
         row |= {"flips: own": read[f"{name}.flips.own"].mean(), "flips: other": read[f"{name}.flips.other"].mean()}
         row |= {"size of its maps": read[f"{slug}.size"].mean()}
         rows.append(row | {key: read[f"{slug}.{key}"].mean() for key in ("lift", "hit", "rank")})
-display(record.table("planted", pd.DataFrame(rows)))
+display(record.table("planted", pd.DataFrame(rows), item="planted readers"))
 figure, axes = plt.subplots(2, 12, figsize=(12, 2.3))
 for place, (name, (reader, each)) in enumerate(readers.items()):
     for column in range(min(3, len(each.maps))):
@@ -301,8 +307,11 @@ for place, (name, (reader, each)) in enumerate(readers.items()):
     axes[0, 3 * place + 1].set_title(f"reads only the {name}", fontsize=9)
 for ax in axes.flat:
     ax.axis("off")
-record.figure("planted", figure)
-plt.show(figure)
+record.figure(
+    "planted", figure, item="planted readers",
+    alt="Twelve pictures, and below each the map of a small network that is known to read one thing alone: the name "
+    "on a car, the face, the clothes, the place.",
+)  # fmt: skip
 for instrument in ("search", "text", "face.energy", "face.hit", "face.rank", "object"):
     display(record.instrument(f"agarwal.{instrument}"))
 
@@ -359,7 +368,7 @@ for name in test:
         note(f"fig4.{name}.improvement.{protocol}", study.improvement(*pair, seed), "Figure 4", protocol,
              "relative difference", published=f"agarwal.fig4.{name}.improvement")  # fmt: skip
 fig4 = pd.DataFrame(rows)
-record.table("fig4", fig4)
+record.table("fig4", fig4, item="Figure 4")
 figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex="col")
 for column, protocol in zip(axes.T, ("as-published", "corrected"), strict=True):
     for ax, name in zip(column, test, strict=True):
@@ -374,8 +383,12 @@ for column, protocol in zip(axes.T, ("as-published", "corrected"), strict=True):
         ax.axhline(1 if protocol == "corrected" else 0, color=plots.GREY, linestyle="--", linewidth=1)
         ax.set_ylabel("probability / random" if protocol == "corrected" else "own score / its maximum")
 axes[0, 0].legend(loc="upper left")
-record.figure("fig4", figure)
-plt.show(figure)
+record.figure(
+    "fig4", figure, item="Figure 4",
+    alt="Four bar charts, cars and occupations as published and corrected: how far scores fall, with intervals, when "
+    "pixels go in the order of the map, of other orders and of controls; zero-shot beside fine-tuned, chance as a "
+    "dashed line.",
+)  # fmt: skip
 said = {(name, pr): study.improvement(*(getattr(quality[name, s], field) for s in (ZERO_SHOT, FINE_TUNED)), seed)
         for name in test for pr, field in (("as-published", "published"), ("corrected", "corrected"))}  # fmt: skip
 pd.DataFrame([{"task": name, "protocol": pr, "zero-shot is lower by": str(each),
@@ -404,7 +417,7 @@ for name in test:
         row["insertion"] = note_mean(f"fills.{name}.{setting.name}.insertion", judge.insertion(own).corrected,
                                      "Figure 4", "corrected", "ratio", of=f"{name} of controls").value  # fmt: skip
         rows.append(row)
-display(record.table("fills", pd.DataFrame(rows)))
+display(record.table("fills", pd.DataFrame(rows), item="Figure 4"))
 
 # %% [markdown]
 # *Exercise.* By which of the columns is the zero-shot setting the better one? Would you have chosen the fill before?
@@ -438,7 +451,7 @@ else:
         protocol, of = ("as-published", "cars with text") if score == "own" else ("control", "few cars with text")
         interval = note_mean(f"fig2.{setting}.{score}", share, "Figure 2", protocol, of=of)
         rows.append({"map": f"{setting}, {score} score", **vars(interval)})
-    display(record.table("fig2", pd.DataFrame(rows)))
+    display(record.table("fig2", pd.DataFrame(rows), item="Figure 2"))
     note_mean("fig2.zero-shot-minus-fine-tuned.own", shares[ZERO_SHOT, "own"] - shares[FINE_TUNED, "own"], "Figure 2",
               "as-published", "difference", of="cars with text")  # fmt: skip
     finds["own"] = True
@@ -450,11 +463,16 @@ else:
         finds["softmax"] = True
     written = with_text.nonzero()[:, 0].tolist()
     figure = gallery(triples("cars", written[:4]), 2)
-    record.figure("fig2", figure)
-    plt.show(figure)
+    record.figure(
+        "fig2", figure, item="Figure 2",
+        alt="Cars with the name of their make on the door, each beside its zero-shot and its fine-tuned attribution "
+        "map.",
+    )  # fmt: skip
     figure = gallery(triples("cars", written[4 : 4 + cfg.gallery] or written), 3)
-    record.figure("fig8", figure)
-    plt.show(figure)
+    record.figure(
+        "fig8", figure, item="Figure 8",
+        alt="More cars with names on their doors, each beside its zero-shot and its fine-tuned attribution map.",
+    )  # fmt: skip
 
 # %% [markdown]
 # **A word that lies.** On these cars the word says what the whole car says, so that a map need not find it. Now it is
@@ -490,7 +508,7 @@ else:
                   "Figure 2", "corrected", "difference", of="attacked cars")  # fmt: skip
     note_mean("attack.flips.zero-shot-minus-fine-tuned", follows[ZERO_SHOT] - follows[FINE_TUNED], "Figure 2",
               "corrected", "difference", of="attacked cars")  # fmt: skip
-    display(record.table("attack", pd.DataFrame(rows)), record.instrument("agarwal.word"))
+    display(record.table("attack", pd.DataFrame(rows), item="typographic attack"), record.instrument("agarwal.word"))
 
 # %% [markdown]
 # ## Figures 3, 5, 6 and 9: faces behind a patch
@@ -502,8 +520,10 @@ else:
 those = study.right_in_all(both_ways, everyone.labels, cfg.portraits, **choice)
 people = everyone.select(those)
 figure = plots.image_grid(people.masked[:16], [test["occupation"].names[label] for label in people.labels[:16]])
-record.figure("fig6", figure)
-plt.show(figure)
+record.figure(
+    "fig6", figure, item="Figure 6",
+    alt="Sixteen drawn people at work, each with a black patch over the face.",
+)  # fmt: skip
 
 # %%
 faces, face_quality, centred = {}, {}, {}
@@ -533,12 +553,18 @@ def faced(which):
 
 
 figure = gallery(faced(range(3)), 2)
-record.figure("fig3", figure)
-plt.show(figure)
+record.figure(
+    "fig3", figure, item="Figure 3",
+    alt="People at work as they are and with a patch over the face, each beside its zero-shot and its fine-tuned "
+    "attribution map.",
+)  # fmt: skip
 if more := faced(range(3, 9)):
     figure = gallery(more, 2)
-    record.figure("fig9", figure)
-    plt.show(figure)
+    record.figure(
+        "fig9", figure, item="Figure 9",
+        alt="More people as they are and with a patch over the face, each beside its zero-shot and its fine-tuned "
+        "attribution map.",
+    )  # fmt: skip
 else:
     record.skip("fig9", "there are no more people than those of Figure 3")
 
@@ -573,7 +599,7 @@ for protocol, field in (("as-published", "published"), ("corrected", "corrected"
     print(f"{protocol.replace('-', ' ')}, masked faces lower the deletion score by a share of {lower}; "
           f"the paper says {published('agarwal.fig5.masked.improvement', 'fraction'):.4f}")  # fmt: skip
 fig5 = pd.DataFrame(rows)
-record.table("fig5", fig5)
+record.table("fig5", fig5, item="Figure 5")
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
 for ax, protocol in zip(axes, ("as-published", "corrected"), strict=True):
     for place, row in enumerate(fig5[fig5.protocol == protocol].itertuples()):
@@ -584,8 +610,11 @@ for ax, protocol in zip(axes, ("as-published", "corrected"), strict=True):
     ax.set_title(protocol.replace("-", " "))
 axes[0].set_ylabel("deletion, own score / its maximum")
 axes[1].set_ylabel("deletion, probability / random order")
-record.figure("fig5", figure)
-plt.show(figure)
+record.figure(
+    "fig5", figure, item="Figure 5",
+    alt="Bar charts of deletion for people as they are and with a patch over the face, zero-shot and fine-tuned, as "
+    "published and corrected, with intervals.",
+)  # fmt: skip
 
 # %% [markdown]
 # ## Table 1: fairness accuracy
@@ -628,7 +657,7 @@ for group, members in groups.items():
                      f"top {cfg.top:.0%}": str(top), "rank": rank[setting, kind][inside].mean(),
                      "chance": each.area[inside].mean(), "n": int(inside.sum()),
                      "published hit": published(source, "fraction") if source else np.nan})  # fmt: skip
-display(record.table("table1", pd.DataFrame(rows)))
+display(record.table("table1", pd.DataFrame(rows), item="Table 1"))
 on_faces = {}
 for kind in ("original", "masked"):
     ours, other = pointing[ZERO_SHOT, kind], pointing[FINE_TUNED, kind]
@@ -700,7 +729,7 @@ for name in test:
                 row["object's area"] = region[:count].double().mean().item()
             deletion = note_mean(f"{slug}.deletion", control[key], "score control", protocol, "ratio", of=of)
             rows.append(row | {"deletion / random": str(deletion)})
-display(record.table("score_control", pd.DataFrame(rows)))
+display(record.table("score_control", pd.DataFrame(rows), item="score control"))
 sparser = set()
 for name in test:
     for score in ("own", "softmax", "matched"):
@@ -762,7 +791,7 @@ causal = pd.DataFrame(rows)
 if not rows:
     record.skip("causal", "nothing can be changed in what a photograph shows")
 else:
-    record.table("causal", causal)
+    record.table("causal", causal, item="causal")
     parts = list(dict.fromkeys(causal.part))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
     for ax, measure, title in zip(
@@ -781,8 +810,11 @@ else:
     axes[0].set_yticks(range(len(parts)), parts)
     axes[0].invert_yaxis()
     axes[0].legend(*axes[1].get_legend_handles_labels(), loc="upper right")
-    record.figure("causal", figure)
-    plt.show(figure)
+    record.figure(
+        "causal", figure, item="causal",
+        alt="Bars by part of a picture, zero-shot beside fine-tuned: the answers that flip when the part is redrawn, "
+        "and the share of the attribution that lies on it, with intervals; a grey tick is the area of the part.",
+    )  # fmt: skip
 
 # %% [markdown]
 # **Notice.** Faces flip nothing, in either setting: whatever attribution lies on them is not a bias of the *model*. And
@@ -816,7 +848,7 @@ for name in test:
             rows.append({"task": name, "setting": setting.name, "compared with": kind, **vars(alike)})
 sanity = pd.DataFrame(rows)
 if rows:
-    record.table("sanity", sanity)
+    record.table("sanity", sanity, item="sanity")
     display(sanity.pivot(index=["task", "setting"], columns="compared with", values="value").round(2))
 else:
     record.skip("sanity", "all maps are empty")
@@ -854,7 +886,7 @@ for name in test:
                 row["on the object"] = note(f"{slug}.on-object", bootstrap_mean(energy, seed), "other explainers").value
             rows.append(row)
 explainers = pd.DataFrame(rows)
-record.table("explainers", explainers)
+record.table("explainers", explainers, item="other explainers")
 display(explainers.set_index(["task", "setting", "explainer"]).round(3))
 for name in test:
     for explainer in ("MP", "Grad-CAM", "RISE", "integrated gradients"):
