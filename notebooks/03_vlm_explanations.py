@@ -295,7 +295,7 @@ for name in planted.READERS:
         row |= {"flips: own": read[f"{name}.flips.own"].mean(), "flips: other": read[f"{name}.flips.other"].mean()}
         row |= {"size of its maps": read[f"{slug}.size"].mean()}
         rows.append(row | {key: read[f"{slug}.{key}"].mean() for key in ("lift", "hit", "rank")})
-display(record.table("planted", pd.DataFrame(rows), item="planted readers"))
+display(record.table("planted", pd.DataFrame(rows), item="Instruments"))
 figure, axes = plt.subplots(2, 12, figsize=(12, 2.3))
 for place, (name, (reader, each)) in enumerate(readers.items()):
     for column in range(min(3, len(each.maps))):
@@ -308,7 +308,7 @@ for place, (name, (reader, each)) in enumerate(readers.items()):
 for ax in axes.flat:
     ax.axis("off")
 record.figure(
-    "planted", figure, item="planted readers",
+    "planted", figure, item="Instruments",
     alt="Twelve pictures, and below each the map of a small network that is known to read one thing alone: the name "
     "on a car, the face, the clothes, the place.",
 )  # fmt: skip
@@ -508,7 +508,7 @@ else:
                   "Figure 2", "corrected", "difference", of="attacked cars")  # fmt: skip
     note_mean("attack.flips.zero-shot-minus-fine-tuned", follows[ZERO_SHOT] - follows[FINE_TUNED], "Figure 2",
               "corrected", "difference", of="attacked cars")  # fmt: skip
-    display(record.table("attack", pd.DataFrame(rows), item="typographic attack"), record.instrument("agarwal.word"))
+    display(record.table("attack", pd.DataFrame(rows), item="Figure 2"), record.instrument("agarwal.word"))
 
 # %% [markdown]
 # ## Figures 3, 5, 6 and 9: faces behind a patch

@@ -1006,7 +1006,7 @@ else:
     note("instruments.asked.absent", bootstrap_mean(flatness, seed), "instrument", "control", "ratio", values=flatness,
          of="pictures of several things")  # fmt: skip
     table_asked = pd.DataFrame(rows)
-    record.table("table_asked", table_asked, item="segmentation by what is asked")
+    record.table("table_asked", table_asked, item="segmentation")
     display(table_asked.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
     several, maps, absent = shown[-1]
     rows_of = [row for row, (picture, _) in enumerate(several.asked) if picture in (0, 1)]
@@ -1030,7 +1030,7 @@ else:
         ax.set_title(name, fontsize=9)
     axes[0, -1].set_title("not there:\n" + axes[0, -1].get_title(), fontsize=7.5)
     record.figure(
-        "fig_asked", figure, item="segmentation by what is asked",
+        "fig_asked", figure, item="segmentation",
         alt="Pictures of several things with the mask of the one that a text asks for, the heat maps of seven methods "
         "for that text, and one for a text of something that is not there.",
     )  # fmt: skip
