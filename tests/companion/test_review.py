@@ -2,18 +2,19 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from xaikit.companion import claims, review
+from xaikit.companion import accept, claims, review
 from xaikit.companion.run import Job, run_notebooks
 from xaikit.storage import paths
 from xaikit.storage.files import read_toml
 
-MINI = paths.ROOT / "figures" / "mini"
-RECORDS = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in MINI.glob("*/numbers.json")}
+VOLATILE = re.compile(r"data:image/png;base64,[^\"]*|<dt>which took</dt><dd>[^<]*</dd>")
 
 
 class Page(HTMLParser):
@@ -40,8 +41,32 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def text() -> str:
-    return review.page("mini", committed=True)
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the results, which stays as it is where another process runs the notebooks meanwhile."""
+    root = tmp_path_factory.mktemp("review")
+    for name in ("xaikit", "notebooks", "data"):
+        shutil.copytree(paths.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+    shutil.copytree(paths.WEIGHTS, root / "data" / "weights")
+    shutil.copy(paths.ROOT / "requirements.lock", root)
+    for attempt in range(3):
+        try:
+            shutil.copytree(paths.ROOT / "figures" / "mini", root / "figures" / "mini", dirs_exist_ok=True)
+            break
+        except shutil.Error:
+            if attempt == 2:
+                raise
+    return root
+
+
+@pytest.fixture(scope="module")
+def records(root: Path) -> list[dict[str, Any]]:
+    files = sorted((root / "figures" / "mini").glob("*/numbers.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+@pytest.fixture(scope="module")
+def text(root: Path) -> str:
+    return review.page("mini", root=root, committed=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +74,23 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-def test_every_claim_is_there_with_its_verdict(page: Page, text: str) -> None:
-    stated = [claim for record in RECORDS.values() for claim in record["claims"]]
+def test_every_claim_is_there_with_its_verdict(page: Page, text: str, records: list) -> None:
+    stated = [claim for record in records for claim in record["claims"]]
     assert sorted(filter(None, page.claims)) == sorted(claim["verdict"] for claim in stated)
     assert all(f"<code>{claim['id']}</code>" in text for claim in stated)
 
 
-def test_every_number_is_there_and_the_papers_beside_it(page: Page, text: str) -> None:
-    for record in RECORDS.values():
+def test_every_number_is_there_and_the_papers_beside_it(page: Page, text: str, records: list) -> None:
+    for record in records:
         for number in record["numbers"]:
             assert f"<code>{number['id']}</code>" in text
-    beside = sum(number["published"] is not None for record in RECORDS.values() for number in record["numbers"])
+    beside = sum(number["published"] is not None for record in records for number in record["numbers"])
     words = " ".join(page.words)
     assert words.count("same data and size") + words.count("other data or size") == beside > 100
 
 
-def test_every_picture_is_there_with_an_alt_text(page: Page) -> None:
-    shown = [(record, name) for record in RECORDS.values() for name in record["shown"]]
+def test_every_picture_is_there_with_an_alt_text(page: Page, records: list) -> None:
+    shown = [(record, name) for record in records for name in record["shown"]]
     drawn = [each for record, name in shown if "alt" in (each := record["shown"][name])]
     assert [picture["alt"] for picture in page.pictures] and len(page.pictures) == len(drawn)
     assert {picture["alt"] for picture in page.pictures} == {each["alt"] for each in drawn}
@@ -88,14 +113,12 @@ def test_the_items_of_a_paper_are_those_of_its_record_and_in_its_order(text: str
     assert ("Instruments", review.NOT_PUBLISHED) in headings
 
 
-def test_the_committed_page_is_that_of_the_records(text: str) -> None:
-    """Pictures are left out: another version of the library that writes them may write other bytes."""
-
-    def without_pictures(page: str) -> str:
-        return re.sub(r"data:image/png;base64,[^\"]*", "", page)
-
+def test_the_committed_page_is_that_of_the_records(text: str, records: list) -> None:
+    """Pictures and seconds are left out: another library or a slower day may give others."""
+    if not all(accept.drift(record, "mini").same for record in records):
+        pytest.skip("the results that lie here are another machine's, with digits of their own")
     committed = (paths.ROOT / "docs" / "review.html").read_text(encoding="utf-8")
-    assert without_pictures(committed) == without_pictures(text), (
+    assert VOLATILE.sub("", committed) == VOLATILE.sub("", text), (
         "run .venv/bin/xaikit review --committed --output docs/review.html"
     )
 
