@@ -449,7 +449,7 @@ def test_help_names_every_target(copy: Copy):
     assert (status, calls) == (0, [])
     assert listed == {
         "": ["help"],
-        "See results": ["figures", "notebooks"],
+        "See results": ["figures", "review", "notebooks"],
         "Try a notebook": ["lab", "01_one", "02_two"],
         "Check": ["test", "test-lowest", "gpu", "pretend-gpu", "rehearse", "check", "audit-deps", "chaos", "bench"],
         "Change things": ["setup", "format", "models", "accept", "lock", "clean"],

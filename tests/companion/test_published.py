@@ -40,7 +40,11 @@ def test_papers() -> None:
     assert set(PUBLISHED) == {"papers", "number"}
     assert set(PUBLISHED["papers"]) == {"koller", "taghanaki", "agarwal", "gandelsman"}
     for paper in PUBLISHED["papers"].values():
-        assert {"title", "authors"} <= set(paper) <= {"title", "authors", "venue", "year", "url", "code"}
+        assert {"title", "authors", "items"} <= set(paper) <= {
+            "title", "authors", "items", "venue", "year", "url", "code",
+        }  # fmt: skip
+        assert all(item["name"] and item["where"] and len(item) == 2 for item in paper["items"])
+        assert len({item["name"] for item in paper["items"]}) == len(paper["items"]) > 5
         assert paper["title"] and all(isinstance(author, str) and author for author in paper["authors"])
 
 

@@ -83,7 +83,7 @@ def test_a_run_leaves_its_results_and_a_second_one_does_nothing(
     assert [(cell.cell_type, cell.source) for cell in page.cells] == [
         (cell.cell_type, cell.source) for cell in script.cells
     ]
-    assert "image/png" in page.cells[3].outputs[1].data
+    assert "image/png" in page.cells[3].outputs[0].data
 
     stamp = checkout / "build" / "mini" / f"{NAME}.stamp"
     os.utime(stamp, (0, 0))
@@ -140,7 +140,7 @@ def test_a_page_shows_prose_comments_and_imports_that_need_no_run(
     page = nbformat.read(checkout / "notebooks" / f"{NAME}.ipynb", as_version=4)
     script = jupytext.read(checkout / "notebooks" / f"{NAME}.py")
     assert [cell.source for cell in page.cells] == [cell.source for cell in script.cells]
-    assert "image/png" in page.cells[5].outputs[1].data
+    assert "image/png" in page.cells[5].outputs[0].data
     code = [cell for cell in page.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == [1, 2, 3, 4] and not code[0].outputs
 

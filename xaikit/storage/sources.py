@@ -149,8 +149,7 @@ def _python(source: str, script: Path) -> str:
     with suppress(SyntaxError):
         ast.parse(source)
         return source
-    with extra("notebooks"):
-        from IPython.core.inputtransformer2 import TransformerManager
+    from IPython.core.inputtransformer2 import TransformerManager  # late, as it takes a while
 
     python = TransformerManager().transform_cell(source)
     if source.startswith("%%"):
