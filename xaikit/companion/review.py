@@ -23,7 +23,7 @@ from xaikit.companion.claims import VERDICTS
 from xaikit.companion.freshness import State, Status
 from xaikit.companion.progress import duration
 from xaikit.companion.run import Job, jobs
-from xaikit.storage import paths
+from xaikit.storage import paths, sources
 from xaikit.storage.files import read_toml, write_text
 
 WIDEST = 1_100  # pixels of a picture on the page; the files themselves are larger
@@ -91,8 +91,8 @@ class Paper:
 def page(profile: str = "mini", *, root: Path = paths.ROOT, committed: bool = False) -> str:
     """The page of one profile, as HTML.
 
-    With `committed` results that were made here count as those of the repository do, so that the page is the same on
-    every machine. Raises ValueError where no notebook of the profile has results.
+    With `committed` nothing that was run here counts, but the records alone, so that the page is the same everywhere.
+    Raises ValueError where no notebook of the profile has results.
     """
     found = [(job, _status(job, committed)) for job in jobs((), profile, root=root)]
     if all(status.record is None for _, status in found):
@@ -135,10 +135,12 @@ MEANING = {
 
 
 def _status(job: Job, committed: bool) -> Status:
-    found = freshness.status(job)
-    if committed and found.state == State.FRESH:
-        return Status(State.COMMITTED, record=found.record)
-    return found
+    if not committed:
+        return freshness.status(job)
+    record = freshness.read_record(job)
+    if record is not None and record["source"] != sources.notebook_source(job.name, job.profile, job.root):
+        return Status(State.STALE, "stale, as code or settings have changed since", record)
+    return Status(State.COMMITTED if record else State.MISSING, record=record)
 
 
 def _paper(job: Job, status: Status, known: Mapping[str, Any]) -> Paper:
