@@ -65,7 +65,8 @@ def run_in(folder: Path, site: Path, code: str) -> str:
 
 def test_the_wheel_has_all_that_is_given_and_nothing_that_is_made(wheel: Path):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    code = [path for path in (paths.ROOT / "xaikit").rglob("*") if path.suffix in (".py", ".pyi", ".toml", ".typed", ".html")]
+    suffixes = (".py", ".pyi", ".toml", ".typed", ".html")
+    code = [path for path in (paths.ROOT / "xaikit").rglob("*") if path.suffix in suffixes]
     given = [path for pattern in GIVEN for path in paths.ROOT.glob(pattern)]
     given += [path for path in paths.WEIGHTS.rglob("*") if path.is_file()]
     expected = {str(path.relative_to(paths.ROOT)) for path in code}
