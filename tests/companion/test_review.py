@@ -14,7 +14,7 @@ from xaikit.companion.run import Job, run_notebooks
 from xaikit.storage import paths
 from xaikit.storage.files import read_toml
 
-VOLATILE = re.compile(r"data:image/png;base64,[^\"]*|<dt>which took</dt><dd>[^<]*</dd>")
+VOLATILE = re.compile(r"data:image/webp;base64,[^\"]*|<dt>which took</dt><dd>[^<]*</dd>")
 
 
 class Page(HTMLParser):
