@@ -59,7 +59,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Say first what is run before the tests of the notebooks can be, as that may take a while."""
     asked = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
     if any(Path(__file__).with_name("companion").joinpath("test_notebooks.py").is_relative_to(path) for path in asked):
-        print(report.to_run(run.jobs([], "mini")) + " The tests themselves take about 15 minutes on two cores.")
+        print(report.to_run(run.jobs([], "mini")) + " The tests themselves take about 20 minutes on two cores.")
 
 
 @pytest.fixture

@@ -38,3 +38,9 @@ def test_an_arrow_against_them_is_found(tmp_path: Path, module: str, arrow: str,
     status, output = lint(copy_package(tmp_path, module, arrow))
     found = [line for line in output.splitlines() if " BROKEN" in line]
     assert status != 0 and any(line.startswith(broken) for line in found), output
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest takes a file for a module of that name, and stops at the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

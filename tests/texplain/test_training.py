@@ -186,8 +186,9 @@ def test_a_batch_in_parts_takes_the_same_steps_with_batch_norms_of_the_whole(
     )
     found = fitted(parts, batches, replace(RECIPE, at_once=at_once))
     assert max(seen) == min(at_once, RECIPE.batch) and sum(seen) == RECIPE.epochs * len(features)
-    torch.testing.assert_close(found, curve, rtol=1e-5, atol=2e-6)  # of nats a token; CPUs sum in other orders
-    if variant == "token":  # in the other a bias before a batch norm does nothing, and AdamW makes its rounding large
+    # In a bottleneck a bias before a batch norm does nothing, and AdamW makes much of its gradient, which is rounding.
+    torch.testing.assert_close(found, curve, rtol=0, atol=2e-6 if variant == "token" else 1e-5)
+    if variant == "token":
         torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=2e-5)
     if at_once >= RECIPE.batch:
         assert found == curve and same(parts, whole)

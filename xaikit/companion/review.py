@@ -73,7 +73,6 @@ class Item:
 class Paper:
     """One paper with its notebook, and the state of that notebook's results."""
 
-    key: str
     title: str
     authors: str
     source: str
@@ -176,7 +175,7 @@ def _paper(job: Job, status: Status, known: Mapping[str, Any]) -> Paper:
         ("digest of its numbers", record["digest"]),
     ]
     return Paper(
-        key=key, title=about.get("title", job.name), authors=", ".join(about.get("authors", ())),
+        title=about.get("title", job.name), authors=", ".join(about.get("authors", ())),
         source=", ".join(str(about[each]) for each in ("venue", "year") if each in about), url=about.get("url", ""),
         notebook=job.name, state=str(status.state), why=status.why, facts=facts,
         counts={verdict: counts[verdict] for verdict in VERDICTS}, items=list(items.values()),
