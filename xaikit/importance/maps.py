@@ -1,0 +1,54 @@
+"""Where does it look? Maps, and how much of each lies where a factor is seen: Grad-CAM, RISE, integrated gradients."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, share_inside
+from xaikit.models.scores import Score
+from xaikit.saliency.cam import grad_cam
+from xaikit.saliency.masking import rise
+from xaikit.saliency.path_gradients import integrated_gradients
+from xaikit.texplain.word_maps import classifier_grad_cam
+
+GRID = (8, 8)  # patches of the transformers
+MASKS, STEPS = 100, 8
+
+
+@method("Grad-CAM", "baseline")
+def by_grad_cam(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
+    """Share of the map of the answer where the factor is seen."""
+    if classifier.convolutional:
+        layer = classifier.model.get_submodule(classifier.map_layer)
+        maps = torch.cat([grad_cam(classifier.model, layer, part) for part in images.split(50)])
+    else:
+        of = [classifier_grad_cam(classifier.model, classifier.map_layer, part, grid=GRID) for part in images.split(50)]
+        maps = F.interpolate(torch.cat(of)[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+    return share_inside(maps, concepts.masks)
+
+
+@method("RISE", "baseline")
+def by_rise(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
+    """Share of the map of the answer where the factor is seen."""
+    grey = images.mean((0, 2, 3))[None, :, None, None].expand(1, -1, *images.shape[-2:])
+    maps = rise(answer(classifier, images), images, grey, seed=concepts.seed, masks=MASKS)
+    lowest = maps.amin((1, 2), keepdim=True)  # what every mask has
+    return share_inside(maps - lowest, concepts.masks)
+
+
+@method("integrated gradients", "baseline")
+def by_integrated_gradients(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
+    """Share of what speaks for the answer where the factor is seen."""
+    grey = images.mean((0, 2, 3))[None, :, None, None].expand(1, -1, *images.shape[-2:])
+    maps = integrated_gradients(answer(classifier, images), images, grey, steps=STEPS)
+    return share_inside(maps, concepts.masks)
+
+
+def answer(classifier: Classifier, images: Images) -> Score:
+    """The margin of each image for the answer that it has."""
+    sign = classifier.margins(images).sign()
+
+    def score(seen: Tensor, which: Tensor) -> Tensor:
+        return classifier.margin(seen) * sign[which.to(sign.device)]
+
+    return score

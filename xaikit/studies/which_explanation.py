@@ -1,0 +1,377 @@
+"""Notebook 05: which explanation tells what a classifier uses? Methods are asked about a zoo whose answers are known.
+
+`asked` gives every method every classifier that it can say something about; `Board` compares what they say with what
+redrawing has shown, and with what can be said without a look at the model.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from xaikit.companion.profiles import Settings
+from xaikit.importance.interface import METHODS, Classifier, Concepts, Method, importance
+from xaikit.metrics.intervals import Interval, over_runs
+from xaikit.metrics.ranking import auc
+from xaikit.models import clip_vit_mini
+from xaikit.models.captioner import LanguageModel
+from xaikit.models.captioner import load_from as load_captioner_from
+from xaikit.models.clip import load_from
+from xaikit.storage.cache import fetch
+from xaikit.storage.seeding import seed_for
+from xaikit.storage.side_by_side import fetch_all
+from xaikit.studies.caption_driven_tied import answer_relevance
+from xaikit.studies.texplain import Explainer, learned_translators
+from xaikit.studies.texplain_pictures import Captioned
+from xaikit.studies.zoo import Member, Spec, Truth, classifier_of, training_pictures
+from xaikit.studies.zoo_tasks import TASKS, Pictures, deal
+from xaikit.texplain.translator import Features, Translator
+
+LEARNED = ("trained", "unlearned", "head")  # of the makes, those that have learned their answers
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def asked(cfg: Settings, members: Mapping[str, Member], methods: Mapping[str, Method] | None = None) -> pd.DataFrame:
+    """What each method says: a row a method, classifier and factor, with its `importance`, `seconds` and `queries`.
+
+    Methods are asked side by side, each about the classifiers of one task and kind; what was asked before is read from
+    the cache. `seconds` and `queries`, the images that the classifier was shown, are those of one classifier.
+    """
+    methods = METHODS if methods is None else methods
+    evidence = {task: _captions_of(cfg, task) for task in dict.fromkeys(m.spec.task for m in members.values())}
+    translators = _translators(cfg, members) if any(each.paper == 2 for each in methods.values()) else {}
+    groups: dict[tuple[str, str], list[Member]] = {}
+    for member in members.values():
+        groups.setdefault((member.spec.task, member.spec.kind), []).append(member)
+    jobs = {
+        f"{name}: {task}, {kind}": {
+            "method": method, "task": task, "kind": kind, "specs": [member.spec for member in some],
+            "states": [member.state for member in some], "captions": evidence[task],
+            "translators": [translators[member.spec.name] for member in some] if method.paper == 2 else [],
+            "settings": {key: cfg[key] for key in ("explained", "sentences", "learned_from", "seed")}
+            | {key: cfg[key].as_dict() for key in ("clip", "clip_resnet", "captioner", "sampling")},
+            "device": cfg.device,
+        }
+        for (task, kind), some in groups.items()
+        for name, method in methods.items()
+    }  # fmt: skip
+    rows = []
+    found = fetch_all(_asked, jobs, label="asking methods", device=cfg.device)
+    for (name, result), job in zip(found.items(), jobs.values(), strict=True):
+        for which, said in zip(result["which"], result["said"], strict=True):
+            spec = job["specs"][which]
+            for factor, value in zip(TASKS[spec.task].names, said, strict=True):
+                rows.append({"method": name.partition(":")[0], "classifier": spec.name, "task": spec.task,
+                             "kind": spec.kind, "made": spec.make, "factor": factor, "importance": value,
+                             "seconds": result["seconds"], "queries": result["queries"]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _asked(
+    method: Method,
+    task: str,
+    kind: str,
+    specs: Sequence[Spec],
+    states: Sequence[Mapping[str, Tensor]],
+    captions: Sequence[Sequence[str]],
+    translators: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    device: str,
+) -> dict[str, Any]:
+    """What one method says of the classifiers of one task and kind."""
+    clip = load_from(settings["clip"], device)
+    pictures, images, concepts = evidence_of(task, settings, captions, clip, device)
+    said, which, seconds, queries = [], [], [], []
+    for row, (spec, state) in enumerate(zip(specs, states, strict=True)):
+        classifier = classifier_of(kind, state, clip, device)
+        known = training_pictures(spec, settings["learned_from"], settings["seed"])
+        tools = dict(concepts.tools)
+        if translators:
+            tools["sentences"] = _Sentences(classifier, translators[row], settings, device)
+        own = Concepts(**{**vars(concepts), "learned_from": known, "tools": tools})
+        if not method.applies(classifier, own):
+            continue
+        shown: list[int] = []
+        handle = classifier.model.register_forward_pre_hook(lambda _, inputs, seen=shown: seen.append(len(inputs[0])))
+        start = time.perf_counter()
+        try:
+            said.append(importance(method, classifier, images, own))
+        finally:
+            handle.remove()
+        seconds.append(time.perf_counter() - start)
+        queries.append(sum(shown))
+        which.append(row)
+    return {
+        "said": torch.stack(said).numpy() if said else np.zeros((0, len(pictures.task.names))), "which": which,
+        "seconds": float(np.mean(seconds)) if seconds else 0.0, "queries": float(np.mean(queries)) if queries else 0.0,
+    }  # fmt: skip
+
+
+def evidence_of(
+    task: str, settings: Mapping[str, Any], captions: Sequence[Sequence[str]], clip: Any, device: str
+) -> tuple[Pictures, Tensor, Concepts]:
+    """What a method is given of a task: pictures in which all factors are independent, and what is known of them."""
+    pictures = deal(TASKS[task], settings["explained"], settings["seed"], "explained")
+    factors, images = pictures.task.factors, pictures.images().to(device)
+
+    def redraw(rows: Tensor, which: Tensor) -> Tensor:
+        return pictures[rows.numpy()].redrawn(which.numpy()).images().to(device)
+
+    tools = {"clip": clip, "captions": captions, "answer_relevance": answer_relevance}
+    if task == "digits":
+        tools["clip_resnet"] = load_from(settings["clip_resnet"], device)
+    concepts = Concepts(
+        pictures.task.names, torch.from_numpy(pictures.codes.copy()), pictures.masks(),
+        tuple(factor.texts for factor in factors), tuple(factor.words for factor in factors),
+        (pictures.labels, torch.from_numpy(pictures.codes.copy())), redraw, tools, settings["seed"],
+    )  # fmt: skip
+    return pictures, images, concepts
+
+
+@dataclass(frozen=True, eq=False)
+class _Sentences:
+    """The tool "sentences" for one classifier: what its translator makes of tokens."""
+
+    classifier: Classifier
+    state: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    device: str
+
+    def __call__(
+        self, _classifier: Classifier, _images: Tensor, tokens: Tensor, n: int | None = None
+    ) -> list[list[str]]:
+        language = load_captioner_from(self.settings["captioner"], self.device).language
+        arguments = {"tokens": tokens.shape[1], "width": tokens.shape[2], "to_width": language.width}
+        translator = Translator(**arguments).to(self.device).eval()
+        translator.load_state_dict(dict(self.state))
+        of = Explainer(Features(self.classifier.model, self.classifier.layer), translator, language,
+                       self.settings["sampling"])  # fmt: skip
+        n = n or self.settings["sentences"]
+        return of.texts(tokens.cpu(), n, seed_for(self.settings["seed"], "zoo", "sentences"))
+
+
+def _captions_of(cfg: Settings, task: str) -> list[list[str]]:
+    """Sentences of the captioner for the pictures that methods are given."""
+    made = fetch(_captions, task=task, explained=cfg.explained, captions=cfg.captions, seed=cfg.seed,
+                 captioner=cfg.captioner.as_dict(), sampling=cfg.sampling.as_dict(), device=cfg.device)  # fmt: skip
+    return made["texts"]
+
+
+def _captions(
+    task: str,
+    explained: int,
+    captions: int,
+    seed: int,
+    captioner: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+    device: str,
+) -> dict[str, Any]:
+    loaded = load_captioner_from(captioner, device)
+    images = deal(TASKS[task], explained, seed, "explained").images().to(device)
+    with torch.no_grad():
+        tokens = torch.cat([loaded.image_encoder(part) for part in images.split(50)])
+    of = Explainer(torch.nn.Identity(), torch.nn.Identity(), loaded.language, sampling)
+    return {"texts": of.texts(tokens.cpu(), captions, seed_for(seed, "zoo", "captions"))}
+
+
+def _translators(cfg: Settings, members: Mapping[str, Member]) -> dict[str, dict[str, Tensor]]:
+    """The weights of a translator for each classifier, all trained on the same pictures of the captioner's corpus."""
+    language: LanguageModel = load_captioner_from(cfg.captioner, cfg.device).language
+    found = {}
+    for task in dict.fromkeys(member.spec.task for member in members.values()):
+        family = {"digits": "nine"}.get(task, task)  # the captioner knows no digits
+        corpus = clip_vit_mini.corpus()[family][: cfg.pairs]
+        pairs = Captioned(corpus.images(64), clip_vit_mini.captions(family, corpus))
+        features = {
+            name: Features(member.classifier.model, member.classifier.layer)
+            for name, member in members.items()
+            if member.spec.task == task
+        }
+        learned = learned_translators(features, pairs, language, cfg.translator, dict.fromkeys(features, cfg.seed),
+                                      cfg.device)  # fmt: skip
+        found |= {name: dict(each.translator.state_dict()) for name, each in learned.items()}
+    return found
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """What methods say (`said`, of `asked`) beside what classifiers do (`known`), and the scores that follow.
+
+    A factor is used where it flips more than `uses` of the answers, and ignored where it flips less than `ignores`.
+    Every score is taken within each task and then over tasks: tasks are what differs, and they are few.
+    """
+
+    said: pd.DataFrame
+    known: Mapping[str, Truth]
+    specs: Mapping[str, Spec]
+    uses: float
+    ignores: float
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """`said` with the share of answers that each factor flips, and whether it is the class itself."""
+        flips = {(name, factor): truth.share(factor) for name, truth in self.known.items() for factor in truth.flips}
+        rows = self.said.copy()
+        rows["flips"] = [flips[pair] for pair in zip(rows.classifier, rows.factor, strict=True)]
+        rows["is_class"] = [TASKS[task].names[0] == factor for task, factor in zip(rows.task, rows.factor, strict=True)]
+        return rows
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Those that said something, in the order in which they were asked."""
+        return list(dict.fromkeys(self.said.method))
+
+    @cached_property
+    def ranks(self) -> pd.DataFrame:
+        """Rank correlation of importance and flips over the factors of each classifier that has learned something.
+
+        Where a method gives all factors the same it says nothing: 0. Classifiers whose answers nothing flips have no
+        order to be found, and are left out.
+        """
+        rows = self.rows[self.rows.made.isin(LEARNED)]
+        found = []
+        for (method, task, kind, name), own in rows.groupby(["method", "task", "kind", "classifier"], sort=False):
+            if own.flips.nunique() > 1:
+                value = _rank_correlation(own.importance, own.flips)
+                found.append({"method": method, "task": task, "kind": kind, "classifier": name, "rank": value})
+        return pd.DataFrame(found)
+
+    def within(self, method: str) -> dict[str, float]:
+        """The mean of `ranks` by task."""
+        own = self.ranks[self.ranks.method == method]
+        return {str(task): float(value) for task, value in own.groupby("task", sort=False)["rank"].mean().items()}
+
+    def across(self, method: str) -> dict[str, float]:
+        """Rank correlation over the classifiers of a task, of each factor that some use and some do not, by task."""
+        found: dict[str, list[float]] = {}
+        own = self.rows[(self.rows.method == method) & ~self.rows.is_class]
+        for (task, _), each in own.groupby(["task", "factor"], sort=False):
+            if each.flips.max() > self.uses and each.flips.min() < self.ignores and len(each) >= 5:
+                found.setdefault(str(task), []).append(_rank_correlation(each.importance, each.flips))
+        return {task: float(np.mean(values)) for task, values in found.items()}
+
+    def uses_it(self, method: str) -> dict[str, float]:
+        """AUC of "uses this factor" over classifiers and factors other than the class, by task."""
+        found = {}
+        for task, own in self._clear(method).groupby("task", sort=False):
+            if own.used.nunique() == 2:
+                found[str(task)] = float(auc(own.importance.to_numpy(), own.used.to_numpy()))
+        return found
+
+    def _clear(self, method: str) -> pd.DataFrame:
+        """Where a factor other than the class is clearly used or clearly ignored."""
+        own = self.rows[(self.rows.method == method) & ~self.rows.is_class]
+        own = own[(own.flips > self.uses) | (own.flips < self.ignores)]
+        return own.assign(used=own.flips > self.uses)
+
+    def alarms(self, method: str) -> dict[str, dict[str, float]]:
+        """Hits and false alarms by task, at the threshold that is best for the classifiers of all other tasks.
+
+        "hits": of the factors that are used; "alarms": of those that are ignored, by classifiers that were not trained
+        ("untrained"), have learned labels at random ("shuffled"), a cue that they ignore ("unlearned") or had none
+        ("unbiased").
+        """
+        clear, found = self._clear(method), {}
+        for task in dict.fromkeys(clear.task):
+            others, own = clear[clear.task != task], clear[clear.task == task]
+            if others.used.nunique() < 2:
+                continue
+            above = own.importance > _threshold(others.importance.to_numpy(), others.used.to_numpy())
+            unbiased = own.classifier.map(lambda name: self.specs[name].make == "trained" and not
+                                          self.specs[name].agreement)  # fmt: skip
+            groups = {made: own.made == made for made in ("untrained", "shuffled", "unlearned")}
+            groups["unbiased"] = unbiased
+            ignored = ~own.used
+            rates = {"hits": above[own.used], "all": above[ignored]}
+            rates |= {f"alarms, {made}": above[ignored & which] for made, which in groups.items()}
+            found[str(task)] = {name: float(each.mean()) for name, each in rates.items() if len(each)}
+        return found
+
+    def strength(self, method: str) -> dict[str, float]:
+        """Rank correlation of a shortcut's importance with its strength in training, by task; none counts as 0.5."""
+        found: dict[str, list[float]] = {}
+        rows = self.rows[self.rows.method == method]
+        for (task, _), own in rows.groupby(["task", "kind"], sort=False):
+            for shortcut in TASKS[str(task)].shortcuts:
+                points = [
+                    (dict(self.specs[name].agreement).get(shortcut, 0.5), value)
+                    for name, value in own[own.factor == shortcut][["classifier", "importance"]].itertuples(index=False)
+                    if self.specs[name].make == "trained" and len(self.specs[name].agreement) <= 1
+                    and self.specs[name].shortcut in ("", shortcut)
+                ]  # fmt: skip
+                if len({strength for strength, _ in points}) >= 3:
+                    found.setdefault(str(task), []).append(_rank_correlation(*map(np.array, zip(*points, strict=True))))
+        return {task: float(np.mean(values)) for task, values in found.items()}
+
+    def heads(self, method: str) -> dict[str, float]:
+        """How often a factor has more importance in the head that tells it than in another one on the same backbone."""
+        found: dict[str, list[float]] = {}
+        own = self.rows[(self.rows.method == method) & (self.rows.made == "head")]
+        for task, of in own.groupby("task", sort=False):
+            table = of.pivot(index="classifier", columns="factor", values="importance")
+            reads = {self.specs[name].reads: name for name in table.index}
+            for first in reads:
+                for second in reads:
+                    if first != second:
+                        apart = table.loc[reads[first], first] - table.loc[reads[second], first]
+                        found.setdefault(str(task), []).append(float(apart > 0) + 0.5 * float(apart == 0))
+        return {task: float(np.mean(values)) for task, values in found.items()}
+
+    def beyond_nulls(self, method: str) -> tuple[str, dict[str, float]]:
+        """The null that is best on the classifiers of this method, and by task how much better the method is there."""
+        own = self.ranks[self.ranks.method == method].set_index("classifier")
+        best, least = "", -np.inf
+        for null in (name for name in self.methods if METHODS[name].form == "null" and name != method):
+            theirs = self.ranks[self.ranks.method == null].set_index("classifier")["rank"].reindex(own.index)
+            mean = theirs.groupby(own.task).mean().mean()
+            if mean > least:
+                best, least = null, mean
+        theirs = self.ranks[self.ranks.method == best].set_index("classifier")["rank"].reindex(own.index)
+        apart = (own["rank"] - theirs).groupby(own.task, sort=False).mean()
+        return best, {str(task): float(value) for task, value in apart.items()}
+
+    def agreement(self) -> pd.DataFrame:
+        """How alike methods are: the mean, over classifiers, of the rank correlation of what two of them say."""
+        wide = self.rows[self.rows.made.isin(LEARNED)].pivot(
+            index=["classifier", "factor"], columns="method", values="importance"
+        )
+        ranked = wide.groupby("classifier").rank()
+        ranked = ranked - ranked.groupby("classifier").transform("mean")
+        return ranked.corr().reindex(index=self.methods, columns=self.methods)
+
+
+def over_tasks(by_task: Mapping[str, float]) -> Interval | None:
+    """The mean over tasks with Student's t interval; None for fewer than three, whose spread cannot be seen."""
+    return over_runs(list(by_task.values())) if len(by_task) >= 3 else None
+
+
+def _rank_correlation(x: Any, y: Any) -> float:
+    """Spearman's; 0 where one of the two is constant, as then no order is told."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(stats.spearmanr(x, y).statistic)
+
+
+def _threshold(values: np.ndarray, used: np.ndarray) -> float:
+    """Where the share of hits is most above that of false alarms; in the middle between two values."""
+    order = np.argsort(values)
+    values, used = values[order], used[order]
+    missed = np.concatenate([[0], np.cumsum(used) / used.sum()])
+    spared = np.concatenate([[0], np.cumsum(~used) / (~used).sum()])
+    edges = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
+    possible = np.concatenate([[True], values[1:] > values[:-1], [True]])
+    gain = np.where(possible, spared - missed, -np.inf)
+    return float(edges[int(gain.argmax())])
