@@ -8,7 +8,6 @@ import torch
 from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, names_it
 from xaikit.texplain.words import words_of
 
-
 SENTENCES = 400  # of each class
 
 

@@ -284,7 +284,7 @@ class Truth:
 def truths(cfg: Settings, members: Mapping[str, Member]) -> dict[str, Truth]:
     """What each classifier uses, by its name: on `cfg.tested` pictures of its task, the same for all of a task."""
     found: dict[str, Truth] = {}
-    for task in dict.fromkeys(TASKS[member.spec.task] for member in members.values()):
+    for task in map(TASKS.__getitem__, dict.fromkeys(member.spec.task for member in members.values())):
         pictures = deal(task, cfg.tested, cfg.seed, "test")
         images = pictures.images()
         redrawn = {name: pictures.redrawn_in(name).images() for name in task.names}
