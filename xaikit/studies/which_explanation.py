@@ -375,3 +375,65 @@ def _threshold(values: np.ndarray, used: np.ndarray) -> float:
     possible = np.concatenate([[True], values[1:] > values[:-1], [True]])
     gain = np.where(possible, spared - missed, -np.inf)
     return float(edges[int(gain.argmax())])
+
+
+# --- for the notebook -------------------------------------------------------------------------------------------------
+
+
+def apart_by_heads(known: Mapping[str, Truth], specs: Mapping[str, Spec]) -> dict[str, float]:
+    """By task: how many more answers a factor flips of the head that tells it than of others on the same backbone."""
+    found = {}
+    for task in dict.fromkeys(spec.task for spec in specs.values()):
+        heads = {spec.reads: known[name] for name, spec in specs.items() if spec.make == "head" and spec.task == task}
+        apart = [
+            truth.share(reads) - other.share(reads)
+            for reads, truth in heads.items()
+            for others, other in heads.items()
+            if others != reads
+        ]
+        if apart:
+            found[task] = float(np.mean(apart))
+    return found
+
+
+def row(board: Board, name: str, best: str, beyond: Mapping[str, float]) -> dict[str, Any]:
+    """A row of the leaderboard: the scores of one method, and what it costs."""
+    method, own = METHODS[name], board.said[board.said.method == name]
+    rank, apart = over_tasks(board.within(name)), over_tasks(beyond)
+    rates = pd.DataFrame(board.alarms(name)).mean(axis=1)
+    ends = {} if rank is None else {"rank low": rank.low, "rank high": rank.high}
+    more = {} if apart is None else {"beyond low": apart.low, "beyond high": apart.high}
+    by_score = {"across": board.across(name), "AUC": board.uses_it(name), "strength": board.strength(name),
+                "heads": board.heads(name)}  # fmt: skip
+    return {
+        "method": name, "form": method.form, "classifiers": own.classifier.nunique(),
+        "rank": _mean(board.within(name)), **ends,
+        "best null": best, "beyond it": _mean(beyond), **more,
+        **{score: _mean(by_task) for score, by_task in by_score.items()},
+        "hits": rates.get("hits", np.nan), "false alarms": rates.get("all", np.nan),
+        "queries": own.groupby("classifier").queries.first().mean(),
+    }  # fmt: skip
+
+
+def _mean(by_task: Mapping[str, float]) -> float:
+    return float(np.mean(list(by_task.values()))) if by_task else np.nan
+
+
+def alarm_rates(alarms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> pd.DataFrame:
+    """Hits and false alarms of each method, the mean over tasks, the furthest apart first."""
+    rates = pd.DataFrame({name: pd.DataFrame(each).mean(axis=1) for name, each in alarms.items() if each}).T
+    order = (rates["hits"] - rates["all"]).sort_values(ascending=False, kind="stable").index
+    return rates.reindex(order)
+
+
+def disagreed(board: Board, count: int) -> list[str]:
+    """The classifiers of which methods that see the model say the most different things, at most two of a task."""
+    some = board.ranks[[METHODS[name].form not in ("null", "ceiling") for name in board.ranks.method]]
+    spread = some.groupby(["task", "classifier"])["rank"].std().sort_values(ascending=False, kind="stable")
+    found: list[str] = []
+    taken: dict[str, int] = {}
+    for task, name in spread.index:
+        if len(found) < count and taken.get(task, 0) < 2:
+            found.append(name)
+            taken[task] = taken.get(task, 0) + 1
+    return found
