@@ -246,8 +246,8 @@ record.figure(
 # ## False alarms
 #
 # Is a factor *used*, yes or no? The threshold is the best one for the classifiers of all *other* tasks. Hits are used
-# factors; alarms are ignored ones, counted also by kind: networks that were not trained, that had labels at random, that
-# had no shortcut, and those that ignore a cue which lies in their data.
+# factors; alarms are ignored ones, counted also by kind: networks that were not trained, that had labels at random,
+# that had no shortcut, and those that ignore a cue which lies in their data.
 
 # %%
 rates = study.alarm_rates(alarms)
@@ -292,8 +292,8 @@ record.figure(
 
 # %%
 chosen = study.disagreed(board, 6)
-WANTED = ("co-occurrence", "words of TExplain", "perturbation", "heads, weighted", "Grad-CAM", "TCAV", "text-to-concept",
-          "variance of the margin")  # fmt: skip
+WANTED = ("co-occurrence", "words of TExplain", "perturbation", "heads, weighted", "Grad-CAM", "TCAV",
+          "text-to-concept", "variance of the margin")  # fmt: skip
 compared = [name for name in WANTED if name in board.methods]
 pictures = {task: deal(TASKS[task], 1, seed, "explained").images()[0] for task in cfg.tasks}
 record.figure(
@@ -317,8 +317,8 @@ record.figure(
 #   nearly as good: a balanced labelled set is an experiment that somebody has made already.
 # - A word or a map *by itself* is a guess that the training data could have made; set it beside the nulls first.
 #
-# The leaderboard above has how sure each of these is. They hold of small classifiers of drawn scenes and of digits, with
-# five factors of two values; of photographs nothing is said.
+# The leaderboard above has how sure each of these is. They hold of small classifiers of drawn scenes and of digits,
+# with five factors of two values; of photographs nothing is said.
 #
 # ## Add your own
 #

@@ -39,7 +39,6 @@ def truth(known: Mapping[str, Truth], specs: Mapping[str, Spec]) -> Figure:
         ax.set_title(task)
         ax.tick_params(axis="y", labelsize=8)
         ax.tick_params(axis="x", labelrotation=60)
-    figure.tight_layout()
     return figure
 
 
@@ -61,7 +60,6 @@ def leaderboard(means: Mapping[str, float], intervals: Mapping[str, Interval | N
             ax.plot([], [], "o", color=colour, label=form)
     ax.plot([], [], "--", color=plots.DARK, label="best null")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-    figure.tight_layout()
     return figure
 
 
@@ -85,7 +83,6 @@ def scatter(board: Board) -> Figure:
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="lower right")
     figure.supxlabel("importance (rank within a task)")
     figure.supylabel("share of answers that the factor flips")
-    figure.tight_layout()
     return figure
 
 
@@ -116,7 +113,6 @@ def strength(board: Board, shown: Sequence[str]) -> Figure:
         ax.set_ylabel("share of answers" if name == "truth" else "importance (standard deviations)", fontsize=8)
         ax.set_xticks(sorted(mean.index))
     figure.supxlabel("share of a class's training pictures that have the shortcut (0.5: none)")
-    figure.tight_layout()
     return figure
 
 
@@ -134,7 +130,6 @@ def false_alarms(rates: pd.DataFrame) -> Figure:
         ax.plot(rates[column], rows, marker, color=plots.ORANGE, markersize=4, mfc="none", label=column)
     ax.set(yticks=rows, yticklabels=rates.index, xlim=(-0.02, 1.02), xlabel="share of factors (other than the class)")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
-    figure.tight_layout()
     return figure
 
 
@@ -152,7 +147,6 @@ def repair(pairs: Sequence[tuple[str, str]], means: Mapping[str, Mapping[str, fl
         ax.set(xticks=[0, 1], xticklabels=["as\npublished", "tied to the\ndecision"], xlim=(-0.2, 1.6))
         ax.set_title(before, fontsize=9)
     axes[0][0].set_ylabel("rank correlation with the truth")
-    figure.tight_layout()
     return figure
 
 
@@ -175,7 +169,6 @@ def cases(board: Board, names: Sequence[str], shown: Sequence[str], images: Mapp
                     annot_kws={"fontsize": 8})  # fmt: skip
         right.set_xlabel("")
         right.tick_params(axis="y", labelrotation=0, labelsize=8)
-    figure.tight_layout()
     return figure
 
 
@@ -185,5 +178,4 @@ def agreement(table: pd.DataFrame) -> Figure:
     sns.heatmap(table, ax=ax, cmap="RdBu_r", vmin=-1, vmax=1, xticklabels=True, yticklabels=True,
                 cbar_kws={"label": "rank correlation of what two methods say"})  # fmt: skip
     ax.set(xlabel="", ylabel="")
-    figure.tight_layout()
     return figure
