@@ -161,6 +161,24 @@ def review(
 
 
 @app.command(rich_help_panel=RUN)
+def score(
+    file: Annotated[Path, Argument(metavar="FILE", help="Registers a method, as docs/leaderboard.md shows.")],
+    profile: Profile = "mini",
+    seed: Seed = 0,
+) -> None:
+    """Rank a method of your own: how well does it tell what classifiers use? Minutes, the first time.
+
+    With XAIKIT_SEALED set to any word, on classifiers that are made from it.
+    """
+    import pandas as pd
+
+    from xaikit.studies.score_method import score
+
+    with pd.option_context("display.width", 160, "display.max_columns", None, "display.precision", 2):
+        print(score(file, profile, seed).to_string(index=False))
+
+
+@app.command(rich_help_panel=RUN)
 def notebooks(names: Names = None, profile: Profile = "mini") -> None:
     """Write the executed notebooks/*.ipynb, from runs that are up to date."""
     from xaikit.companion.run import jobs, write_pages

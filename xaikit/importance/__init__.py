@@ -6,6 +6,7 @@ Notebook 05 ranks them; docs/leaderboard.md says how to add one.
 """
 
 from xaikit.importance import (
+    adapters,
     answers,
     directions,
     heads,
@@ -24,6 +25,7 @@ __all__ = [
     "Classifier",
     "Concepts",
     "Method",
+    "adapters",
     "answers",
     "directions",
     "heads",

@@ -39,7 +39,7 @@ def tcav(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     name, layer = classifier.middle, classifier.model.get_submodule(classifier.middle)
     parts = []
     for part in images.split(50):
-        ones = torch.ones(len(part), dtype=torch.int64)
+        ones = torch.ones(len(part), dtype=torch.int64, device=part.device)
         maps, gradient = class_gradient(classifier.model, name, layer, part, ones, lambda _: True, "")
         if gradient is None:
             raise ValueError(f"The layer {name!r} does not reach the logits: name one on the way.")

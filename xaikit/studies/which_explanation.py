@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor
+from tqdm import tqdm
 
 from xaikit.companion.profiles import Settings
 from xaikit.importance.interface import METHODS, Classifier, Concepts, Method, importance
@@ -40,11 +41,14 @@ LEARNED = ("trained", "unlearned", "head")  # of the makes, those that have lear
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def asked(cfg: Settings, members: Mapping[str, Member], methods: Mapping[str, Method] | None = None) -> pd.DataFrame:
+def asked(
+    cfg: Settings, members: Mapping[str, Member], methods: Mapping[str, Method] | None = None, *, kept: bool = True
+) -> pd.DataFrame:
     """What each method says: a row a method, classifier and factor, with its `importance`, `seconds` and `queries`.
 
     Methods are asked side by side, each about the classifiers of one task and kind; what was asked before is read from
-    the cache. `seconds` and `queries`, the images that the classifier was shown, are those of one classifier.
+    the cache, unless it is not to be `kept`: a method that is in no module is asked in this process. `seconds` and
+    `queries`, the images that the classifier was shown, are those of one classifier.
     """
     methods = METHODS if methods is None else methods
     evidence = {task: _captions_of(cfg, task) for task in dict.fromkeys(m.spec.task for m in members.values())}
@@ -65,7 +69,10 @@ def asked(cfg: Settings, members: Mapping[str, Member], methods: Mapping[str, Me
         for name, method in methods.items()
     }  # fmt: skip
     rows = []
-    found = fetch_all(_asked, jobs, label="asking methods", device=cfg.device)
+    if kept:
+        found = fetch_all(_asked, jobs, label="asking methods", device=cfg.device)
+    else:
+        found = {name: _asked(**job) for name, job in tqdm(jobs.items(), desc="asking methods")}
     for (name, result), job in zip(found.items(), jobs.values(), strict=True):
         for which, said in zip(result["which"], result["said"], strict=True):
             spec = job["specs"][which]

@@ -1,0 +1,199 @@
+"""The leaderboard's scores, on a small board whose answers are counted by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from xaikit.companion import profiles
+from xaikit.companion.profiles import Settings
+from xaikit.importance import METHODS
+from xaikit.studies import score_method, zoo
+from xaikit.studies import which_explanation as study
+from xaikit.studies.zoo import PLACEBO, Spec, Truth
+from xaikit.studies.zoo_tasks import TASKS
+
+TASK_NAMES = ("birds", "nine", "cars")
+
+
+def a_board(seed: int = 0) -> study.Board:
+    """Three tasks, classifiers of all makes; "intervention" says the truth, "TCAV" its opposite, "size" one order."""
+    draw = np.random.default_rng(seed)
+    specs, known, rows = {}, {}, []
+    for task in TASK_NAMES:
+        first, second = TASKS[task].shortcuts
+        made = [Spec(task, "resnet"), *(Spec(task, "resnet", ((first, share),)) for share in (0.7, 0.9, 1.0)),
+                Spec(task, "resnet", ((second, 1.0),), make="unlearned"), Spec(task, "resnet", make="untrained"),
+                Spec(task, "resnet", make="head", reads=TASKS[task].names[0]),
+                Spec(task, "resnet", make="head", reads=first)]  # fmt: skip
+        for spec in made:
+            specs[spec.name] = spec
+            share = dict(spec.agreement).get(first, 0.5)
+            shares = {name: 0.01 * (k + 1) for k, name in enumerate(reversed(TASKS[task].names))}
+            shares[TASKS[task].names[0]] = 0.9
+            if spec.make == "trained":
+                shares[first] = 2 * (share - 0.5) * 0.8
+            if spec.reads == first:
+                shares |= {first: 0.8, TASKS[task].names[0]: 0.0}
+            flips = {name: np.arange(1000) < 1000 * value for name, value in shares.items()} | {
+                PLACEBO: np.zeros(1000, bool)
+            }
+            known[spec.name] = Truth(flips, {}, flips[first], flips[first])
+            for column, factor in enumerate(TASKS[task].names):
+                true = flips[factor].mean()
+                values = {
+                    "intervention": true,
+                    "TCAV": 1 - true,
+                    "size": 5.0 - column,
+                    "random": draw.random(),
+                    "RISE": 0.3,
+                }
+                rows += [{"method": name, "classifier": spec.name, "task": task, "kind": "resnet", "made": spec.make,
+                          "factor": factor, "importance": value, "seconds": 0.0, "queries": 1.0}
+                         for name, value in values.items()]  # fmt: skip
+    return study.Board(pd.DataFrame(rows), known, specs, 0.1, 0.03)
+
+
+BOARD = a_board()
+
+
+def test_the_truth_has_the_best_of_every_score_and_its_opposite_the_worst() -> None:
+    for score in ("within", "across", "strength"):
+        assert all(value == pytest.approx(1) for value in getattr(BOARD, score)("intervention").values()), score
+        assert all(value == pytest.approx(-1) for value in getattr(BOARD, score)("TCAV").values()), score
+    for score in ("uses_it", "heads"):
+        assert set(getattr(BOARD, score)("intervention").values()) == {1.0}
+        assert max(getattr(BOARD, score)("TCAV").values()) < 0.5 or score == "heads"
+    assert set(BOARD.within("intervention")) == set(TASK_NAMES)
+
+
+def test_what_says_the_same_of_all_says_nothing() -> None:
+    assert set(BOARD.within("RISE").values()) == set(BOARD.across("RISE").values()) == {0.0}
+    assert set(BOARD.heads("RISE").values()) == set(BOARD.uses_it("RISE").values()) == {0.5}
+
+
+def test_ranks_are_spearmans_of_classifiers_that_learned() -> None:
+    rows = BOARD.rows[(BOARD.rows.method == "random")]
+    for each in BOARD.ranks[BOARD.ranks.method == "random"].itertuples():
+        own = rows[rows.classifier == each.classifier]
+        assert each.rank == pytest.approx(stats.spearmanr(own.importance, own.flips).statistic)
+    assert not BOARD.ranks.classifier.str.contains("untrained").any()
+
+
+def test_the_auc_is_scikit_learns_over_clear_cases() -> None:
+    rows = BOARD.rows[(BOARD.rows.method == "random") & ~BOARD.rows.is_class]
+    for task, value in BOARD.uses_it("random").items():
+        own = rows[(rows.task == task) & ((rows.flips > 0.1) | (rows.flips < 0.03))]
+        assert value == pytest.approx(roc_auc_score(own.flips > 0.1, own.importance))
+
+
+def test_alarms_are_counted_at_a_threshold_of_other_tasks() -> None:
+    found = BOARD.alarms("intervention")
+    assert all(each["hits"] == 1 and each["all"] == 0 for each in found.values())
+    assert all(
+        each[f"alarms, {made}"] == 0 for each in found.values() for made in ("untrained", "unlearned", "unbiased")
+    )
+    rates = study.alarm_rates({name: BOARD.alarms(name) for name in BOARD.methods})
+    assert rates.index[0] == "intervention"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_is_the_best_of_all(seed) -> None:
+    draw = np.random.default_rng(seed)
+    values, used = draw.integers(0, 8, 30).astype(float), draw.random(30) < 0.4
+
+    def gain(threshold: float) -> float:
+        above = values > threshold
+        return float(above[used].mean() - above[~used].mean())
+
+    best = max(gain(each) for each in [-np.inf, *np.unique(values)])
+    assert gain(study._threshold(values, used)) == pytest.approx(best)
+
+
+def test_the_best_null_is_that_on_the_same_classifiers() -> None:
+    best, beyond = BOARD.beyond_nulls("intervention")
+    assert best == "size"
+    own = BOARD.within("size")
+    assert beyond == pytest.approx({task: 1 - own[task] for task in TASK_NAMES})
+    assert BOARD.beyond_nulls("size")[0] == "random"  # a null is compared with the others
+
+
+def test_methods_that_say_the_opposite_agree_least() -> None:
+    table = BOARD.agreement()
+    assert table.loc["intervention", "TCAV"] == pytest.approx(-1) and table.loc["size", "size"] == pytest.approx(1)
+
+
+def test_a_score_of_few_tasks_has_no_interval() -> None:
+    assert study.over_tasks({"a": 0.1, "b": 0.2}) is None
+    interval = study.over_tasks({"a": 0.1, "b": 0.2, "c": 0.6})
+    assert interval.low < interval.value == pytest.approx(0.3) < interval.high
+
+
+def test_heads_are_flipped_by_what_they_tell() -> None:
+    for value in study.apart_by_heads(BOARD.known, BOARD.specs).values():
+        assert value > 0.7
+
+
+def tiny() -> Settings:
+    own = {"tasks": ["birds"], "kinds": ["resnet"], "controls": [], "learned_from": 24, "tested": 10, "explained": 8,
+           "captions": 1, "device": "cpu"}  # fmt: skip
+    table = profiles.load("mini", score_method.NOTEBOOK, 0).as_dict()
+    return Settings({**table, **own, "resnet": {**table["resnet"], "epochs": 1}}, "tiny")
+
+
+METHOD = '''
+from xaikit.importance import method
+
+@method("my own", "baseline")
+def mine(classifier, images, concepts):
+    """The correlation of the margin with each factor."""
+    margin = classifier.margins(images)
+    return ((concepts.labels - 0.5) * margin[:, None]).mean(0).abs()
+'''
+
+
+def test_a_method_of_ones_own_gets_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiles, "load", lambda *_: tiny())
+    monkeypatch.setattr("xaikit.studies.zoo.side_by_side", None, raising=False)
+    file = tmp_path / "mine.py"
+    file.write_text(METHOD)
+    try:
+        found = score_method.score(file)
+    finally:
+        METHODS.pop("my own", None)
+    nulls = {name for name, each in METHODS.items() if each.form in ("null", "ceiling")}
+    assert set(found.method) == nulls | {"my own"}
+    assert found.set_index("method").loc["my own", "queries"] == 8
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "is not there"), ("x = 1", "registers no method")])
+def test_a_file_without_a_method_is_refused(tmp_path: Path, text, message) -> None:
+    file = tmp_path / "none.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        score_method.read_methods(file)
+
+
+def test_a_sealed_zoo_is_another_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seeds = []
+    monkeypatch.setattr(profiles, "load", lambda _profile, _section, seed: seeds.append(seed) or tiny())
+    monkeypatch.setattr(score_method, "_scored", lambda *_: pd.DataFrame())
+    monkeypatch.setattr(score_method, "read_methods", lambda _: [])
+    for secret in ("", "a", "b", "a"):
+        monkeypatch.setenv(score_method.SECRET, secret)
+        score_method.score(tmp_path)
+    assert seeds[0] == 0 and seeds[1] == seeds[3] != seeds[2] and 0 not in seeds[1:]
+
+
+def test_what_a_classifier_says_is_the_same_when_its_weights_are_read_again() -> None:
+    cfg = tiny()
+    spec = Spec("birds", "resnet")
+    (member,) = zoo.zoo(cfg, [spec]).values()
+    images = torch.rand(3, 3, 64, 64)
+    again = zoo.classifier_of("resnet", member.state, None, "cpu")
+    assert torch.equal(again.margins(images), member.classifier.margins(images))

@@ -1,0 +1,39 @@
+"""Explainers of other libraries as methods: what gives a map, or one for each channel, becomes a number a factor.
+
+captum's `Saliency(model).attribute` and Quantus' explanation functions are called as they are.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, share_inside
+
+# A model, images and the class of each to explain, to maps [images, (channels,) height, width].
+Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def from_maps(name: str, explain: Explain, *, form: str = "baseline", batch: int = 50) -> None:
+    """Register an explainer as the method `name`: the share of the size of its maps where the factor is seen.
+
+    Raises ValueError as `method` does; the method itself, for maps that are not one an image and of its size.
+
+    >>> import torch
+    >>> from xaikit.importance import METHODS, adapters
+    >>> adapters.from_maps("brightness", lambda model, images, targets: images)
+    >>> METHODS.pop("brightness").what
+    'Share of the size of the maps where the factor is seen'
+    """
+
+    def of_maps(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
+        """Share of the size of the maps where the factor is seen."""
+        answers = (classifier.margins(images) > 0).long()
+        parts = zip(images.split(batch), answers.split(batch), strict=True)
+        maps = torch.cat([explain(classifier.model, part, target).detach() for part, target in parts])
+        maps = maps.abs().sum(1) if maps.ndim == 4 else maps.abs()
+        if maps.shape != (len(images), *images.shape[-2:]):
+            raise ValueError(f"{name} gives maps {tuple(maps.shape)} for {len(images)} images: give one of their size.")
+        return share_inside(maps, concepts.masks)
+
+    method(name, form)(of_maps)
