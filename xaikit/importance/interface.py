@@ -112,6 +112,7 @@ class Method:
     applies: Callable[[Classifier, Concepts], bool] = _always
 
 
+FEW = 24  # of the images given, those that a method with many passes takes
 FORMS = ("as published", "tied to the decision", "baseline", "null", "ceiling")
 METHODS: dict[str, Method] = {}
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, share_inside
+from xaikit.importance.interface import FEW, Classifier, Concepts, Images, Scores, method, share_inside
 from xaikit.models.scores import Score
 from xaikit.saliency.cam import grad_cam
 from xaikit.saliency.masking import rise
@@ -12,7 +12,7 @@ from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.texplain.word_maps import classifier_grad_cam
 
 GRID = (8, 8)  # patches of the transformers
-MASKS, STEPS = 100, 8
+MASKS, STEPS = 64, 8
 
 
 @method("Grad-CAM", "baseline")
@@ -30,18 +30,23 @@ def by_grad_cam(classifier: Classifier, images: Images, concepts: Concepts) -> S
 @method("RISE", "baseline")
 def by_rise(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     """Share of the map of the answer where the factor is seen."""
-    grey = images.mean((0, 2, 3))[None, :, None, None].expand(1, -1, *images.shape[-2:])
-    maps = rise(answer(classifier, images), images, grey, seed=concepts.seed, masks=MASKS)
+    grey, few = _grey(images), images[:FEW]
+    maps = rise(answer(classifier, few), few, grey, seed=concepts.seed, masks=MASKS)
     lowest = maps.amin((1, 2), keepdim=True)  # what every mask has
-    return share_inside(maps - lowest, concepts.masks)
+    return share_inside(maps - lowest, concepts.masks[:, :FEW]).mean(0)
 
 
 @method("integrated gradients", "baseline")
 def by_integrated_gradients(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     """Share of what speaks for the answer where the factor is seen."""
-    grey = images.mean((0, 2, 3))[None, :, None, None].expand(1, -1, *images.shape[-2:])
-    maps = integrated_gradients(answer(classifier, images), images, grey, steps=STEPS)
-    return share_inside(maps, concepts.masks)
+    grey, few = _grey(images), images[:FEW]
+    maps = integrated_gradients(answer(classifier, few), few, grey, steps=STEPS)
+    return share_inside(maps, concepts.masks[:, :FEW]).mean(0)
+
+
+def _grey(images: Images) -> Tensor:
+    """A picture of the images' mean colour."""
+    return images.mean((0, 2, 3))[None, :, None, None].expand(1, -1, *images.shape[-2:])
 
 
 def answer(classifier: Classifier, images: Images) -> Score:

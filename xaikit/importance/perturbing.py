@@ -2,17 +2,16 @@
 
 import torch
 
-from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, over_area, share_inside
+from xaikit.importance.interface import FEW, Classifier, Concepts, Images, Scores, method, over_area, share_inside
 from xaikit.importance.maps import answer
 from xaikit.perturbation.search import PRESETS, attribution, check_masks, meaningful_perturbation
 
-PICTURES = 32  # of those given, as each takes 22 passes forth and back
 LOWERED = 0.5  # of the range that deletions reach: a mask that lowers less has not found what the answer rests on
 
 
 def _searched(classifier: Classifier, images: Images, concepts: Concepts) -> tuple[torch.Tensor, torch.Tensor]:
     """The attribution of the first pictures, and how much of its range each mask takes from the margin."""
-    few = images[:PICTURES]
+    few = images[:FEW]
     score, recipe = answer(classifier, few), PRESETS["quick"].at(images.shape[-1])
     masks = meaningful_perturbation(score, few, recipe, seed=concepts.seed)
     checks = check_masks(score, few, masks, recipe)

@@ -2,16 +2,14 @@
 
 import torch
 
-from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method
+from xaikit.importance.interface import FEW, Classifier, Concepts, Images, Scores, method
 from xaikit.storage.seeding import generator
-
-PICTURES = 24  # so that both take about as many queries as the cheapest maps
 
 
 @method("intervention", "ceiling")
 def flips(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     """Share of answers that change with the factor, on a few pictures."""
-    rows, count = torch.arange(min(PICTURES, len(images))), len(concepts.names)
+    rows, count = torch.arange(min(FEW, len(images))), len(concepts.names)
     before = classifier.margins(images[: len(rows)]) > 0
     which = torch.eye(count, dtype=torch.bool)
     changed = [
@@ -24,7 +22,7 @@ def flips(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
 @method("SHAP over factors", "ceiling")
 def shapley(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     """Mean size of the Shapley value of redrawing the factor, by two orders a picture."""
-    rows, count = torch.arange(min(PICTURES // 2, len(images))), len(concepts.names)
+    rows, count = torch.arange(min(FEW // 2, len(images))), len(concepts.names)
     draw = generator(concepts.seed, "shapley")
     total = torch.zeros(len(rows), count, dtype=torch.float64)
     for _ in range(2):
