@@ -167,7 +167,7 @@ display(by_hand.round(2))
 
 # %%
 said = study.asked(cfg, members)
-board = study.Board(said, known, specs, cfg.uses, cfg.ignores)
+board = study.Board(said, known, specs, cfg.uses, cfg.ignores, cfg.apart)
 record.table("said", board.rows.drop(columns=["seconds", "queries"]), item="leaderboard")
 display(pd.DataFrame([{"method": name, "form": METHODS[name].form, "its number": METHODS[name].what}
                       for name in board.methods]))  # fmt: skip
@@ -177,10 +177,12 @@ display(pd.DataFrame([{"method": name, "form": METHODS[name].form, "its number":
 #
 # *Before you look:* which of the four papers' methods will beat a table of the training data?
 #
-# For each classifier, the factors have an order in truth, and one by the method: their rank correlation is the score,
-# 0 for a method that gives all factors the same. It is averaged within a task, and its interval is over tasks, as tasks
-# are what may differ. A method **explains** where it beats the best null on the same classifiers, with an interval
-# above 0.
+# For each classifier, the factors have an order in truth, and one by the method. The score is a rank correlation,
+# $$D = \frac{\#\{\text{pairs in the right order}\} - \#\{\text{pairs in the wrong order}\}}
+#   {\#\{\text{pairs whose flips are apart}\}}$$
+# (Somers' D): 0 for a method that gives all factors the same, and nothing is asked of two factors that do not matter.
+# It is averaged within a task, and its interval is over tasks, as tasks are what may differ. A method **explains**
+# where it beats the best null on the same classifiers, with an interval above 0.
 
 # %%
 scores = {name: board.within(name) for name in board.methods}
@@ -210,6 +212,9 @@ record.figure(
     alt="Points with intervals: every method's rank correlation with the truth, nulls below; a dashed line at the best "
     "null.",
 )  # fmt: skip
+for score, by_task in zip(("rank", "auc"), board.by_chance(20, seed), strict=True):
+    unit = "rank correlation" if score == "rank" else "fraction"
+    note(f"which.random.{score}", by_task, unit, "leaderboard")
 for id in ("which.rank", "which.auc"):
     display(record.instrument(id))
 

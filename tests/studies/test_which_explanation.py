@@ -55,7 +55,7 @@ def a_board(seed: int = 0) -> study.Board:
                 rows += [{"method": name, "classifier": spec.name, "task": task, "kind": "resnet", "made": spec.make,
                           "factor": factor, "importance": value, "seconds": 0.0, "queries": 1.0}
                          for name, value in values.items()]  # fmt: skip
-    return study.Board(pd.DataFrame(rows), known, specs, 0.1, 0.03)
+    return study.Board(pd.DataFrame(rows), known, specs, 0.1, 0.03, 0.0)
 
 
 BOARD = a_board()
@@ -76,17 +76,39 @@ def test_what_says_the_same_of_all_says_nothing() -> None:
     assert set(BOARD.heads("RISE").values()) == set(BOARD.uses_it("RISE").values()) == {0.5}
 
 
-def test_ranks_are_spearmans_of_classifiers_that_learned() -> None:
-    rows = BOARD.rows[(BOARD.rows.method == "random")]
-    for each in BOARD.ranks[BOARD.ranks.method == "random"].itertuples():
+def test_ranks_are_somers_d_of_classifiers_that_learned() -> None:
+    rows = BOARD.rows[(BOARD.rows.method == "B2T")]
+    for each in BOARD.ranks[BOARD.ranks.method == "B2T"].itertuples():
         own = rows[rows.classifier == each.classifier]
-        assert each.rank == pytest.approx(stats.spearmanr(own.importance, own.flips).statistic)
+        assert each.rank == pytest.approx(stats.somersd(own.flips, own.importance).statistic)
     assert not BOARD.ranks.classifier.str.contains("untrained").any()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_somers_d_is_that_of_a_loop_and_without_a_margin_scipys(seed) -> None:
+    draw = np.random.default_rng(seed)
+    said, true = draw.integers(0, 4, 9).astype(float), draw.integers(0, 5, 9) / 10
+    assert study.somers_d(said, true) == pytest.approx(stats.somersd(true, said).statistic)
+    apart = [(i, k) for i in range(9) for k in range(9) if true[i] - true[k] > 0.15]
+    expected = np.mean([float(said[i] > said[k]) - float(said[i] < said[k]) for i, k in apart])
+    assert study.somers_d(said, true, 0.15) == pytest.approx(expected)
+    assert study.somers_d(said, np.ones(9)) == 0
+
+
+def test_ties_among_what_does_not_matter_change_nothing() -> None:
+    true = [1.0, 0.0, 0.01, 0.02, 0.0]
+    assert study.somers_d([9, 4, 1, 3, 2], true, 0.05) == study.somers_d([1, 0, 0, 0, 0], true, 0.05) == 1
+
+
+def test_numbers_at_random_have_no_order() -> None:
+    ranks, aucs = BOARD.by_chance(30, 0)
+    assert ranks.keys() == aucs.keys() == set(TASK_NAMES)
+    assert max(map(abs, ranks.values())) < 0.1 and max(abs(value - 0.5) for value in aucs.values()) < 0.07
+
+
 def test_the_auc_is_scikit_learns_over_clear_cases() -> None:
-    rows = BOARD.rows[(BOARD.rows.method == "random") & ~BOARD.rows.is_class]
-    for task, value in BOARD.uses_it("random").items():
+    rows = BOARD.rows[(BOARD.rows.method == "B2T") & ~BOARD.rows.is_class]
+    for task, value in BOARD.uses_it("B2T").items():
         own = rows[(rows.task == task) & ((rows.flips > 0.1) | (rows.flips < 0.03))]
         assert value == pytest.approx(roc_auc_score(own.flips > 0.1, own.importance))
 
@@ -119,7 +141,6 @@ def test_the_best_null_is_that_on_the_same_classifiers() -> None:
     assert best == "size"
     own = BOARD.within("size")
     assert beyond == pytest.approx({task: 1 - own[task] for task in TASK_NAMES})
-    assert BOARD.beyond_nulls("size")[0] == "random"  # a null is compared with the others
 
 
 def test_methods_that_say_the_opposite_agree_least() -> None:

@@ -12,7 +12,6 @@ from xaikit.importance.interface import (
     names_it,
     with_captions,
 )
-from xaikit.storage.seeding import generator
 from xaikit.texplain.words import words_of
 
 
@@ -40,12 +39,3 @@ def size(_classifier: Classifier, _images: Images, concepts: Concepts) -> Scores
 def constant(_classifier: Classifier, _images: Images, concepts: Concepts) -> Scores:
     """The class first, then the others, always in the order in which they are listed."""
     return torch.arange(len(concepts.names), 0, -1).double()
-
-
-@method("random", "null")
-def random(_classifier: Classifier, _images: Images, concepts: Concepts) -> Scores:
-    """Numbers at random, others for other training data."""
-    right, labels = concepts.learned_from
-    place = torch.arange(1, len(right) + 1)
-    draw = generator(concepts.seed, "random", *concepts.names, int(place @ right), *(place @ labels).tolist())
-    return torch.rand(len(concepts.names), generator=draw, dtype=torch.float64)

@@ -48,6 +48,6 @@ def _scored(cfg: Settings, mine: list[str]) -> pd.DataFrame:
     others = {name: each for name, each in METHODS.items() if each.form in ("null", "ceiling") and name not in mine}
     own = {name: METHODS[name] for name in mine}
     said = pd.concat([asked(cfg, members, own, kept=False), asked(cfg, members, others)], ignore_index=True)
-    board = Board(said, known, specs, cfg.uses, cfg.ignores)
+    board = Board(said, known, specs, cfg.uses, cfg.ignores, cfg.apart)
     rows = [row(board, name, *board.beyond_nulls(name)) for name in board.methods]
     return pd.DataFrame(rows).sort_values("rank", ascending=False, ignore_index=True)

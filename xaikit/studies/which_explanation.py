@@ -6,14 +6,13 @@ redrawing has shown, and with what can be said without a look at the model.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from xaikit.models.captioner import LanguageModel
 from xaikit.models.captioner import load_from as load_captioner_from
 from xaikit.models.clip import load_from
 from xaikit.storage.cache import fetch
-from xaikit.storage.seeding import seed_for
+from xaikit.storage.seeding import rng, seed_for
 from xaikit.storage.side_by_side import fetch_all
 from xaikit.studies.caption_driven_tied import answer_relevance
 from xaikit.studies.texplain import Explainer, learned_translators
@@ -216,8 +215,9 @@ def _translators(cfg: Settings, members: Mapping[str, Member]) -> dict[str, dict
 class Board:
     """What methods say (`said`, of `asked`) beside what classifiers do (`known`), and the scores that follow.
 
-    A factor is used where it flips more than `uses` of the answers, and ignored where it flips less than `ignores`.
-    Every score is taken within each task and then over tasks: tasks are what differs, and they are few.
+    A factor is used where it flips more than `uses` of the answers, and ignored where it flips less than `ignores`; two
+    shares of flips are `apart` where they differ by more. Every score is taken within each task and then over tasks:
+    tasks are what differs, and they are few.
     """
 
     said: pd.DataFrame
@@ -225,6 +225,7 @@ class Board:
     specs: Mapping[str, Spec]
     uses: float
     ignores: float
+    apart: float
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -244,14 +245,14 @@ class Board:
     def ranks(self) -> pd.DataFrame:
         """Rank correlation of importance and flips over the factors of each classifier that has learned something.
 
-        Where a method gives all factors the same it says nothing: 0. Classifiers whose answers nothing flips have no
-        order to be found, and are left out.
+        It is `somers_d`: where a method gives all factors the same it says nothing, 0. Classifiers none of whose
+        factors are apart have no order to be found, and are left out.
         """
         rows = self.rows[self.rows.made.isin(LEARNED)]
         found = []
         for (method, task, kind, name), own in rows.groupby(["method", "task", "kind", "classifier"], sort=False):
-            if own.flips.nunique() > 1:
-                value = _rank_correlation(own.importance, own.flips)
+            if np.ptp(own.flips) > self.apart:
+                value = somers_d(own.importance, own.flips, self.apart)
                 found.append({"method": method, "task": task, "kind": kind, "classifier": name, "rank": value})
         return pd.DataFrame(found)
 
@@ -266,7 +267,7 @@ class Board:
         own = self.rows[(self.rows.method == method) & ~self.rows.is_class]
         for (task, _), each in own.groupby(["task", "factor"], sort=False):
             if each.flips.max() > self.uses and each.flips.min() < self.ignores and len(each) >= 5:
-                found.setdefault(str(task), []).append(_rank_correlation(each.importance, each.flips))
+                found.setdefault(str(task), []).append(somers_d(each.importance, each.flips, self.apart))
         return {task: float(np.mean(values)) for task, values in found.items()}
 
     def uses_it(self, method: str) -> dict[str, float]:
@@ -319,7 +320,8 @@ class Board:
                     and self.specs[name].shortcut in ("", shortcut)
                 ]  # fmt: skip
                 if len({strength for strength, _ in points}) >= 3:
-                    found.setdefault(str(task), []).append(_rank_correlation(*map(np.array, zip(*points, strict=True))))
+                    strengths, values = zip(*points, strict=True)
+                    found.setdefault(str(task), []).append(somers_d(values, strengths))
         return {task: float(np.mean(values)) for task, values in found.items()}
 
     def heads(self, method: str) -> dict[str, float]:
@@ -349,6 +351,17 @@ class Board:
         apart = (own["rank"] - theirs).groupby(own.task, sort=False).mean()
         return best, {str(task): float(value) for task, value in apart.items()}
 
+    def by_chance(self, draws: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+        """The rank and the AUC of numbers at random, new ones for each classifier, by task: the means of some draws."""
+        some = self.rows[self.rows.method == self.methods[0]]
+        found = []
+        for number in range(draws):
+            values = rng(seed, "zoo", "chance", number).random(len(some))
+            board = replace(self, said=some.drop(columns=["flips", "is_class"]).assign(importance=values))
+            found.append((board.within(self.methods[0]), board.uses_it(self.methods[0])))
+        ranks, aucs = (pd.DataFrame([each[which] for each in found]).mean().to_dict() for which in (0, 1))
+        return ranks, aucs
+
     def agreement(self) -> pd.DataFrame:
         """How alike methods are: the mean, over classifiers, of the rank correlation of what two of them say."""
         wide = self.rows[self.rows.made.isin(LEARNED)].pivot(
@@ -364,12 +377,18 @@ def over_tasks(by_task: Mapping[str, float]) -> Interval | None:
     return over_runs(list(by_task.values())) if len(by_task) >= 3 else None
 
 
-def _rank_correlation(x: Any, y: Any) -> float:
-    """Spearman's; 0 where one of the two is constant, as then no order is told."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return 0.0
-    return float(stats.spearmanr(x, y).statistic)
+def somers_d(said: Any, true: Any, apart: float = 0.0) -> float:
+    """Pairs that are told in the right order less those in the wrong one, as a share of those truly `apart`.
+
+    A pair that is said to be equal counts as neither; of pairs that are not apart nothing is asked. (Spearman's
+    coefficient would reward a method for exact ties among what does not matter, as a table of the data has them, and
+    punish one that measures.) 0 where no pair is apart.
+    Source: Somers (1962).
+    """
+    said, true = np.asarray(said, float), np.asarray(true, float)
+    difference = true[:, None] - true
+    told = difference > apart
+    return float(np.sign(said[:, None] - said)[told].mean()) if told.any() else 0.0
 
 
 def _threshold(values: np.ndarray, used: np.ndarray) -> float:

@@ -140,12 +140,13 @@ def repair(pairs: Sequence[tuple[str, str]], means: Mapping[str, Mapping[str, fl
         for task in means[before]:
             if task in means[after]:
                 ax.plot([0, 1], [means[before][task], means[after][task]], "o-", color=plots.GREY, alpha=0.7)
-                ax.annotate(task, (1, means[after][task]), xytext=(4, 0), textcoords="offset points", fontsize=8)
         both = [np.mean(list(means[name].values())) for name in (before, after)]
         ax.plot([0, 1], both, "o-", color=plots.BLUE, linewidth=2.5)
         ax.axhline(null, color=plots.DARK, linestyle="--", linewidth=1)
-        ax.set(xticks=[0, 1], xticklabels=["as\npublished", "tied to the\ndecision"], xlim=(-0.2, 1.6))
+        ax.set(xticks=[0, 1], xticklabels=["as\npublished", "tied to the\ndecision"], xlim=(-0.4, 1.9))
         ax.set_title(before, fontsize=9)
+        named = [task for task in means[before] if task in means[after]]
+        plots.name_points(ax, [(1.0, means[after][task]) for task in named], named)
     axes[0][0].set_ylabel("rank correlation with the truth")
     return figure
 
