@@ -49,8 +49,8 @@ def a_board(seed: int = 0) -> study.Board:
                     "intervention": true,
                     "TCAV": 1 - true,
                     "size": 5.0 - column,
-                    "random": draw.random(),
                     "RISE": 0.3,
+                    "B2T": draw.random(),
                 }
                 rows += [{"method": name, "classifier": spec.name, "task": task, "kind": "resnet", "made": spec.make,
                           "factor": factor, "importance": value, "seconds": 0.0, "queries": 1.0}
@@ -151,7 +151,7 @@ def test_methods_that_say_the_opposite_agree_least() -> None:
 def test_a_score_of_few_tasks_has_no_interval() -> None:
     assert study.over_tasks({"a": 0.1, "b": 0.2}) is None
     interval = study.over_tasks({"a": 0.1, "b": 0.2, "c": 0.6})
-    assert interval.low < interval.value == pytest.approx(0.3) < interval.high
+    assert interval.value == pytest.approx(0.3) and interval.low < 0.3 < interval.high
 
 
 def test_heads_are_flipped_by_what_they_tell() -> None:
@@ -178,8 +178,8 @@ def mine(classifier, images, concepts):
 
 
 def test_a_method_of_ones_own_gets_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "load", lambda *_: tiny())
-    monkeypatch.setattr("xaikit.studies.zoo.side_by_side", None, raising=False)
+    cfg = tiny()
+    monkeypatch.setattr(profiles, "load", lambda *_: cfg)
     file = tmp_path / "mine.py"
     file.write_text(METHOD)
     try:
@@ -201,8 +201,8 @@ def test_a_file_without_a_method_is_refused(tmp_path: Path, text, message) -> No
 
 
 def test_a_sealed_zoo_is_another_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seeds = []
-    monkeypatch.setattr(profiles, "load", lambda _profile, _section, seed: seeds.append(seed) or tiny())
+    seeds, cfg = [], tiny()
+    monkeypatch.setattr(profiles, "load", lambda _profile, _section, seed: seeds.append(seed) or cfg)
     monkeypatch.setattr(score_method, "_scored", lambda *_: pd.DataFrame())
     monkeypatch.setattr(score_method, "read_methods", lambda _: [])
     for secret in ("", "a", "b", "a"):

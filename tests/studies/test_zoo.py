@@ -7,9 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from xaikit.companion import profiles
-from xaikit.importance.interface import Classifier
 from xaikit.studies import zoo
-from xaikit.studies.zoo import PLACEBO, Member, Spec
+from xaikit.studies.zoo import PLACEBO, Spec
 from xaikit.studies.zoo_tasks import GRAIN, PIXELS, TAG, TASKS, Pictures, _Digits, deal
 
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
@@ -114,17 +113,14 @@ class ReadsTheTag(nn.Module):
         return torch.stack([-pink, pink], 1)
 
 
-def test_the_truth_of_a_reader_of_the_tag_is_the_tag() -> None:
-    cfg = profiles.Settings(
-        {**profiles.load("mini", "05_which_explanation", 0).as_dict(), "tested": 30, "device": "cpu"}, ""
-    )
-    reader = Classifier(ReadsTheTag(), "", "", "", torch.zeros(1))
-    members = {task: Member(Spec(task, "resnet"), reader, {}) for task in TASKS}
-    for task, truth in zoo.truths(cfg, members).items():
-        assert {name: truth.share(name) for name in truth.flips} == {
-            **dict.fromkeys(TASKS[task].names, 0.0), "tag": 1.0, PLACEBO: 0.0
-        }  # fmt: skip
-        assert truth.outside.mean() == pytest.approx(0.5, abs=0.01)
+@EVERY
+def test_the_truth_of_a_reader_of_the_tag_is_the_tag(task) -> None:
+    truth = zoo.truth_of(ReadsTheTag(), Spec(task.name, "resnet", (("tag", 1.0),)), 40, 0, "cpu")
+    assert {name: truth.share(name) for name in truth.flips} == {
+        **dict.fromkeys(task.names, 0.0), "tag": 1.0, PLACEBO: 0.0
+    }  # fmt: skip
+    assert truth.inside.all() and truth.outside.mean() == 0.5
+    assert truth.shift["tag"] > 10 * truth.shift[task.names[0]]
 
 
 @pytest.mark.parametrize(("profile", "fewest"), [("mini", 8), ("full", 96)])

@@ -28,7 +28,7 @@ class Classifier:
     layer: str
     map_layer: str
     middle: str
-    weight: Float[Tensor, " width"]
+    weight: Float[Tensor, " features"]
     clip: Clip | None = None
 
     def margin(self, images: Images) -> Float[Tensor, " images"]:
@@ -41,11 +41,11 @@ class Classifier:
         with torch.no_grad():
             return torch.cat([self.margin(part) for part in images.split(100)])
 
-    def features(self, images: Images) -> Float[Tensor, "images width"]:
+    def features(self, images: Images) -> Float[Tensor, "images features"]:
         """What the head reads."""
         return _pooled(self, images, self.layer)
 
-    def tokens(self, images: Images) -> Float[Tensor, "images tokens width"]:
+    def tokens(self, images: Images) -> Float[Tensor, "images tokens features"]:
         """The last maps or tokens before the head."""
         of = Features(self.model, self.layer)
         with torch.no_grad():
@@ -57,7 +57,7 @@ class Classifier:
         return self.clip is None and any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
 
 
-def _pooled(classifier: Classifier, images: Images, layer: str) -> Float[Tensor, "images width"]:
+def _pooled(classifier: Classifier, images: Images, layer: str) -> Float[Tensor, "images features"]:
     of = Features(classifier.model, layer, pooled=True)
     with torch.no_grad():
         return torch.cat([of(part)[:, 0] for part in images.split(100)])
@@ -172,8 +172,8 @@ def correlation(x: Float[Tensor, "rows columns"], y: Float[Tensor, "rows others"
 
 
 def probes(
-    features: Float[Tensor, "images width"], labels: Int64[Tensor, "images factors"], ridge: float = 0.1
-) -> Float[Tensor, "factors width"]:
+    features: Float[Tensor, "images features"], labels: Int64[Tensor, "images factors"], ridge: float = 0.1
+) -> Float[Tensor, "factors features"]:
     """The directions of linear probes of all factors: ridge regression of ±1 on the features, which are centred.
 
     `ridge` is a share of the features' mean variance.

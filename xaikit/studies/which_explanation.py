@@ -24,6 +24,7 @@ from xaikit.models import clip_vit_mini
 from xaikit.models.captioner import LanguageModel
 from xaikit.models.captioner import load_from as load_captioner_from
 from xaikit.models.clip import load_from
+from xaikit.storage import keys
 from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import rng, seed_for
 from xaikit.storage.side_by_side import fetch_all
@@ -57,7 +58,8 @@ def asked(
         groups.setdefault((member.spec.task, member.spec.kind), []).append(member)
     jobs = {
         f"{name}: {task}, {kind}": {
-            "method": method, "task": task, "kind": kind, "specs": [member.spec for member in some],
+            "method": name, "code": keys.code_of(method.importance) if kept else "", "task": task, "kind": kind,
+            "specs": [member.spec for member in some],
             "states": [member.state for member in some], "captions": evidence[task],
             "translators": [translators[member.spec.name] for member in some] if method.paper == 2 else [],
             "settings": {key: cfg[key] for key in ("explained", "sentences", "learned_from", "seed")}
@@ -83,7 +85,8 @@ def asked(
 
 
 def _asked(
-    method: Method,
+    method: str,
+    code: str,
     task: str,
     kind: str,
     specs: Sequence[Spec],
@@ -93,7 +96,9 @@ def _asked(
     settings: Mapping[str, Any],
     device: str,
 ) -> dict[str, Any]:
-    """What one method says of the classifiers of one task and kind."""
+    """What the method of that name and of that `code` says of the classifiers of one task and kind."""
+    del code  # so that what another code has said is not read
+    of = METHODS[method]
     clip = load_from(settings["clip"], device)
     pictures, images, concepts = evidence_of(task, settings, captions, clip, device)
     said, which, seconds, queries = [], [], [], []
@@ -104,13 +109,13 @@ def _asked(
         if translators:
             tools["sentences"] = _Sentences(classifier, translators[row], settings, device)
         own = Concepts(**{**vars(concepts), "learned_from": known, "tools": tools})
-        if not method.applies(classifier, own):
+        if not of.applies(classifier, own):
             continue
         shown: list[int] = []
         handle = classifier.model.register_forward_pre_hook(lambda _, inputs, seen=shown: seen.append(len(inputs[0])))
         start = time.perf_counter()
         try:
-            said.append(importance(method, classifier, images, own))
+            said.append(importance(of, classifier, images, own))
         finally:
             handle.remove()
         seconds.append(time.perf_counter() - start)

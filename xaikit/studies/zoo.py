@@ -8,6 +8,7 @@ is measured by `truths`: the share of its answers that change when one factor al
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any, Literal
 
@@ -135,10 +136,11 @@ def zoo(cfg: Settings, wanted: Sequence[Spec]) -> dict[str, Member]:
     }
 
 
-def classifier_of(kind: str, state: Mapping[str, Tensor], clip: Clip, device: str) -> Classifier:
-    """The classifier of a kind with these weights."""
+def classifier_of(kind: str, state: Mapping[str, Tensor], clip: Clip | None, device: str) -> Classifier:
+    """The classifier of a kind with these weights; a probe needs the CLIP that it is on."""
     layer, map_layer, middle = _LAYERS[kind]
     if kind == "probe":
+        assert clip is not None
         head = nn.Linear(state["weight"].shape[1], 2)
         head.load_state_dict(dict(state))
         model: nn.Module = nn.Sequential(clip.image_encoder, head)
@@ -283,30 +285,65 @@ class Truth:
 
 def truths(cfg: Settings, members: Mapping[str, Member]) -> dict[str, Truth]:
     """What each classifier uses, by its name: on `cfg.tested` pictures of its task, the same for all of a task."""
+    groups: dict[str, list[Member]] = {}
+    for member in members.values():
+        groups.setdefault(f"{member.spec.task}, {member.spec.kind}", []).append(member)
+    jobs = {
+        name: {"specs": [member.spec for member in some], "states": [member.state for member in some],
+               "clip": dict(cfg.clip), "tested": cfg.tested, "seed": cfg.seed, "device": cfg.device}
+        for name, some in groups.items()
+    }  # fmt: skip
     found: dict[str, Truth] = {}
-    for task in map(TASKS.__getitem__, dict.fromkeys(member.spec.task for member in members.values())):
-        pictures = deal(task, cfg.tested, cfg.seed, "test")
-        images = pictures.images()
-        redrawn = {name: pictures.redrawn_in(name).images() for name in task.names}
-        redrawn[PLACEBO] = replace(pictures, grain=1).images()
-        for name, member in members.items():
-            if member.spec.task == task.name:
-                found[name] = _truth(cfg, member, pictures, images, redrawn)
+    for name, result in fetch_all(_truths, jobs, label="redrawing", device=cfg.device).items():
+        for row, member in enumerate(groups[name]):
+            columns = (*TASKS[member.spec.task].names, PLACEBO)
+            flips, shift = (dict(zip(columns, result[key][row], strict=True)) for key in ("flips", "shift"))
+            found[member.spec.name] = Truth(flips, shift, result["inside"][row], result["outside"][row])
     return {name: found[name] for name in members}
 
 
-def _truth(cfg: Settings, member: Member, pictures: Pictures, images: Tensor, redrawn: Mapping[str, Tensor]) -> Truth:
-    model, task = member.classifier.model, pictures.task
-    inside = deal(task, cfg.tested, seed_for(cfg.seed, "inside"), "test", dict(member.spec.agreement))
-    reads = task.names.index(member.spec.reads) if member.spec.reads else 0
-    before, flips, shift = margins(model, images, cfg.device), {}, {}
+def _truths(
+    specs: Sequence[Spec],
+    states: Sequence[Mapping[str, Tensor]],
+    clip: Mapping[str, str],
+    tested: int,
+    seed: int,
+    device: str,
+) -> dict[str, np.ndarray]:
+    """The truths of classifiers of one task and kind, as arrays [classifiers, ...]."""
+    probed = load_from(clip, device) if specs[0].kind == "probe" else None
+    found = [
+        truth_of(classifier_of(spec.kind, state, probed, device).model, spec, tested, seed, device)
+        for spec, state in zip(specs, states, strict=True)
+    ]
+    return {
+        "flips": np.stack([list(each.flips.values()) for each in found]),
+        "shift": np.array([list(each.shift.values()) for each in found]),
+        "inside": np.stack([each.inside for each in found]), "outside": np.stack([each.outside for each in found]),
+    }  # fmt: skip
+
+
+def truth_of(model: nn.Module, spec: Spec, tested: int, seed: int, device: str) -> Truth:
+    """What one classifier uses: its answers to `tested` pictures of its task, and to the same ones redrawn."""
+    pictures, images, redrawn = _redrawn(spec.task, tested, seed)
+    inside = deal(pictures.task, tested, seed_for(seed, "inside"), "test", dict(spec.agreement))
+    reads = pictures.task.names.index(spec.reads) if spec.reads else 0
+    before, flips, shift = margins(model, images, device), {}, {}
     for factor, other in redrawn.items():
-        after = margins(model, other, cfg.device)
+        after = margins(model, other, device)
         flips[factor] = ((before > 0) != (after > 0)).numpy()
         shift[factor] = float((after - before).abs().mean() / before.std().clamp_min(1e-9))
-    answers = [(margins(model, inside.images(), cfg.device), inside), (before, pictures)]
+    answers = [(margins(model, inside.images(), device), inside), (before, pictures)]
     right = [((margin > 0).numpy() == of.codes[:, reads].astype(bool)) for margin, of in answers]
     return Truth(flips, shift, *right)
+
+
+@lru_cache(maxsize=1)
+def _redrawn(task: str, tested: int, seed: int) -> tuple[Pictures, Tensor, dict[str, Tensor]]:
+    """Pictures in which all factors are independent, and the same with each factor, or only the static, drawn anew."""
+    pictures = deal(TASKS[task], tested, seed, "test")
+    redrawn = {name: pictures.redrawn_in(name).images() for name in pictures.task.names}
+    return pictures, pictures.images(), redrawn | {PLACEBO: replace(pictures, grain=1).images()}
 
 
 def margins(model: nn.Module, images: Float[Tensor, "n 3 height width"], device: str) -> Float[Tensor, " n"]:

@@ -40,7 +40,7 @@ class Factor:
     """
 
     name: str
-    values: tuple[Value, Value]
+    values: tuple[Value | float, Value | float]
     parts: tuple[str, ...]
     texts: tuple[str, ...] = ()
     words: tuple[frozenset[str], ...] = (frozenset(), frozenset())
