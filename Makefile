@@ -10,7 +10,8 @@ READY := $(VENV)/requirements.lock
 # The index of PyTorch's own builds that .venv was made with, or none; it stays so until another one is given.
 TORCH_KEPT := $(shell cat $(VENV)/torch-index 2>/dev/null)
 TORCH_INDEX ?= $(TORCH_KEPT)
-NOTEBOOKS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/[0-9]*.py))
+# The profile `full` is of notebook 05 alone.
+NOTEBOOKS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/$(if $(filter full,$(PROFILE)),05,[0-9])*.py))
 STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)
@@ -35,7 +36,8 @@ help: ## this list
 	  /^[$$].NOTEBOOKS.:.*## / { for (i = 1; i <= split(notebooks, name, " "); i++) printf "  make %-21s %s\n", name[i], $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "PROFILE=mini (default: a laptop, no download) or PROFILE=paper (the papers' models and data, a GPU)."
+	@echo "PROFILE=mini (default: a laptop, no download), full (notebook 05 in large: an hour or two) or paper (the papers' models"
+	@echo "and data, a GPU)."
 	@echo "PYTHON=python3.12, say, names the Python that .venv is made with, TORCH_INDEX=... an index with other builds of torch."
 
 # == See results

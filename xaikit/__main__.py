@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 RUN, DATA, TRAIN = "Notebooks", "The papers' own data", "Making anew what ships"
 
 Names = Annotated[list[str] | None, Argument(metavar="NOTEBOOK", help="01_caption_driven, say; by default all.")]
-Profile = Annotated[str, Option(help="Which models, data and sizes: mini or paper.")]
+Profile = Annotated[str, Option(help="Which models, data and sizes: mini, full or paper.")]
 Seed = Annotated[int, Option(help="Of all random draws.")]
 
 JOB = "As a job"  # the panel, and these its options: what `_submitted` takes off a command line

@@ -26,6 +26,7 @@ from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
 from xaikit.storage.files import replacing, write_text
 from xaikit.storage.paths import ROOT, shipped, workplace
+from xaikit.storage.settings import read as read_settings
 
 DEFAULT_SEED = 0
 
@@ -73,11 +74,13 @@ def jobs(
     root: Path = ROOT,
     arithmetic: str | None = None,
 ) -> list[Job]:
-    """The jobs for the named notebooks, or for all there are.
+    """The jobs for the named notebooks, or for all that the profile has settings of.
 
-    Raises ValueError for a notebook, profile or arithmetic that there is not, and where there is no notebook at all.
+    Raises ValueError for a notebook, profile or arithmetic that there is not, for a notebook that the profile leaves
+    out, and where there is no notebook at all.
     """
-    own = profiles.arithmetic(profile, root / sources.PACKAGE / "companion" / "profiles")
+    folder = root / sources.PACKAGE / "companion" / "profiles"
+    own = profiles.arithmetic(profile, folder)
     if arithmetic is not None and arithmetic not in arithmetics.ARITHMETICS:
         raise ValueError(f"unknown arithmetic {arithmetic!r}: choose one of {', '.join(arithmetics.ARITHMETICS)}")
     arithmetic = None if arithmetic == own else arithmetic
@@ -87,7 +90,10 @@ def jobs(
     for name in names:
         if name not in known:
             raise ValueError(f"unknown notebook {name!r}: choose one of {', '.join(known)}")
-    return [Job(name, profile, seed, root, arithmetic) for name in names or known]
+    in_profile = [name for name in known if name in read_settings(folder, profile)] or known
+    if strays := [name for name in names if name not in in_profile]:
+        raise ValueError(f"the profile {profile!r} has no {strays[0]}: it has {', '.join(in_profile)}")
+    return [Job(name, profile, seed, root, arithmetic) for name in names or in_profile]
 
 
 def variants_run(job: Job) -> list[Job]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from xaikit.companion import plots
@@ -34,11 +35,11 @@ def truth(known: Mapping[str, Truth], specs: Mapping[str, Spec]) -> Figure:
             [[known[name].share(column) for column in columns] for name in names],
             index=[name.removeprefix(f"{task}, ") for name in names], columns=columns,
         )  # fmt: skip
-        sns.heatmap(table, ax=ax, cmap="viridis", vmin=0, vmax=1, cbar=ax is axes[0][-1], yticklabels=True,
-                    cbar_kws={"label": "share of answers that change"})  # fmt: skip
+        image = _heat(ax, table)
         ax.set_title(task)
         ax.tick_params(axis="y", labelsize=8)
         ax.tick_params(axis="x", labelrotation=60)
+    figure.colorbar(image, ax=axes, label="share of answers that change", shrink=0.6, aspect=30)
     return figure
 
 
@@ -166,9 +167,7 @@ def cases(board: Board, names: Sequence[str], shown: Sequence[str], images: Mapp
         for method in shown:
             if method in said:
                 table[method] = said[method] / max(float(said[method].abs().max()), 1e-12)
-        sns.heatmap(table.T, ax=right, cmap="viridis", vmin=0, vmax=1, annot=True, fmt=".2f", cbar=False,
-                    annot_kws={"fontsize": 8})  # fmt: skip
-        right.set_xlabel("")
+        _heat(right, table.T, numbers=True)
         right.tick_params(axis="y", labelrotation=0, labelsize=8)
     return figure
 
@@ -176,7 +175,22 @@ def cases(board: Board, names: Sequence[str], shown: Sequence[str], images: Mapp
 def agreement(table: pd.DataFrame) -> Figure:
     """Which methods say the same."""
     figure, ax = plt.subplots(figsize=(0.36 * len(table) + 3, 0.34 * len(table) + 2.2))
-    sns.heatmap(table, ax=ax, cmap="RdBu_r", vmin=-1, vmax=1, xticklabels=True, yticklabels=True,
-                cbar_kws={"label": "rank correlation of what two methods say"})  # fmt: skip
-    ax.set(xlabel="", ylabel="")
+    image = _heat(ax, table, "RdBu_r", -1.0)
+    ax.tick_params(axis="x", labelrotation=90)
+    figure.colorbar(image, ax=ax, label="rank correlation of what two methods say", shrink=0.7)
     return figure
+
+
+def _heat(
+    ax: Axes, table: pd.DataFrame, colours: str = "viridis", lowest: float = 0.0, *, numbers: bool = False
+) -> AxesImage:
+    """A table in colours up to 1, with its row and column names, and if wanted its numbers."""
+    image = ax.imshow(table.to_numpy(float), cmap=colours, vmin=lowest, vmax=1, aspect="auto")
+    ax.set(xticks=range(table.shape[1]), xticklabels=table.columns, yticks=range(len(table)), yticklabels=table.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    for row, values in enumerate(table.to_numpy(float)) if numbers else ():
+        for column, value in enumerate(values):
+            colour = "black" if value > 0.6 else "white"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    return image
