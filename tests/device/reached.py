@@ -14,7 +14,9 @@ from pretend_gpu import GPU, mark_of
 from torch import Tensor, nn
 
 # Where tensors are computed with. Data sets and the drawn world read and draw on the CPU, whatever the device.
-FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "metrics", "models", "studies")
+FOLDERS = (
+    *("surgery", "texplain", "perturbation", "decomposition", "saliency", "metrics", "models", "importance", "studies"),
+)
 TRAINS = "makes the weights that ship, on a CPU"
 EXCEPTIONS = {
     "models.clip_vit_mini.": TRAINS,
