@@ -1,6 +1,7 @@
 import copy
 import pickle
 import random
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,10 @@ import pytest
 import torch
 
 from xaikit.companion import profiles
+from xaikit.companion.run import jobs
+from xaikit.storage.paths import ROOT
+
+NOTEBOOKS = sorted(file.stem for file in (ROOT / "notebooks").glob("[0-9]*.py"))
 
 
 @pytest.fixture
@@ -109,3 +114,17 @@ def test_a_subset_is_a_profiles_or_a_sections_own(folder: Path) -> None:
     (folder / "few.toml").write_text("[common]\nsubset = 9\n[01_x]\nsubset = 2\n[02_y]\n")
     assert profiles.subset("few", "01_x", folder) == 2 and profiles.subset("few", "02_y", folder) == 9
     assert profiles.subset("mini", "01_x", folder) is None and profiles.subset("none", "01_x", folder) is None
+
+
+def test_a_profile_of_some_notebooks_runs_these_alone() -> None:
+    assert [job.name for job in jobs((), "full")] == ["05_which_explanation"]
+    assert len(jobs((), "mini")) == len(jobs((), "paper")) == len(jobs((), "rehearsal")) == 5
+    with pytest.raises(ValueError, match="'full' has no 01_caption_driven: it has 05_which_explanation"):
+        jobs(["01_caption_driven"], "full")
+
+
+def test_make_asks_for_the_notebooks_of_the_profile() -> None:
+    for profile, expected in (("full", ["05_which_explanation"]), ("mini", NOTEBOOKS), ("paper", NOTEBOOKS)):
+        done = subprocess.run(["make", "-pn", "help", f"PROFILE={profile}"], cwd=ROOT, capture_output=True, text=True)
+        (line,) = [each for each in done.stdout.splitlines() if each.startswith("NOTEBOOKS := ")]
+        assert sorted(line.split()[2:]) == expected
