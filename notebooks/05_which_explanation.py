@@ -219,6 +219,15 @@ for id in ("which.rank", "which.auc"):
     display(record.instrument(id))
 
 # %% [markdown]
+# **Where do the nulls fail?** A table of the training data cannot know *which* cues a network took up. So the same scores
+# by what classifiers did with the cues of their data:
+
+# %%
+groups = board.by_group()
+record.table("by_group", groups.reset_index(names="method"), item="leaderboard")
+display(groups.round(2))
+
+# %% [markdown]
 # *Exercise.* Leave the class out of the ranking: which nulls fall, and which methods rise? (`board.rows[~is_class]`)
 #
 # ## Importance against truth

@@ -218,3 +218,10 @@ def test_what_a_classifier_says_is_the_same_when_its_weights_are_read_again() ->
     images = torch.rand(3, 3, 64, 64)
     again = zoo.classifier_of("resnet", member.state, None, "cpu")
     assert torch.equal(again.margins(images), member.classifier.margins(images))
+
+
+def test_classifiers_are_grouped_by_what_they_did_with_their_cues() -> None:
+    groups = {BOARD.group(name) for name in BOARD.specs}
+    assert groups == {"no cue", "a cue, used", "a cue that training broke", "one of several heads"}
+    table = BOARD.by_group()
+    assert (table.loc["intervention"] == 1).all() and list(table.index) == BOARD.methods

@@ -27,6 +27,12 @@ def by_grad_cam(classifier: Classifier, images: Images, concepts: Concepts) -> S
     return share_inside(maps, concepts.masks)
 
 
+@method("Grad-CAM, beyond area", "baseline")
+def by_grad_cam_beyond_area(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
+    """The same less the share of the picture that the factor takes."""
+    return by_grad_cam(classifier, images, concepts) - concepts.masks.double().mean((2, 3)).T.to(images.device)
+
+
 @method("RISE", "baseline")
 def by_rise(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     """Share of the map of the answer where the factor is seen."""

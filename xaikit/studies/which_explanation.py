@@ -367,6 +367,27 @@ class Board:
         ranks, aucs = (pd.DataFrame([each[which] for each in found]).mean().to_dict() for which in (0, 1))
         return ranks, aucs
 
+    def group(self, name: str) -> str:
+        """What a classifier did with the cues of its data: the groups of `by_group`."""
+        spec, known = self.specs[name], self.known[name]
+        if spec.make == "head":
+            return "one of several heads"
+        if spec.make == "unlearned" or not spec.agreement:
+            return "a cue that training broke" if spec.agreement else "no cue"
+        if len(spec.agreement) > 1:
+            return "two cues"
+        share = known.share(spec.shortcut)
+        return (
+            "a cue, used" if share > self.uses else "a cue, ignored" if share < self.ignores else "a cue, hardly used"
+        )
+
+    def by_group(self) -> pd.DataFrame:
+        """The mean of `ranks` of each method by what classifiers did with the cues of their data, and how many they are."""
+        ranks = self.ranks.assign(group=[self.group(name) for name in self.ranks.classifier])
+        table = ranks.pivot_table("rank", "method", "group", sort=False).reindex(self.methods)
+        counts = ranks.groupby("group").classifier.nunique()
+        return table.rename(columns={group: f"{group} ({counts[group]})" for group in table})
+
     def agreement(self) -> pd.DataFrame:
         """How alike methods are: the mean, over classifiers, of the rank correlation of what two of them say."""
         wide = self.rows[self.rows.made.isin(LEARNED)].pivot(
@@ -431,6 +452,8 @@ def row(board: Board, name: str, best: str, beyond: Mapping[str, float]) -> dict
     """A row of the leaderboard: the scores of one method, and what it costs."""
     method, own = METHODS[name], board.said[board.said.method == name]
     rank, apart = over_tasks(board.within(name)), over_tasks(beyond)
+    rank = None if rank is None else rank.within(-1.0, 1.0)
+    costs = own.groupby("classifier")[["queries", "seconds"]].first().mean()
     rates = pd.DataFrame(board.alarms(name)).mean(axis=1)
     ends = {} if rank is None else {"rank low": rank.low, "rank high": rank.high}
     more = {} if apart is None else {"beyond low": apart.low, "beyond high": apart.high}
@@ -442,7 +465,7 @@ def row(board: Board, name: str, best: str, beyond: Mapping[str, float]) -> dict
         "best null": best, "beyond it": _mean(beyond), **more,
         **{score: _mean(by_task) for score, by_task in by_score.items()},
         "hits": rates.get("hits", np.nan), "false alarms": rates.get("all", np.nan),
-        "queries": own.groupby("classifier").queries.first().mean(),
+        "queries": costs["queries"], "seconds": float(f"{costs['seconds']:.1g}"),
     }  # fmt: skip
 
 
