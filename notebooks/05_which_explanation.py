@@ -219,8 +219,8 @@ for id in ("which.rank", "which.auc"):
     display(record.instrument(id))
 
 # %% [markdown]
-# **Where do the nulls fail?** A table of the training data cannot know *which* cues a network took up. So the same scores
-# by what classifiers did with the cues of their data:
+# **Where do the nulls fail?** A table of the training data cannot know *which* cues a network took up. So the same
+# scores by what classifiers did with the cues of their data:
 
 # %%
 groups = board.by_group()

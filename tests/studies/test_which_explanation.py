@@ -1,5 +1,6 @@
 """The leaderboard's scores, on a small board whose answers are counted by hand."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
 from xaikit.importance import METHODS
+from xaikit.storage.paths import ROOT
 from xaikit.studies import score_method, zoo
 from xaikit.studies import which_explanation as study
 from xaikit.studies.zoo import PLACEBO, Spec, Truth
@@ -166,29 +168,31 @@ def tiny() -> Settings:
     return Settings({**table, **own, "resnet": {**table["resnet"], "epochs": 1}}, "tiny")
 
 
-METHOD = '''
-from xaikit.importance import method
-
-@method("my own", "baseline")
-def mine(classifier, images, concepts):
-    """The correlation of the margin with each factor."""
-    margin = classifier.margins(images)
-    return ((concepts.labels - 0.5) * margin[:, None]).mean(0).abs()
-'''
+PAGE = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
 def test_a_method_of_ones_own_gets_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = tiny()
     monkeypatch.setattr(profiles, "load", lambda *_: cfg)
     file = tmp_path / "mine.py"
-    file.write_text(METHOD)
+    file.write_text(BLOCKS[0])
     try:
         found = score_method.score(file)
     finally:
-        METHODS.pop("my own", None)
+        METHODS.pop("darkness", None)
     nulls = {name for name, each in METHODS.items() if each.form in ("null", "ceiling")}
-    assert set(found.method) == nulls | {"my own"}
-    assert found.set_index("method").loc["my own", "queries"] == 8
+    assert set(found.method) == nulls | {"darkness"}
+    assert found.set_index("method").loc["darkness", "queries"] == 0
+
+
+def test_the_page_s_explainer_of_another_library_becomes_a_method(tmp_path: Path) -> None:
+    file = tmp_path / "adapted.py"
+    file.write_text(BLOCKS[1])
+    try:
+        assert score_method.read_methods(file) == ["input × gradient"]
+    finally:
+        METHODS.pop("input × gradient", None)
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "is not there"), ("x = 1", "registers no method")])

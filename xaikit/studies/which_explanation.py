@@ -382,7 +382,7 @@ class Board:
         )
 
     def by_group(self) -> pd.DataFrame:
-        """The mean of `ranks` of each method by what classifiers did with the cues of their data, and how many they are."""
+        """The mean of `ranks` of each method by `group`, and how many classifiers that are."""
         ranks = self.ranks.assign(group=[self.group(name) for name in self.ranks.classifier])
         table = ranks.pivot_table("rank", "method", "group", sort=False).reindex(self.methods)
         counts = ranks.groupby("group").classifier.nunique()
