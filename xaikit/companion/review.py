@@ -8,6 +8,7 @@ and the runs that agree, how old the result is and what makes it anew. Written f
 
 import base64
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -175,12 +176,19 @@ def _paper(job: Job, status: Status, known: Mapping[str, Any]) -> Paper:
         ("digest of its numbers", record["digest"]),
     ]
     return Paper(
-        title=about.get("title", job.name), authors=", ".join(about.get("authors", ())),
+        title=about.get("title") or _heading(job), authors=", ".join(about.get("authors", ())),
         source=", ".join(str(about[each]) for each in ("venue", "year") if each in about), url=about.get("url", ""),
         notebook=job.name, state=str(status.state), why=status.why, facts=facts,
         counts={verdict: counts[verdict] for verdict in VERDICTS}, items=list(items.values()),
         instruments=[_instrument(each, record) for each in record["instruments"]], skipped=record.get("skipped", {}),
     )  # fmt: skip
+
+
+def _heading(job: Job) -> str:
+    """What a notebook that stands for no paper calls itself."""
+    script = paths.shipped(job.root) / "notebooks" / f"{job.name}.py"
+    found = re.search(r"^# # (.+)$", script.read_text(encoding="utf-8"), re.MULTILINE) if script.is_file() else None
+    return found.group(1) if found else job.name
 
 
 def _key(record: Mapping[str, Any], known: Iterable[str]) -> str:
