@@ -6,7 +6,8 @@ A rehearsal and a run on a GPU leave records that are not committed. What they s
 commit and date, for as long as no later run says something else; records of other code than that which is here, and
 of runs that did not end, are passed over. The state column of docs/artefacts.md is then
 written from that file and from the committed records of mini, and so are the tables of claims and instruments in
-docs/results.md, between `<!-- claims: 01_name -->` and `<!-- end -->`, and the README's of verdicts.
+docs/results.md, between `<!-- claims: 01_name -->` (or `01_name of full`) and `<!-- end -->`, and the README's of
+verdicts.
 """
 
 import json
@@ -25,7 +26,7 @@ from xaikit.storage.paths import ROOT
 
 PAGES = ("README.md", "docs/results.md", "docs/artefacts.md")
 TABLE = re.compile(
-    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts): (?P<notebook>\w+) -->\n).*?(?=<!-- end -->)", re.S
+    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts): (?P<notebook>\w+)(?: of (?P<profile>\w+))? -->\n).*?(?=<!-- end -->)", re.S
 )
 PRETENDED = "a pretended GPU"  # the device that tests/device/pretend_gpu.py names
 ROW = re.compile(
@@ -90,7 +91,7 @@ def filled(page: str, root: Path = ROOT) -> str:
             names = sorted(file.parent.name for file in (root / "figures" / table["notebook"]).glob("*/numbers.json"))
             records = [_record(root / "figures" / table["notebook"] / name) or {} for name in names]
             return f"{table['start']}\n{verdicts.summary_table(records)}\n\n"
-        record = _record(root / "figures" / "mini" / table["notebook"])
+        record = _record(root / "figures" / (table["profile"] or "mini") / table["notebook"])
         make = {"claims": verdicts.claims_table, "instruments": verdicts.instruments_table}[table["kind"]]
         return f"{table['start']}\n{make(record)}\n\n" if record else table[0]
 
