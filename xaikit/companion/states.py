@@ -26,7 +26,9 @@ from xaikit.storage.paths import ROOT
 
 PAGES = ("README.md", "docs/results.md", "docs/artefacts.md")
 TABLE = re.compile(
-    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts): (?P<notebook>\w+)(?: of (?P<profile>\w+))? -->\n).*?(?=<!-- end -->)", re.S
+    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts): (?P<notebook>\w+)(?: of (?P<profile>\w+))? -->\n).*?"
+    r"(?=<!-- end -->)",
+    re.S,
 )
 PRETENDED = "a pretended GPU"  # the device that tests/device/pretend_gpu.py names
 ROW = re.compile(
