@@ -1,5 +1,6 @@
 """The leaderboard's scores, on a small board whose answers are counted by hand."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from xaikit.companion import profiles
+from xaikit.companion import claims, profiles
 from xaikit.companion.profiles import Settings
+from xaikit.companion.record import digest
 from xaikit.importance import METHODS
 from xaikit.storage.paths import ROOT
 from xaikit.studies import score_method, zoo
@@ -229,3 +231,24 @@ def test_classifiers_are_grouped_by_what_they_did_with_their_cues() -> None:
     assert groups == {"no cue", "a cue, used", "a cue that training broke", "one of several heads"}
     table = BOARD.by_group()
     assert (table.loc["intervention"] == 1).all() and list(table.index) == BOARD.methods
+
+
+def test_the_full_run_that_is_committed_is_whole() -> None:
+    """All of the zoo, all methods, every claim in the words and by the bounds that are stated, and no number changed."""
+    folder = ROOT / "figures" / "full" / score_method.NOTEBOOK
+    record = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+    assert record["digest"] == digest(record["numbers"], record["claims"]) and record["seed"] == 0
+    cards, leaderboard = (pd.read_csv(folder / f"{name}.csv") for name in ("zoo", "leaderboard"))
+    cfg = profiles.load("full", score_method.NOTEBOOK, 0)
+    assert list(cards.classifier) == [spec.name for spec in zoo.specs(cfg)] and len(cards) >= 96
+    assert set(leaderboard.method) == set(METHODS) and len(METHODS) >= 18
+    stated = claims.stated(ROOT / "data" / "claims.toml", score_method.NOTEBOOK)
+    assert [claim["id"] for claim in record["claims"]] == sorted(stated.claims)
+    numbers = {each["id"]: each for each in record["numbers"]}
+    passed = {each["id"]: each["passes"] for each in record["instruments"]}
+    assert passed == {id: claims.passes(each, numbers)[0] for id, each in stated.instruments.items()}
+    for claim in record["claims"]:
+        verdict = claims.decided(stated.claims[claim["id"]], numbers)[0]
+        if verdict != "not-run" and not all(passed[each] for each in claim["instruments"]):
+            verdict = "no-instrument"
+        assert claim["this_run"] == verdict and claim["text"] == stated.claims[claim["id"]].text
