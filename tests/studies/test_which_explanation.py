@@ -234,7 +234,7 @@ def test_classifiers_are_grouped_by_what_they_did_with_their_cues() -> None:
 
 
 def test_the_full_run_that_is_committed_is_whole() -> None:
-    """All of the zoo, all methods, every claim in the words and by the bounds that are stated, and no number changed."""
+    """All of the zoo, all methods, every claim in the words and by the bounds that are stated, no number changed."""
     folder = ROOT / "figures" / "full" / score_method.NOTEBOOK
     record = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
     assert record["digest"] == digest(record["numbers"], record["claims"]) and record["seed"] == 0
