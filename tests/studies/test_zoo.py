@@ -5,8 +5,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from xaikit.companion import profiles
+from xaikit.companion import profiles, sections
+from xaikit.models.clip import load_from
 from xaikit.studies import zoo
 from xaikit.studies.zoo import PLACEBO, Spec
 from xaikit.studies.zoo_tasks import GRAIN, PIXELS, TAG, TASKS, Pictures, _Digits, deal
@@ -150,3 +152,14 @@ def test_what_was_shuffled_or_read_elsewhere_is_what_training_took_for_right() -
     assert shuffled.sum() == plain.sum() and (shuffled == plain).float().mean() < 0.8
     read, codes = zoo.training_pictures(Spec("birds", "resnet", make="head", reads="background"), 60, 0)
     assert torch.equal(read, codes[:, TASKS["birds"].names.index("background")])
+
+
+def test_what_a_run_is_estimated_by_is_what_the_zoo_has() -> None:
+    from_nothing = {kind: zoo.network(kind, 0) for kind in ("resnet", "vit")}
+    tower = load_from({"weights": "clip-vit-mini"}).image_encoder
+    for kind, model in {**from_nothing, "probe": tower}.items():
+        with FlopCounterMode(display=False) as counter:
+            model(torch.rand(1, 3, PIXELS, PIXELS))
+        flops, parameters = sections.ZOO[kind]
+        assert counter.get_total_flops() == flops
+        assert sum(p.numel() for p in model.parameters()) <= parameters

@@ -263,9 +263,35 @@ def _clip_decomposition(tables: _Tables) -> list[Work]:
     ]  # fmt: skip
 
 
+# --- 05 ---------------------------------------------------------------------------------------------------------------
+
+# FLOPs of a picture in a classifier of the zoo, and its parameters; a probe's are those of the mini CLIP's image tower.
+ZOO = {"resnet": (33_628_352, 84_914), "vit": (23_987_200, 166_786), "probe": (105_414_656, 1_300_000)}
+ASKED = 5_000  # pictures that all methods show to a classifier, those with gradients counted three times
+FEW = 100  # classifiers: fewer are made and asked in minutes anywhere
+
+
+def _which_explanation(tables: _Tables) -> list[Work]:
+    controls, shortcuts = tables["controls"], tables["shortcuts"]
+    alike = tables["twins"] + shortcuts * (len(tables["strengths"]) + ("unlearned" in controls))
+    alike += sum(each in controls for each in ("untrained", "shuffled", "competing"))
+    counts = dict.fromkeys(tables["kinds"], len(tables["tasks"]) * alike)
+    if "head" in controls:
+        counts["resnet"] += len(tables["tasks"]) * (1 + shortcuts)
+    if sum(counts.values()) < FEW and "subset" not in tables:
+        return []
+    learned = {kind: tables["learned_from"] * (tables[kind]["epochs"] * 3 if kind != "probe" else 1) for kind in counts}
+    making = sum(count * learned[kind] * ZOO[kind][0] for kind, count in counts.items())
+    asking = sum(count * (ASKED + 8 * tables["tested"]) * ZOO[kind][0] for kind, count in counts.items())
+    held = weights(ZOO["probe"][1], *[ZOO[kind][1] for kind, count in counts.items() for _ in range(count)])
+    room = {"gpu": on_card(held, 4.0 * 100 * 8 * 64 * 64 * 64), "host": cost.PROCESS}
+    return [Work("The zoo", {"float32": making}, **room), Work("All methods", {"float32": asking}, **room)]
+
+
 _SECTIONS: Mapping[str, Callable[[_Tables], list[Work]]] = {
     "01_caption_driven": _caption_driven,
     "02_texplain": _texplain,
     "03_vlm_explanations": _vlm_explanations,
     "04_clip_decomposition": _clip_decomposition,
+    "05_which_explanation": _which_explanation,
 }
