@@ -71,12 +71,11 @@ def slug(name):
 
 
 def note(id, by_task, unit, item):
-    """Record the mean over tasks, with its interval where there are three tasks or more."""
-    if by_task:
-        interval = study.over_tasks(by_task)
-        ends = {} if interval is None else {"low": interval.low, "high": interval.high}
-        value = float(np.mean(list(by_task.values())))
-        record.number(id, value, **ends, n=len(by_task), unit=unit, item=item, protocol="control")
+    """Record the mean over tasks with its interval; fewer than three have none, and stay in the table alone."""
+    interval = study.over_tasks(by_task)
+    if interval is not None:
+        record.number(id, interval.value, low=interval.low, high=interval.high, n=len(by_task), unit=unit, item=item,
+                      protocol="control")  # fmt: skip
 
 
 # %% [markdown]
@@ -265,16 +264,20 @@ record.figure(
 
 # %%
 rates = study.alarm_rates(alarms)
-record.table("false_alarms", rates.reset_index(names="method"), item="false alarms")
 for name in rates.index:
     for rate in ("hits", "all"):
         by_task = {task: each[rate] for task, each in alarms[name].items() if rate in each}
         note(f"which.{slug(name)}.{'alarms' if rate == 'all' else rate}", by_task, "fraction", "false alarms")
-record.figure(
-    "fig_false_alarms", figures.false_alarms(rates), item="false alarms",
-    alt="Dots joined by lines, a row a method: the share of used factors that it names, and of ignored ones that it "
-    "names as well.",
-)  # fmt: skip
+if rates.empty:
+    for artefact in ("false_alarms", "fig_false_alarms"):
+        record.skip(artefact, "a threshold comes from other tasks, and there are none with factors that are used")
+else:
+    record.table("false_alarms", rates.reset_index(names="method"), item="false alarms")
+    record.figure(
+        "fig_false_alarms", figures.false_alarms(rates), item="false alarms",
+        alt="Dots joined by lines, a row a method: the share of used factors that it names, and of ignored ones that "
+        "it names as well.",
+    )  # fmt: skip
 
 # %% [markdown]
 # *Exercise.* A null cannot raise a false alarm on an untrained network *because it is untrained*: it says the same of

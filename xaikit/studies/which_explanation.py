@@ -476,6 +476,7 @@ def _mean(by_task: Mapping[str, float]) -> float:
 def alarm_rates(alarms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> pd.DataFrame:
     """Hits and false alarms of each method, the mean over tasks, the furthest apart first."""
     rates = pd.DataFrame({name: pd.DataFrame(each).mean(axis=1) for name, each in alarms.items() if each}).T
+    rates = rates.reindex(columns=["hits", "all", *(each for each in rates if each not in ("hits", "all"))])
     order = (rates["hits"] - rates["all"]).sort_values(ascending=False, kind="stable").index
     return rates.reindex(order)
 
