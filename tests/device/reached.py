@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "models.cards.": "writes the cards of the weights that ship",
     "texplain.rating": "shows people pictures, which lie on the CPU",
     "models.preprocessing.ShortestSide.extra_repr": "is a text",
+    "importance.interface.Method.": "says what a method is",
 }
 # What is called with tensors of the CPU, whatever the device.
 ON_THE_CPU = {

@@ -4,14 +4,14 @@ captum's `Saliency(model).attribute` and Quantus' explanation functions are call
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, share_inside
 
 # A model, images and the class of each to explain, to maps [images, (channels,) height, width].
-Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Explain = Callable[..., Any]
 
 
 def from_maps(name: str, explain: Explain, *, form: str = "baseline", batch: int = 50) -> None:
