@@ -168,7 +168,7 @@ def command(*options: str) -> Result:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--profile", "huge"), "unknown profile 'huge': choose one of mini, paper"),
+        (("--profile", "huge"), "unknown profile 'huge': choose one of full, mini, paper"),
         (
             ("--profile", "mini", "--data", "cars"),
             "no data set 'cars' in this profile: choose from classification, wat",

@@ -90,7 +90,8 @@ def jobs(
     for name in names:
         if name not in known:
             raise ValueError(f"unknown notebook {name!r}: choose one of {', '.join(known)}")
-    in_profile = [name for name in known if name in read_settings(folder, profile)] or known
+    own_only = profile == "full"  # other profiles are of all notebooks
+    in_profile = [name for name in known if not own_only or name in read_settings(folder, profile)]
     if strays := [name for name in names if name not in in_profile]:
         raise ValueError(f"the profile {profile!r} has no {strays[0]}: it has {', '.join(in_profile)}")
     return [Job(name, profile, seed, root, arithmetic) for name in names or in_profile]
