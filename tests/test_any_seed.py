@@ -71,17 +71,18 @@ ASKS_FOR_CHANCE = {"seed", "rng", "generator", "draw"}
 GENERATORS = (torch.Generator, np.random.Generator)
 
 TRAINS, RUNS, KEEPS = "trains a network", "runs a network that ships", "hands the seed on and draws nothing itself"
+OF_THE_ZOO = "the accepted runs of notebook 05 have several seeds, and tests of the zoo try it"
 READS = "shuffles photographs on a disk, which the tests of this module do under several seeds"
 EXCEPTIONS = {
-    "importance.interface.Concepts": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.score_method.score": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.which_explanation.Board.by_chance": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.zoo.Truth.interval": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.zoo.card": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.zoo.network": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.zoo.training_pictures": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.zoo.truth_of": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
-    "studies.zoo_tasks.deal": "notebook 05 runs it under several seeds, and test_zoo and test_which_explanation try it",
+    "importance.interface.Concepts": OF_THE_ZOO,
+    "studies.score_method.score": OF_THE_ZOO,
+    "studies.which_explanation.Board.by_chance": OF_THE_ZOO,
+    "studies.zoo.Truth.interval": OF_THE_ZOO,
+    "studies.zoo.card": OF_THE_ZOO,
+    "studies.zoo.network": OF_THE_ZOO,
+    "studies.zoo.training_pictures": OF_THE_ZOO,
+    "studies.zoo.truth_of": OF_THE_ZOO,
+    "studies.zoo_tasks.deal": OF_THE_ZOO,
     "datasets.captions.CocoCaptions.pairs": READS,
     "datasets.captions.Shards.pairs": READS,
     "datasets.captions.batches": READS,

@@ -105,7 +105,9 @@ def test_a_profile_says_whether_it_rehearses_or_one_that_it_is_like(folder: Path
     (folder / "smaller.toml").write_text('like = "rehearsal"\n[01_x]\nimages = 1\n')
     found = {name: profiles.rehearses(name, folder) for name in profiles.names(folder)}
     assert found == {"mini": False, "paper": False, "rehearsal": True, "smaller": True}
-    with pytest.raises(ValueError, match=r"^unknown profile 'huge': choose one of full, mini, paper, rehearsal, smaller$"):
+    with pytest.raises(
+        ValueError, match=r"^unknown profile 'huge': choose one of full, mini, paper, rehearsal, smaller$"
+    ):
         profiles.rehearses("huge", folder)
     assert {name for name in profiles.names() if profiles.rehearses(name)} == {"rehearsal"}
 
