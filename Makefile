@@ -10,8 +10,9 @@ READY := $(VENV)/requirements.lock
 # The index of PyTorch's own builds that .venv was made with, or none; it stays so until another one is given.
 TORCH_KEPT := $(shell cat $(VENV)/torch-index 2>/dev/null)
 TORCH_INDEX ?= $(TORCH_KEPT)
-# The profile `full` is of notebook 05 alone.
-NOTEBOOKS := $(patsubst notebooks/%.py,%,$(wildcard notebooks/$(if $(filter full,$(PROFILE)),05,[0-9])*.py))
+# Those that the profile is of, where it says so; else all.
+ONLY := $(shell sed -n 's/^only = \[\(.*\)\].*/\1/p' 'xaikit/companion/profiles/$(PROFILE).toml' 2>/dev/null | tr -d '",')
+NOTEBOOKS := $(or $(ONLY),$(patsubst notebooks/%.py,%,$(wildcard notebooks/[0-9]*.py)))
 STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
 CODE := $(wildcard xaikit tests notebooks benchmarks)

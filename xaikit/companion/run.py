@@ -24,9 +24,8 @@ from xaikit.companion.progress import Progress, record_text, some
 from xaikit.companion.progress import read as read_progress
 from xaikit.storage import arithmetic as arithmetics
 from xaikit.storage import sources
-from xaikit.storage.files import replacing, write_text
+from xaikit.storage.files import read_toml, replacing, write_text
 from xaikit.storage.paths import ROOT, shipped, workplace
-from xaikit.storage.settings import read as read_settings
 
 DEFAULT_SEED = 0
 
@@ -74,7 +73,7 @@ def jobs(
     root: Path = ROOT,
     arithmetic: str | None = None,
 ) -> list[Job]:
-    """The jobs for the named notebooks, or for all that the profile has settings of.
+    """The jobs for the named notebooks, or for all that the profile is of.
 
     Raises ValueError for a notebook, profile or arithmetic that there is not, for a notebook that the profile leaves
     out, and where there is no notebook at all.
@@ -90,8 +89,8 @@ def jobs(
     for name in names:
         if name not in known:
             raise ValueError(f"unknown notebook {name!r}: choose one of {', '.join(known)}")
-    own_only = profile == "full"  # other profiles are of all notebooks
-    in_profile = [name for name in known if not own_only or name in read_settings(folder, profile)]
+    only = read_toml(folder / f"{profile}.toml").get("only", known)  # its own: one that is like it is of all
+    in_profile = [name for name in known if name in only]
     if strays := [name for name in names if name not in in_profile]:
         raise ValueError(f"the profile {profile!r} has no {strays[0]}: it has {', '.join(in_profile)}")
     return [Job(name, profile, seed, root, arithmetic) for name in names or in_profile]
