@@ -118,9 +118,9 @@ record.figure(
 )  # fmt: skip
 
 # %% [markdown]
-# **Notice.** The same shortcut at the same strength is used by one architecture and ignored by another; of two perfect
-# shortcuts mostly one is learned. So *that a cue is in the data* is not *that it is used*: this is what an explanation
-# has to tell.
+# **Notice.** The same shortcut at the same strength is used by one classifier and ignored by another; and of two
+# perfect shortcuts (in the profile `full`) mostly one is learned. So *that a cue is in the data* is not *that it is
+# used*: this is what an explanation has to tell.
 #
 # **Instrument.** Does redrawing find what is there? Several heads on *one* backbone, each told to tell another factor,
 # must be flipped by that factor more than the others are. And the placebo must flip nothing.
@@ -191,8 +191,7 @@ rows = []
 for name in board.methods:
     best, beyond = board.beyond_nulls(name)
     for score, by_task, unit in (
-        ("rank", scores[name], "rank correlation"), ("across", board.across(name), "rank correlation"),
-        ("auc", aucs[name], "fraction"), ("strength", board.strength(name), "rank correlation"),
+        ("rank", scores[name], "rank correlation"), ("auc", aucs[name], "fraction"),
         ("heads", board.heads(name), "fraction"),
     ):  # fmt: skip
         note(f"which.{slug(name)}.{score}", by_task, unit, "leaderboard")
@@ -264,10 +263,6 @@ record.figure(
 
 # %%
 rates = study.alarm_rates(alarms)
-for name in rates.index:
-    for rate in ("hits", "all"):
-        by_task = {task: each[rate] for task, each in alarms[name].items() if rate in each}
-        note(f"which.{slug(name)}.{'alarms' if rate == 'all' else rate}", by_task, "fraction", "false alarms")
 if rates.empty:
     for artefact in ("false_alarms", "fig_false_alarms"):
         record.skip(artefact, "a threshold comes from other tasks, and there are none with factors that are used")
@@ -329,11 +324,11 @@ record.figure(
 # %% [markdown]
 # ## What to use when
 #
-# - Where factors can be **redrawn**, redraw them: a few dozen queries beat everything else here.
+# - Where factors can be **redrawn**, redraw them: two dozen pictures of each beat everything else here.
 # - Where pictures are **labelled** by factor and the factors are independent in them, how the margin goes with each is
 #   nearly as good: a balanced labelled set is an experiment that somebody has made already.
 # - A word or a map *by itself* is a guess that the training data could have made: set it beside the nulls first. Maps
-#   order factors by their size.
+#   order factors much as their size does.
 #
 # The leaderboard above has how sure each of these is. They hold of small classifiers of drawn scenes and of digits,
 # with five factors of two values; of photographs nothing is said.

@@ -30,7 +30,6 @@ from xaikit.storage.side_by_side import fetch_all
 from xaikit.studies.zoo_tasks import PIXELS, TASKS, Pictures, deal
 from xaikit.texplain.mitigation import Recipe, fine_tune
 
-KINDS = ("resnet", "vit", "probe")
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 PLACEBO = "placebo"
 Make = Literal["trained", "untrained", "shuffled", "unlearned", "head"]
