@@ -54,8 +54,9 @@ def jobs() -> list[Job]:
     stages = translator_training(), translator_training(COCO, COCO_EPOCHS)
     found.append(Job(f"`train-translator`, {WEB_PAIRS:,} pairs × {WEB_EPOCHS} and COCO × {COCO_EPOCHS}", stages, True))
     own = settings.read(profiles.FOLDER, PROFILE)
-    for notebook in sorted(name for name in own if name != "common"):
-        parts = tuple(sections(notebook, {**own.get("common", {}), **own[notebook]}))
+    common = own.pop("common", {})
+    for notebook in sorted(name for name, table in own.items() if isinstance(table, Mapping)):
+        parts = tuple(sections(notebook, {**common, **own[notebook]}))
         found.append(Job(f"`run {notebook}`", parts, False))
     return found
 
