@@ -16,7 +16,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
-RUN, DATA, TRAIN = "Notebooks", "The papers' own data", "Making anew what ships"
+OWN, RUN, DATA, TRAIN = "Your own classifier", "Notebooks", "The papers' own data", "Making anew what ships"
 
 Names = Annotated[list[str] | None, Argument(metavar="NOTEBOOK", help="01_caption_driven, say; by default all.")]
 Profile = Annotated[str, Option(help="Which models, data and sizes: mini, full or paper.")]
@@ -197,6 +197,46 @@ def lab(
     where = [f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/notebooks"]
     command = [sys.executable, "-m", "jupyterlab", *where, *(arguments or ())]
     os.execve(sys.executable, command, environment(PORTABLE))
+
+
+@app.command(rich_help_panel=OWN)
+def audit(
+    model: Annotated[
+        str | None,
+        Argument(
+            metavar="MODEL", help="timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2 or FILE.py:FUNCTION."
+        ),
+    ] = None,
+    images: Annotated[Path | None, Option(metavar="FOLDER", help="A folder a class, or pictures alone.")] = None,
+    labels: Annotated[Path | None, Option(metavar="CSV", help="With the columns file and label.")] = None,
+    masks: Annotated[Path | None, Option(metavar="FOLDER", help="Of masks, or COCO's json of instances.")] = None,
+    concepts: Annotated[Path | None, Option(metavar="TOML", help="What may be used; --init writes one.")] = None,
+    groups: Annotated[Path | None, Option(metavar="CSV", help="What is known of each file, a column each.")] = None,
+    captions: Annotated[Path | None, Option(metavar="CSV", help="With the columns file and caption.")] = None,
+    classes: Annotated[Path | None, Option(metavar="TXT", help="The classes' names, a line each.")] = None,
+    preprocessing: Annotated[str, Option(help="Of a FILE.pt2: imagenet, unit, or a JSON file.")] = "",
+    output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Gets the page and the tables.")] = Path(
+        "report"
+    ),
+    most: Annotated[int, Option(help="Pictures that are taken, evenly from each class.")] = 400,
+    quick: Annotated[bool, Option("--quick", help="About a minute: fewer pictures, no removals, no maps.")] = False,
+    device: Annotated[str | None, Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    seed: Seed = 0,
+    init: Annotated[bool, Option("--init", help="Write concepts.toml to start from, and nothing else.")] = False,
+) -> None:
+    """Audit a classifier of your own: which cues does it use, on which pictures, and how sure is that?"""
+    from xaikit.audit.run import initialise, run_audit
+
+    if init:
+        print(f"Wrote {initialise(concepts or Path('concepts.toml'))}: say there what the classifier may use.")
+        return
+    if model is None or images is None:
+        raise typer.BadParameter("name a classifier and its pictures: xaikit audit MODEL --images FOLDER")
+    found = run_audit(
+        model, images, output, labels=labels, masks=masks, concepts=concepts, groups=groups, captions=captions,
+        classes=classes, preprocessing=preprocessing, most=most, quick=quick, device=device, seed=seed,
+    )  # fmt: skip
+    print(*found.summary(), f"The page is {output / 'report.html'} ({found.seconds:.0f} s).", sep="\n")
 
 
 @app.command(rich_help_panel=DATA)

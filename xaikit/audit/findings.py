@@ -1,0 +1,232 @@
+"""What an audit found: the numbers, the tables, and the answer in three sentences."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from xaikit.audit.load import Loaded
+from xaikit.audit.maps import Maps
+from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, grouping, margins_by_group
+from xaikit.audit.mends import Mend
+from xaikit.audit.photographs import NO_LABEL, Pictures
+from xaikit.audit.questions import Concept, Effect
+from xaikit.metrics.groups import GroupAccuracy, group_accuracy
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What was found of a classifier on some pictures; `table()` is a row a question.
+
+    `logits` [pictures, classes]; `known` says of which pictures the right answer is known.
+    """
+
+    loaded: Loaded
+    pictures: Pictures
+    concepts: tuple[Concept, ...]
+    logits: Float[np.ndarray, "pictures classes"] = field(repr=False)
+    effects: tuple[Effect, ...]
+    removals: tuple[Effect, ...]
+    maps: Maps | None
+    mends: tuple[Mend, ...]
+    keywords: pd.DataFrame
+    seed: int
+    seconds: float
+    notes: tuple[str, ...]
+    command: str = ""
+
+    @property
+    def answers(self) -> Int64[np.ndarray, " pictures"]:
+        """The class of the highest logit."""
+        return self.logits.argmax(1)
+
+    @property
+    def known(self) -> Bool[np.ndarray, " pictures"]:
+        """Of which pictures the right answer is known."""
+        return self.pictures.labels != NO_LABEL
+
+    @property
+    def correct(self) -> Bool[np.ndarray, " known"]:
+        """Of those, which are answered right."""
+        return (self.answers == self.pictures.labels)[self.known]
+
+    @property
+    def claimed(self) -> list[Effect]:
+        """The cues that it is said to use, the largest effect first."""
+        return sorted((each for each in self.effects if each.claimed), key=lambda each: -each.net.value)
+
+    @cached_property
+    def by_class(self) -> GroupAccuracy | None:
+        """The accuracy of each class, where the right answers are known."""
+        if not self.known.any():
+            return None
+        return group_accuracy(self.correct, [self.name(label) for label in self.pictures.labels[self.known]])
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How far confidence and accuracy are apart, where the right answers are known."""
+        if self.known.sum() < FEW:
+            return None
+        confidence = torch.from_numpy(self.logits[self.known]).softmax(1).amax(1).double().numpy()
+        return calibration(confidence, self.correct, self.seed)
+
+    @cached_property
+    def groupings(self) -> list[Grouping]:
+        """The accuracy by each column of the groups."""
+        if self.known.sum() < FEW:
+            return []
+        labels = self.pictures.labels[self.known]
+        return [
+            grouping(str(name), column[self.known].tolist(), self.correct, labels, self.seed)
+            for name, column in self.pictures.groups.items()
+        ]
+
+    @cached_property
+    def variances(self) -> pd.DataFrame:
+        """For each column of the groups, the share of the logits' variance within answers that goes with it."""
+        rows = []
+        for name, column in self.pictures.groups.items():
+            labels = np.where(self.known, self.pictures.labels, self.answers)
+            rows.append((name, *margins_by_group(str(name), column.tolist(), self.logits, labels, self.seed)))
+        return pd.DataFrame(rows, columns=["column", "share of variance", "p"])
+
+    def name(self, label: int) -> str:
+        """What a class is called."""
+        return self.loaded.names[label] if 0 <= label < len(self.loaded.names) else f"class {label}"
+
+    def look_at(self, effect: Effect, most: int = 8) -> list[int]:
+        """The pictures whose answers a change turns and its control does not: where to look."""
+        turned = effect.flips & ~np.any(list(effect.controls.values()), axis=0)
+        return effect.rows[turned][:most].tolist()
+
+    def summary(self) -> list[str]:
+        """The answer in three sentences at most."""
+        asked = [each for each in self.effects if not each.why and not each.expected]
+        if not asked:
+            return ["Nothing could be asked: " + (self.effects[0].why if self.effects else "there is no concept") + "."]
+        if not self.claimed:
+            power = max((each.detectable for each in asked), key=lambda value: -1 if math.isnan(value) else value)
+            named = ", ".join(each.concept for each in asked)
+            could = f"an effect on {power:.0%} of the answers" if not math.isnan(power) else "no effect of any size"
+            return [
+                f"Nothing found: of {len(asked)} questions ({named}), none turns answers more than its control does.",
+                f"What could have been found: {could} would have been in four of five such audits.",
+                "What was not asked may be used all the same.",
+            ]
+        first = self.claimed[0]
+        said = [
+            f"It uses {first.concept}: changing it turns {first.shares['the change'].value:.0%} of the answers, its "
+            f"control {first.shares[first.strongest].value:.0%}, a difference of {_percent(first)} "
+            f"(p = {first.adjusted:.2g} of {first.questions} questions)."
+        ]
+        if others := self.claimed[1:]:
+            said.append("It also uses " + ", ".join(f"{each.concept} ({_percent(each)})" for each in others) + ".")
+        rows = self.look_at(first)
+        towards = max(first.towards, key=lambda label: first.towards[label])
+        part = first.towards[towards] / sum(first.towards.values())
+        said.append(
+            f"Look at {', '.join(self.pictures.ids[row] for row in rows[:3])}, and at answers that become "
+            f"{self.name(towards)} ({part:.0%} of those that turn)."
+        )
+        return said
+
+    def table(self) -> pd.DataFrame:
+        """A row a question: how many answers the change turns, its control, the difference, p, what is claimed."""
+        rows = []
+        for each in self.effects:
+            row: dict[str, Any] = {"concept": each.concept, "change": each.change, "pictures": len(each.rows)}
+            if not each.why:
+                net = each.net
+                row |= {
+                    "flips": each.shares["the change"].value, "control": each.strongest,
+                    "control flips": each.shares[each.strongest].value, "net": net.value, "low": net.low,
+                    "high": net.high, "p": each.p, "adjusted p": each.adjusted, "detectable": each.detectable,
+                }  # fmt: skip
+            row["verdict"] = verdict_of(each)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, to be read by a program."""
+        accuracy = self.by_class
+        found: dict[str, Any] = {
+            "summary": self.summary(), "source": self.loaded.source, "digest": self.loaded.digest,
+            "pictures": len(self.pictures), "seed": self.seed, "seconds": round(self.seconds, 1),
+            "command": self.command, "notes": [*self.pictures.notes, *self.notes],
+            "effects": json.loads(self.table().to_json(orient="records")),
+            "removals": json.loads(removal_table(self.removals).to_json(orient="records")),
+            "keywords": json.loads(self.keywords.to_json(orient="records")),
+            "mends": [
+                {"concept": each.concept, "why": each.why}
+                | ({} if each.why else {"before": vars(each.before.net), "after": vars(each.after.net)}
+                   | {"right before": vars(each.right_before), "right after": vars(each.right_after)})
+                for each in self.mends
+            ],
+            "variances": json.loads(self.variances.to_json(orient="records")),
+        }  # fmt: skip
+        if accuracy is not None:
+            found["accuracy"] = {"overall": vars(accuracy.overall), "worst class": str(accuracy.worst_group)} | {
+                "worst": vars(accuracy.worst), "classes": {str(k): vars(v) for k, v in accuracy.groups.items()}
+            }  # fmt: skip
+        if (own := self.calibration) is not None:
+            found["calibration"] = {"error": own.error, "by chance": own.by_chance, "p": own.p}
+        found["groups"] = {
+            each.column: {"worst": str(each.accuracy.worst_group), "p": each.p}
+            | {str(name): vars(value) for name, value in each.accuracy.groups.items()}
+            for each in self.groupings
+        }
+        return found
+
+    def answer_table(self) -> pd.DataFrame:
+        """A row a picture: the right answer, the one given, and whether each change turns it."""
+        confidence = torch.from_numpy(self.logits).softmax(1).amax(1).numpy()
+        table = pd.DataFrame({
+            "file": self.pictures.ids,
+            "label": [self.name(label) if label != NO_LABEL else "" for label in self.pictures.labels],
+            "answer": [self.name(label) for label in self.answers], "confidence": confidence.round(4),
+        })  # fmt: skip
+        for each in self.effects:
+            if not each.why:
+                turned = pd.Series(pd.NA, index=table.index, dtype="object")
+                turned.iloc[each.rows] = each.flips.astype(int)
+                table[f"turned by {each.concept}"] = turned
+        return table
+
+
+def _percent(effect: Effect) -> str:
+    net = effect.net
+    return f"{net.value:.0%} [{net.low:.0%}, {net.high:.0%}]"
+
+
+def verdict_of(effect: Effect) -> str:
+    """What is said of a question, in a few words."""
+    if effect.why:
+        return f"not asked: {effect.why}"
+    if effect.claimed:
+        return "used"
+    if effect.expected:
+        return "expected"
+    if effect.adjusted <= 0.05:
+        return "a small effect"
+    return "not found"
+
+
+def removal_table(removed: Sequence[Effect]) -> pd.DataFrame:
+    """A row a region and filling: the answers that its removal turns, and those that two other masks turn."""
+    rows = []
+    for each in removed:
+        net = each.net
+        rows.append({
+            "removed": each.concept, "filled with": each.change.removeprefix("removed: "), "pictures": len(each.rows),
+            "flips": each.shares["the change"].value,
+            **{name: share.value for name, share in each.shares.items() if name != "the change"},
+            "net": net.value, "low": net.low, "high": net.high, "p": each.p,
+        })  # fmt: skip
+    return pd.DataFrame(rows)

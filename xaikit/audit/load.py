@@ -1,0 +1,294 @@
+"""A classifier by its name or file, in two parts: what it sees of a picture, and what it makes of that."""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from xaikit.arguments import Texts, public
+from xaikit.models.clip import load_clip
+from xaikit.models.hub import find, load_whole, remember, said, timm_model
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.perturbation.linear_probe import ZeroShot
+from xaikit.storage.files import read_json
+
+FORMS = "timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2 or FILE.py:FUNCTION"
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@public
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A classifier: `look` makes of images in [0, 1] of any size what it sees, `model` takes that and gives logits.
+
+    `names` are those of its classes, empty where nobody knows them; `source` says what was loaded, and `digest` is a
+    sha256 of its weights. `gradients` says whether it can be differentiated.
+    """
+
+    look: Preprocessed
+    model: nn.Module
+    names: tuple[str, ...]
+    source: str
+    digest: str
+    gradients: bool = True
+
+    @classmethod
+    def of(cls, model: nn.Module, names: Sequence[str] = (), source: str = "", *, gradients: bool = True) -> "Loaded":
+        """A classifier behind its preprocessing (`Preprocessed`), in evaluation mode and frozen.
+
+        Raises ValueError for a model that is not `Preprocessed`: nobody else knows how it wants its pictures.
+        """
+        if not isinstance(model, Preprocessed):
+            raise ValueError(
+                f"How {type(model).__name__} wants its pictures is not known: put it behind xaikit.Preprocessed."
+            )
+        if gradients:
+            model.eval().requires_grad_(False)
+        options: dict[str, Any] = {"resize": model.resize, "scale": model.scale, "interpolation": model.interpolation}
+        look = Preprocessed(
+            nn.Identity(), model.sides, (0.0,) * 3, (1.0,) * 3, grey=model.grey, fill=model.fill, floor=model.floor,
+            **options,
+        )  # fmt: skip
+        behind = Preprocessed(model.model, model.sides, model.mean, model.std, resize="squash")
+        return cls(look, behind, tuple(names), source or type(model.model).__name__, _digest(model), gradients)
+
+
+def _digest(model: nn.Module) -> str:
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@public
+def load_classifier(name: str, classes: Sequence[str] = (), *, preprocessing: str = "", device: str = "cpu") -> Loaded:
+    """A classifier by what it is called.
+
+    `timm:NAME`, `torchvision:NAME` and `open_clip:NAME:WEIGHTS` have their library's weights, or with `:FILE` behind
+    the name (of timm and torchvision) those of a state dict, safetensors or torch's own, of which nothing but tensors
+    is read. `hf:ID` is an image classifier of transformers, from the hub or a folder. `FILE.pt2` is what torch.export
+    saved, and has no preprocessing of its own, so that `preprocessing` is "imagenet" (its mean and deviation), "unit"
+    (pixels in [0, 1]), or a JSON file of timm, open_clip or transformers. `FILE.py:FUNCTION` is a function without
+    arguments that gives a `Preprocessed` module. `classes` name the classes, in order; CLIP needs them, as its texts.
+    Raises ValueError for a name of none of these forms, and for what cannot be loaded.
+    """
+    scheme, _, rest = name.partition(":")
+    makers: dict[str, Callable[..., Loaded]] = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}
+    with said(f"The classifier {name}"):
+        if scheme in makers and rest:
+            found = makers[scheme](rest, device)
+        elif scheme == "open_clip" and rest:
+            found = _open_clip(rest, classes, device)
+        elif name.endswith(".pt2"):
+            found = _exported(Path(name), preprocessing, device)
+        elif ".py:" in name:
+            found = _own(name, device)
+        else:
+            raise ValueError(f"{name!r} names no classifier: give {FORMS}.")
+    if classes and len(classes) != (count := _outputs(found, device)):
+        raise ValueError(f"{name} has {count} classes, and {len(classes)} names were given: name each.")
+    names = tuple(classes) or found.names
+    return Loaded(found.look, found.model, names, name, found.digest, found.gradients)
+
+
+def _outputs(loaded: Loaded, device: str) -> int:
+    with torch.no_grad():
+        return loaded.model(torch.full((1, 3, *loaded.look.sides), 0.5, device=device)).shape[1]
+
+
+def _split(rest: str) -> tuple[str, Path | None]:
+    """A name, and the file of weights behind it."""
+    name, _, file = rest.partition(":")
+    return name, Path(file) if file else None
+
+
+def _timm(rest: str, device: str) -> Loaded:
+    name, file = _split(rest)
+    if file is None:
+        model = timm_model(name)
+    else:
+        state = read_state(file)
+        known = timm.get_pretrained_cfg(name)
+        head = known.classifier if known and isinstance(known.classifier, str) else ""
+        model = timm_model(name, pretrained=False, num_classes=_classes_in(state, file, head))
+        _fill(model, state, file)
+    return Loaded.of(Preprocessed.of(model).to(device), _names_of(model), rest)
+
+
+def _torchvision(rest: str, device: str) -> Loaded:
+    name, file = _split(rest)
+    if name not in torchvision.models.list_models(torchvision.models):
+        raise ValueError(f"torchvision knows no classifier {name!r}; its names are those of list_models().")
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    if file is None:
+        model = torchvision.models.get_model(name)
+        # As torchvision does it, but for `weights_only`: the file is a pickle, of which nothing but tensors is read.
+        model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        names: Sequence[str] = weights.meta.get("categories", ())
+    else:
+        state = read_state(file)
+        model, names = torchvision.models.get_model(name, num_classes=_classes_in(state, file)), ()
+        _fill(model, state, file)
+    return Loaded.of(Preprocessed.of(model, weights).to(device), names, rest)
+
+
+class _Logits(nn.Module):
+    """A classifier of transformers that gives logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        return self.model(pixel_values=images).logits
+
+
+def _hf(rest: str, device: str) -> Loaded:
+    source = find(rest)
+    model = load_whole(AutoModelForImageClassification, source)
+    processor = AutoImageProcessor.from_pretrained(source.name, **source.options)
+    remember(source)
+    labels = model.config.id2label
+    names = [str(labels[index]) for index in range(len(labels))]
+    if all(each == f"LABEL_{index}" for index, each in enumerate(names)):
+        names = []
+    return Loaded.of(Preprocessed.of(_Logits(model), processor).to(device), names, rest)
+
+
+def _open_clip(rest: str, classes: Texts | Sequence[str], device: str) -> Loaded:
+    if not classes:
+        raise ValueError("CLIP classifies by texts: name its classes (--classes, a text a line).")
+    if rest.startswith("local-dir:"):
+        clip = load_clip(rest, device=device)
+    else:
+        name, _, pretrained = rest.partition(":")
+        clip = load_clip(name, pretrained or None, device)
+    prompts = [each if " " in each.strip() else f"a photo of a {each}" for each in classes]
+    tower = clip.image_encoder
+    logits = nn.Sequential(ZeroShot(tower.model, clip.encode_texts(prompts)), _Scale(clip.logit_scale))
+    options: dict[str, Any] = {"resize": tower.resize, "scale": tower.scale, "interpolation": tower.interpolation}
+    behind = Preprocessed(logits, tower.sides, tower.mean, tower.std, fill=tower.fill, floor=tower.floor, **options)
+    return Loaded.of(behind.to(device), classes, rest)
+
+
+class _Scale(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.factor
+
+
+class _Exported(nn.Module):
+    """What torch.export saved, called as often as its batch size asks for."""
+
+    def __init__(self, program: Any) -> None:
+        super().__init__()
+        self.inner = program.module()
+        shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in _inputs_of(program))
+        self.batch = shape[0] if isinstance(shape[0], int) else None
+        self.side = tuple(int(side) for side in shape[-2:])
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.batch is None:
+            return self.inner(images)
+        parts = []
+        for part in images.split(self.batch):
+            short = self.batch - len(part)
+            full = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
+            parts.append(self.inner(full)[: len(part)])
+        return torch.cat(parts)
+
+
+def _inputs_of(program: Any) -> Sequence[str]:
+    return program.graph_signature.user_inputs
+
+
+def _exported(file: Path, preprocessing: str, device: str) -> Loaded:
+    if not preprocessing:
+        raise ValueError(f"{file} does not say how it wants its pictures: add --preprocessing imagenet, unit or a file")
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: name a file that torch.export saved")
+    program = torch.export.load(file)
+    wanted = _inputs_of(program)
+    if len(wanted) != 1:
+        raise ValueError(f"{file} takes {len(wanted)} inputs: export a model that takes images alone")
+    model = _Exported(program)
+    if preprocessing in ("imagenet", "unit"):
+        colours = IMAGENET if preprocessing == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
+        behind = Preprocessed(model, model.side, *colours, interpolation="bilinear")
+    else:
+        behind = Preprocessed.of(model, read_json(Path(preprocessing)))
+    return Loaded.of(behind.to(device), source=str(file), gradients=False)
+
+
+def _own(name: str, device: str) -> Loaded:
+    file, _, function = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: name a file, and a function in it that gives the classifier")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(made := getattr(module, function, None)):
+        raise ValueError(f"{path} has no function {function!r}: name one that gives the classifier")
+    return Loaded.of(made().to(device), source=name)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict: safetensors, or torch's own file, alone or under the key that trainers put it.
+
+    Raises ValueError for a file that is missing, damaged, or holds more than tensors.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: name a file of weights")
+    try:
+        held = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{file} holds more than tensors, which may be code: save model.state_dict() alone") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(held.get(key), dict):
+            held = held[key]
+    state = {key.removeprefix("module."): value for key, value in held.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f"{file} holds no weights: save model.state_dict()")
+    return state
+
+
+def _classes_in(state: dict[str, Tensor], file: Path, head: str = "") -> int:
+    """How many classes the layer `head` of a state dict has, by default the last one."""
+    last = [tensor for name, tensor in state.items() if tensor.ndim in (1, 2) and name.startswith(head)]
+    if not last:
+        raise ValueError(f"{file} has no layer {head} that gives classes: save all of the model's state_dict()")
+    return len(last[-1])
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{file} does not fit the model: {reason}") from error
+
+
+def _names_of(model: nn.Module) -> tuple[str, ...]:
+    """The classes' names of a timm model's configuration, where they are there, and as many as it has."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ()
+    return tuple(names) if len(names) == getattr(model, "num_classes", -1) else ()

@@ -1,0 +1,103 @@
+"""Paper 3 on the audited classifier: where are the pixels that the answer rests on, and do its controls hold here?"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from xaikit.audit.questions import Seen
+from xaikit.metrics.intervals import Interval, bootstrap_mean
+from xaikit.models.scores import class_score
+from xaikit.perturbation.search import PRESETS, attribution, meaningful_perturbation
+from xaikit.saliency.masking import rise
+from xaikit.storage.seeding import generator, rng
+
+MASKS = 256  # of RISE, which is asked where there are no gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Maps of some pictures, and how much of each lies in a region beyond what chance puts there.
+
+    `rows` [maps] are the pictures, `maps` [maps, height, width] what the classifier rests on, by `method`. `beyond`: of
+    each region, the share of a map in its mask less that in another picture's mask. `untrained` is the same of the
+    same network with its weights shuffled within each layer. Where that one's interval lies above 0 as well, or the
+    first does not, the region's map says nothing here: `why` has the reason.
+    """
+
+    method: str
+    rows: Int64[np.ndarray, " maps"]
+    maps: Float[Tensor, "maps height width"] = field(repr=False)
+    beyond: dict[str, Interval]
+    untrained: dict[str, Interval]
+
+    def why(self, region: str) -> str:
+        """Why the maps say nothing of a region; empty where they do."""
+        if self.beyond[region].low <= 0:
+            return "no more of a map lies in its mask than in another picture's"
+        if self.untrained[region].low > 0:
+            return "the same is found of the network with shuffled weights"
+        return ""
+
+
+def shuffled(model: nn.Module, seed: int) -> nn.Module:
+    """A copy whose weights are shuffled within each tensor: as large as before, and knowing nothing."""
+    other, draw = copy.deepcopy(model), generator(seed, "audit", "shuffled")
+    with torch.no_grad():
+        for tensor in other.parameters():
+            if tensor.numel() > 1:
+                order = torch.randperm(tensor.numel(), generator=draw).to(tensor.device)
+                tensor.copy_(tensor.flatten()[order].reshape(tensor.shape))
+    return other
+
+
+def maps_of(
+    model: nn.Module,
+    seen: Seen,
+    answers: Int64[Tensor, " pictures"],
+    rows: Sequence[int],
+    *,
+    gradients: bool = True,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Maps:
+    """Meaningful perturbation of the answers to the pictures `rows`, or RISE where there are no gradients."""
+    chosen = torch.as_tensor(rows)
+    images = seen.images(chosen, device)
+    found = _maps(model, images, answers[chosen].to(device), gradients, seed)
+    null = _maps(shuffled(model, seed), images, answers[chosen].to(device), gradients, seed)
+    beyond, untrained = {}, {}
+    for region, masks in seen.masks.items():
+        own = masks[chosen]
+        there = own.flatten(1).any(1)
+        if int(there.sum()) < 4:
+            continue
+        beyond[region] = _beyond(found[there], own[there], seed)
+        untrained[region] = _beyond(null[there], own[there], seed)
+    method = "meaningful perturbation" if gradients else "RISE"
+    return Maps(method, chosen.numpy(), found, beyond, untrained)
+
+
+def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, seed: int) -> Tensor:
+    score = class_score(model, targets, softmax=1.0)
+    if not gradients:
+        found = rise(score, images, images.mean((2, 3), keepdim=True).expand_as(images), seed=seed, masks=MASKS)
+        return (found - found.amin((1, 2), keepdim=True)).cpu()
+    recipe = PRESETS["quick"].at(images.shape[-1])
+    masks = meaningful_perturbation(score, images, recipe, seed=seed)
+    return attribution(masks, (images.shape[-2], images.shape[-1]), recipe).cpu()
+
+
+def _beyond(maps: Tensor, masks: Tensor, seed: int) -> Interval:
+    """The share of each map in its own mask less that in another picture's, over pictures."""
+    positive = maps.clamp_min(0)
+    total = positive.sum((1, 2)).clamp_min(1e-12)
+    order = torch.from_numpy(
+        np.roll(np.arange(len(maps)), 1 + int(rng(seed, "audit", "others").integers(len(maps) - 1)))
+    )
+    own, other = ((positive * each).sum((1, 2)) / total for each in (masks, masks[order]))
+    return bootstrap_mean((own - other).numpy(), seed).within(-1.0, 1.0)

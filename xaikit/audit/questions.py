@@ -1,0 +1,499 @@
+"""Does a classifier use a thing, a background, a colour, a patch? Its answers after a change, net of a control's.
+
+Whatever is changed leaves seams and odd pictures, and these alone turn answers. So every change has a control that is
+done in the same way to the same picture, and only lacks what is asked about:
+
+- what comes from another picture (a background, a thing, a colour) comes once from one with *another answer*, and once
+  from one with the *same answer*;
+- a patch is laid over the picture, and at the same place a piece of another picture; a word, and another word.
+
+The effect is the difference of the shares of answers that flip, and its p McNemar's, one-sided, adjusted for the number
+of questions. A cue is claimed where that is at most 0.05 and the difference at least `LEAST`.
+"""
+
+import math
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
+from scipy import stats
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from xaikit.arguments import public
+from xaikit.audit.changes import (
+    PLACES,
+    Filling,
+    Place,
+    box,
+    on_background,
+    with_colour,
+    with_patch,
+    with_thing,
+    without,
+    word_patch,
+)
+from xaikit.metrics.intervals import Interval, bootstrap_mean, proportion
+from xaikit.storage.seeding import rng
+
+ALPHA = 0.05
+LEAST = 0.1  # of the answers: a smaller effect is shown, and not claimed
+POWER = 0.8
+ALIKE = 0.08  # root mean squared difference, of pixels in [0, 1], up to which a place looks like a patch
+FEWEST = 10  # pictures that a question can be asked of
+
+Kind = Literal["background", "thing", "colour", "patch", "text"]
+KINDS: tuple[Kind, ...] = ("background", "thing", "colour", "patch", "text")
+WHOLE = "picture"  # the region that is all of it
+
+
+@public
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """Something that a classifier may use, and the change that asks for it.
+
+    `change`: "background" (all but `region` from another picture), "thing" (`region` from another picture), "colour"
+    (the mean colour of `region` from another picture), "patch" or "text" (laid over the picture at `place`, `size` of
+    its height high). `region` names masks that came with the pictures, one of the places, or "picture". What is
+    `expected` (the thing itself that a class is about) is shown, and never claimed as a shortcut.
+    Raises ValueError for a change that lacks what it needs.
+    """
+
+    name: str
+    change: Kind
+    region: str = ""
+    patch: UInt8[Tensor, "channels rows columns"] | None = None
+    text: str = ""
+    place: Place = "lower right"
+    size: float = 0.2
+    expected: bool = False
+
+    def __post_init__(self) -> None:
+        if self.change not in KINDS:
+            raise ValueError(f"{self.name}: unknown change {self.change!r}; choose one of {', '.join(KINDS)}.")
+        if self.change in ("background", "thing", "colour") and not self.region:
+            raise ValueError(f"{self.name}: a change of {self.change} needs a region; name masks, or a place.")
+        if self.change == "patch" and self.patch is None:
+            raise ValueError(f"{self.name}: a patch needs a picture; name its file.")
+        if self.change == "text" and not self.text.strip():
+            raise ValueError(f"{self.name}: there is no text to write; give a word.")
+        if self.place not in PLACES or not 0 < self.size <= 1:
+            raise ValueError(f"{self.name}: place {self.place!r}, size {self.size}; give a place and a size in (0, 1].")
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What a change does to the answers, and what its controls do.
+
+    `flips` and `controls` [pictures] say which answers change; `shares` have their shares with exact intervals, "the
+    change" first. `net` is the change's share less that of the control which flips more. `p` is one-sided, and the
+    larger of the two where there are two controls; `adjusted` allows for all questions. `detectable` is the smallest
+    difference that would have been found in 4 of 5 audits of as many pictures. `towards` counts the answers after the
+    change, of those that flipped. `why` says why nothing could be asked.
+    """
+
+    concept: str
+    change: str
+    rows: Int64[np.ndarray, " pictures"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    flips: Bool[np.ndarray, " pictures"] = field(default_factory=lambda: np.zeros(0, bool))
+    controls: dict[str, Bool[np.ndarray, " pictures"]] = field(default_factory=dict)
+    towards: dict[int, int] = field(default_factory=dict)
+    expected: bool = False
+    seed: int = 0
+    questions: int = 1
+    adjusted: float = 1.0
+    why: str = ""
+
+    @property
+    def shares(self) -> dict[str, Interval]:
+        """The share of flips of the change and of each control."""
+        every = {"the change": self.flips, **self.controls}
+        return {name: proportion(int(each.sum()), len(each)) for name, each in every.items()}
+
+    @property
+    def strongest(self) -> str:
+        """The control that flips most."""
+        return max(self.controls, key=lambda name: self.controls[name].sum())
+
+    @property
+    def net(self) -> Interval:
+        """The share of flips beyond the strongest control's."""
+        difference = self.flips.astype(float) - self.controls[self.strongest]
+        return bootstrap_mean(difference, self.seed).within(-1.0, 1.0)
+
+    @property
+    def p(self) -> float:
+        """One-sided, by McNemar's test, and the larger one of two controls: each has to be beaten."""
+        return max((_p(self.flips, other) for other in self.controls.values()), default=1.0)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the classifier is said to use it, and need not be expected to."""
+        return not self.why and not self.expected and self.adjusted <= ALPHA and self.net.value >= LEAST
+
+    @property
+    def detectable(self) -> float:
+        """The smallest difference that so many pictures show with a probability of 0.8; NaN where none would do."""
+        if self.why:
+            return float("nan")
+        backwards = float((~self.flips & self.controls[self.strongest]).mean())
+        return smallest_effect(len(self.rows), max(backwards, 1 / len(self.rows)), ALPHA / self.questions)
+
+
+def _p(first: np.ndarray, second: np.ndarray) -> float:
+    """McNemar's exact p that the first is no more often true than the second."""
+    more, less = int((first & ~second).sum()), int((~first & second).sum())
+    return float(stats.binom.sf(more - 1, more + less, 0.5)) if more + less else 1.0
+
+
+def smallest_effect(n: int, backwards: float, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The smallest net share that McNemar's one-sided test of `n` pairs finds with a probability of `power`.
+
+    `backwards` is the share of pairs in which the control alone flips. NaN where not even all the others would do.
+    By the exact distribution: the number of unlike pairs is binomial, and so is the share of them that go one way.
+    """
+    for net in np.arange(0.01, 1 - backwards + 1e-9, 0.01):
+        unlike = net + 2 * backwards
+        if unlike > 1:
+            break
+        counts = np.arange(n + 1)
+        counts = counts[np.abs(counts - n * unlike) <= 6 * (n * unlike * (1 - unlike)) ** 0.5 + 1]
+        critical = stats.binom.isf(alpha, counts, 0.5) + 1  # the first count whose tail is at most alpha
+        found = stats.binom.pmf(counts, n, unlike) @ stats.binom.sf(critical - 1, counts, (net + backwards) / unlike)
+        if found >= power:
+            return float(net)
+    return float("nan")
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+Answers = Callable[[Float[Tensor, "images 3 height width"]], Int64[Tensor, " images"]]
+
+
+@public
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Pictures as the model sees them, with masks of regions by name; where a mask is empty there is no such thing."""
+
+    pixels: UInt8[Tensor, "pictures 3 height width"]
+    masks: dict[str, Bool[Tensor, "pictures height width"]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, rows: Tensor | slice, device: str | torch.device = "cpu") -> Float[Tensor, "rows 3 height width"]:
+        """Some of them in [0, 1]."""
+        return self.pixels[rows].to(device).float().div_(255)
+
+    def region(self, name: str, rows: Tensor | slice) -> Bool[Tensor, "rows height width"]:
+        """The masks of a region: those of that name, a box near a place, or all of the picture.
+
+        Raises ValueError for an unknown name.
+        """
+        if name in self.masks:
+            return self.masks[name][rows]
+        mask = torch.zeros(self.pixels.shape[-2:], dtype=torch.bool)
+        if name == WHOLE:
+            mask[:] = True
+        elif name in PLACES:
+            size = (mask.shape[0] // 4, mask.shape[1] // 4)
+            mask[box(name, size, (mask.shape[0], mask.shape[1]))] = True
+        else:
+            known = ", ".join([*self.masks, WHOLE, *PLACES])
+            raise ValueError(f"There are no masks of a region {name!r}: name one of {known}.")
+        return mask.expand(len(self.pixels[rows]), -1, -1)
+
+
+def classify(model: nn.Module, seen: Seen, device: str = "cpu", batch: int = 64) -> Float[Tensor, "pictures classes"]:
+    """The logits of all pictures, on the CPU."""
+    with torch.no_grad():
+        parts = [model(seen.images(slice(i, i + batch), device)).float().cpu() for i in range(0, len(seen), batch)]
+    return torch.cat(parts)
+
+
+def donors(
+    answers: Int64[np.ndarray, " pictures"], able: Bool[np.ndarray, " pictures"], seed: int
+) -> tuple[Int64[np.ndarray, " pictures"], Int64[np.ndarray, " pictures"]]:
+    """For each picture another one with the same answer, and one with another answer, at random; -1 where none is."""
+    draw = rng(seed, "audit", "donors")
+    same, other = np.full(len(answers), -1), np.full(len(answers), -1)
+    for row in range(len(answers)):
+        alike = answers == answers[row]
+        for which, pool in ((same, able & alike & (np.arange(len(answers)) != row)), (other, able & ~alike)):
+            if pool.any():
+                which[row] = draw.choice(np.flatnonzero(pool))
+    return same, other
+
+
+@public
+def effects(
+    model: nn.Module,
+    seen: Seen,
+    concepts: Sequence[Concept],
+    *,
+    answers: Int64[Tensor, " pictures"],
+    device: str = "cpu",
+    seed: int = 0,
+    batch: int = 32,
+) -> list[Effect]:
+    """The effect of each concept's change on the answers, with p adjusted for their number (Holm, 1979)."""
+    found = []
+    for concept in tqdm(concepts, desc="changing pictures", leave=False, disable=None):
+        found.append(_effect(model, _Question(seen, concept, concepts, seed), answers.numpy(), device, batch))
+    asked = [each for each in found if not each.why and not each.expected]
+    adjusted = dict(zip(map(id, asked), holm([each.p for each in asked]), strict=True))
+    return [replace(each, questions=max(1, len(asked)), adjusted=adjusted.get(id(each), each.p)) for each in found]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p-values, adjusted so that one of them below 0.05 is chance in at most 1 of 20 families (Holm, 1979)."""
+    order, worst, adjusted = np.argsort(ps, kind="stable"), 0.0, [1.0] * len(ps)
+    for place, which in enumerate(order):
+        worst = max(worst, min(1.0, (len(ps) - place) * ps[which]))
+        adjusted[which] = worst
+    return adjusted
+
+
+def _effect(model: nn.Module, question: "_Question", answers: np.ndarray, device: str, batch: int) -> Effect:
+    concept = question.concept
+    none = Effect(concept.name, concept.change, expected=concept.expected, seed=question.seed)
+    rows, donor = question.sources(answers)
+    if len(rows) < FEWEST:
+        said = (
+            "all answers are the same" if len(np.unique(answers)) == 1 else f"{len(rows)} pictures have what it takes"
+        )
+        return replace(none, why=f"{said}, and {FEWEST} are needed")
+    after: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for part in np.array_split(rows, -(-len(rows) // batch)):
+            for name, images in question.variants(part, donor, device):
+                after.setdefault(name, []).append(model(images).argmax(1).cpu())
+    flips = {name: torch.cat(parts).numpy() != answers[rows] for name, parts in after.items()}
+    turned = torch.cat(after["the change"]).numpy()[flips["the change"]]
+    towards = {int(label): int(count) for label, count in zip(*np.unique(turned, return_counts=True), strict=True)}
+    return replace(none, rows=rows, flips=flips.pop("the change"), controls=flips, towards=towards)
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """One concept of several, asked of some pictures: which of them, from where each takes what, and the change.
+
+    What is asked by itself stays as it is while something larger is exchanged: a logo, a tool, a corner does not go
+    with the background, and hair that the classes are about is not covered by another's clothes. So an effect is of
+    what its name says, and not of what happens to lie there too.
+    """
+
+    seen: Seen
+    concept: Concept
+    concepts: Sequence[Concept]
+    seed: int
+
+    def sources(
+        self, answers: Int64[np.ndarray, " pictures"]
+    ) -> tuple[Int64[np.ndarray, " rows"], dict[str, Int64[np.ndarray, " pictures"]]]:
+        """The pictures that can be asked, and from which other picture each takes what it is given."""
+        seen, concept = self.seen, self.concept
+        able = np.ones(len(seen), bool)
+        if concept.change == "patch":
+            able = ~_shows(seen, self.laid["the change"])
+        elif concept.region:
+            parts = [seen.region(concept.region, slice(i, i + 100)) for i in range(0, len(seen), 100)]
+            able = np.concatenate([part.flatten(1).any(1).numpy() for part in parts])
+        if concept.change in ("text", "patch"):
+            other, rows = np.zeros(len(seen), np.int64), np.flatnonzero(able)
+            other[rows] = np.roll(rng(self.seed, "audit", "pieces").permutation(rows), 1)
+            return rows, {"other": other}
+        same, other = donors(answers, able, self.seed)
+        return np.flatnonzero(able & (same >= 0) & (other >= 0)), {"same": same, "other": other}
+
+    def variants(
+        self, rows: Int64[np.ndarray, " rows"], donor: dict[str, Int64[np.ndarray, " pictures"]], device: str = "cpu"
+    ) -> Iterator[tuple[str, Float[Tensor, "rows 3 height width"]]]:
+        """The pictures `rows` after the change, and after each control."""
+        seen, concept = self.seen, self.concept
+        own = torch.from_numpy(rows)
+        images = seen.images(own, device)
+        if concept.change in ("patch", "text"):
+            for name, patch in self.laid.items():
+                yield name, with_patch(images, patch.to(device).float() / 255, concept.place)
+            covered = torch.zeros(1, 1, *images.shape[-2:], dtype=torch.bool, device=device)
+            covered[:, :, *self.box] = True
+            others = seen.images(torch.from_numpy(donor["other"][rows]), device)
+            yield "a piece of another picture", torch.where(covered, others, images)
+            return
+        regions, held = seen.region(concept.region, own).to(device), self.held(own).to(device)
+        for name, which in (("the change", "other"), ("from the same answer", "same")):
+            chosen = torch.from_numpy(donor[which][rows])
+            others, theirs = seen.images(chosen, device), seen.region(concept.region, chosen).to(device)
+            if concept.change == "background":
+                yield name, on_background(images, regions | held, others, theirs | self.held(chosen).to(device))
+            else:
+                change = with_thing if concept.change == "thing" else with_colour
+                yield name, torch.where(held[:, None], images, change(images, regions, others, theirs))
+
+    @cached_property
+    def laid(self) -> dict[str, UInt8[Tensor, "channels rows columns"]]:
+        """What is laid over the pictures: the patch, or the word and another word."""
+        concept, size = self.concept, (self.seen.pixels.shape[-2], self.seen.pixels.shape[-1])
+        height = round(concept.size * size[0])
+        if concept.change == "patch":
+            assert concept.patch is not None
+            return {"the change": _fitting(_sized(concept.patch, height), size)}
+        words = {"the change": concept.text, "another word": _another_word(concept.text, self.seed)}
+        return {name: _fitting(word_patch(word, max(6, height)), size) for name, word in words.items()}
+
+    @cached_property
+    def box(self) -> tuple[slice, slice]:
+        """Where the patch or word lies."""
+        patch, pixels = self.laid["the change"], self.seen.pixels
+        return box(self.concept.place, (patch.shape[-2], patch.shape[-1]), (pixels.shape[-2], pixels.shape[-1]))
+
+    def held(self, rows: Tensor) -> Bool[Tensor, "rows height width"]:
+        """What stays as it is, as another question is of it."""
+        own = self.seen.region(self.concept.region, rows)
+        found = torch.zeros_like(own)
+        for other in self.concepts:
+            if other is self.concept or other.region in (self.concept.region, WHOLE) or other.change == "text":
+                continue
+            if other.change == "patch":
+                if self.concept.change == "background":
+                    area = _Question(self.seen, other, (), self.seed).box
+                    found[:, *area] = True
+            elif self.concept.change == "background" or (
+                self.concept.region in self.seen.masks and other.expected and other.region in self.seen.masks
+            ):
+                theirs = self.seen.region(other.region, rows)
+                inside = (own & _boxed(theirs)).flatten(1).sum(1) * 2 > own.flatten(1).sum(1)
+                found |= theirs & ~(inside & (self.concept.change != "background"))[:, None, None]
+        return found if self.concept.change == "background" else found & ~own
+
+
+def examples(
+    seen: Seen,
+    concept: Concept,
+    concepts: Sequence[Concept],
+    answers: Int64[np.ndarray, " pictures"],
+    rows: Sequence[int],
+    seed: int,
+) -> dict[str, Float[Tensor, "rows 3 height width"]]:
+    """Some pictures after the change, and after each control, as they were when it was asked."""
+    question = _Question(seen, concept, concepts, seed)
+    return dict(question.variants(np.asarray(rows, np.int64), question.sources(answers)[1]))
+
+
+def askable(
+    seen: Seen, concept: Concept, answers: Int64[np.ndarray, " pictures"], seed: int
+) -> Int64[np.ndarray, " rows"]:
+    """The pictures that a concept can be asked of."""
+    return _Question(seen, concept, (concept,), seed).sources(answers)[0]
+
+
+def _boxed(masks: Bool[Tensor, "rows height width"]) -> Bool[Tensor, "rows height width"]:
+    """The box around each mask."""
+    rows, columns = masks.any(2), masks.any(1)
+
+    def between(hit: Tensor) -> Tensor:
+        return (hit.cumsum(1) > 0) & (hit.flip(1).cumsum(1).flip(1) > 0)
+
+    return between(rows)[:, :, None] & between(columns)[:, None]
+
+
+def _shows(seen: Seen, patch: UInt8[Tensor, "channels rows columns"]) -> Bool[np.ndarray, " pictures"]:
+    """Which pictures show the patch already, of that size and anywhere: to lay it over them would change nothing.
+
+    By the mean squared difference, weighted by how opaque the patch is, at every place.
+    """
+    opaque = patch[3:].float() / 255 if len(patch) == 4 else torch.ones(1, *patch.shape[1:])
+    wanted = patch[:3].float() / 255
+    weight, product = opaque.expand(3, -1, -1)[None], (opaque * wanted)[None]
+    total = (opaque.expand(3, -1, -1) * wanted.square()).sum()
+    found = []
+    for start in range(0, len(seen), 50):
+        images = seen.images(slice(start, start + 50))
+        apart = F.conv2d(images.square(), weight) - 2 * F.conv2d(images, product) + total
+        found.append((apart.flatten(1).amin(1) / weight.sum() < ALIKE**2).numpy())
+    return np.concatenate(found)
+
+
+def _another_word(word: str, seed: int) -> str:
+    """As many other letters."""
+    letters = [each for each in string.ascii_uppercase if each not in word.upper()]
+    return "".join(rng(seed, "audit", "word").choice(letters, len(word)))
+
+
+def _sized(patch: Tensor, height: int) -> Tensor:
+    """A patch of that height, in its proportions."""
+    size = [max(1, height), max(1, round(patch.shape[-1] * height / patch.shape[-2]))]
+    return F.interpolate(patch[None].float(), size, mode="bilinear", antialias=True)[0].round().byte()
+
+
+def _fitting(patch: Tensor, within: Sequence[int]) -> Tensor:
+    """The patch, made smaller where it is larger than the picture."""
+    ratio = min(1.0, within[0] / patch.shape[-2], within[1] / patch.shape[-1])
+    return patch if ratio == 1 else _sized(patch, int(patch.shape[-2] * ratio))
+
+
+# --- taking away ------------------------------------------------------------------------------------------------------
+
+FILLINGS: tuple[Filling, ...] = ("mean", "blur")
+REMOVED = 200  # pictures of each region, at random
+
+
+def removals(
+    model: nn.Module,
+    seen: Seen,
+    *,
+    answers: Int64[Tensor, " pictures"],
+    regions: Sequence[str] = (),
+    fillings: Sequence[Filling] = FILLINGS,
+    device: str = "cpu",
+    seed: int = 0,
+    batch: int = 32,
+) -> list[Effect]:
+    """What is lost with each of the `regions` (by default all), and with all but it, beside two masks of no meaning.
+
+    These are the mask of another picture, the one of the nearest area, and its own mask elsewhere in the picture,
+    moved around its edges. Nothing is claimed of it: a large region is hit by any other large mask, so that this finds
+    less than an exchange does, and it cannot say whether a thing was used or only missed.
+    """
+    found = []
+    for name, side in [(name, side) for name in regions or seen.masks for side in ("", "all but ")]:
+        there = np.flatnonzero(seen.masks[name].flatten(1).any(1).numpy())
+        if len(there) < FEWEST:
+            continue
+        draw = rng(seed, "audit", "elsewhere", name)
+        rows = torch.from_numpy(np.sort(draw.permutation(there)[:REMOVED]))
+        own = seen.masks[name][rows]
+        area = own.flatten(1).float().mean(1)
+        apart = (area[:, None] - area).abs().fill_diagonal_(math.inf)
+        others = own[apart.argmin(1)]
+        moved = torch.stack([_rolled(mask, draw) for mask in own])
+        masks = {"the change": own, "another picture's mask": others, "its own mask elsewhere": moved}
+        for filling in fillings:
+            flips: dict[str, list[Tensor]] = {}
+            with torch.no_grad():
+                for part in torch.arange(len(rows)).split(batch):
+                    images = seen.images(rows[part], device)
+                    for which, mask in masks.items():
+                        region = mask[part].to(device)
+                        changed = without(images, ~region if side else region, filling)
+                        flips.setdefault(which, []).append(model(changed).argmax(1).cpu() != answers[rows[part]])
+            every = {which: torch.cat(parts).numpy() for which, parts in flips.items()}
+            found.append(
+                Effect(
+                    f"{side}{name}", f"removed: {filling}", rows.numpy(), every.pop("the change"), every, {}, True, seed
+                )
+            )
+    return found
+
+
+def _rolled(mask: Tensor, draw: np.random.Generator) -> Tensor:
+    """A mask moved by a quarter of the picture at least, along both axes, around the edges."""
+    steps = [int(draw.integers(side // 4, max(side // 4 + 1, 3 * side // 4))) for side in mask.shape]
+    return mask.roll(steps, (0, 1))
