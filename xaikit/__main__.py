@@ -223,8 +223,16 @@ def audit(
     device: Annotated[str | None, Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
     seed: Seed = 0,
     init: Annotated[bool, Option("--init", help="Write concepts.toml to start from, and nothing else.")] = False,
+    example: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Make a classifier and pictures to try it on, and nothing else.")
+    ] = None,
 ) -> None:
     """Audit a classifier of your own: which cues does it use, on which pictures, and how sure is that?"""
+    if example is not None:
+        from xaikit.studies.audit_example import write_example
+
+        print("Now audit it:", *write_example(example, seed), sep="\n")
+        return
     from xaikit.audit.run import initialise, run_audit
 
     if init:

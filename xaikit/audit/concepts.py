@@ -101,8 +101,9 @@ def common_regions(seen: Seen) -> list[str]:
 
 def concepts_for(seen: Seen) -> list[Concept]:
     """What can be asked where nobody says what: colours, corners, and of each region its background and itself."""
-    found = [Concept("colours of the picture", "colour", WHOLE)]
-    for region in common_regions(seen):
+    regions = common_regions(seen)
+    found = [] if regions else [Concept("colours of the picture", "colour", WHOLE)]
+    for region in regions:
         about = region == "object"
         if about:
             found.append(Concept("background", "background", region))

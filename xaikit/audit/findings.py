@@ -79,14 +79,14 @@ class Findings:
 
     @cached_property
     def groupings(self) -> list[Grouping]:
-        """The accuracy by each column of the groups."""
+        """The accuracy by class and each column of the groups."""
         if self.known.sum() < FEW:
             return []
-        labels = self.pictures.labels[self.known]
-        return [
-            grouping(str(name), column[self.known].tolist(), self.correct, labels, self.seed)
-            for name, column in self.pictures.groups.items()
-        ]
+        labels, found = self.pictures.labels[self.known], []
+        for name, column in self.pictures.groups.items():
+            own = [f"{self.name(label)}, {value}" for label, value in zip(labels, column[self.known], strict=True)]
+            found.append(grouping(str(name), own, self.correct, labels, self.seed))
+        return found
 
     @cached_property
     def variances(self) -> pd.DataFrame:
@@ -94,10 +94,10 @@ class Findings:
         rows = []
         for name, column in self.pictures.groups.items():
             labels = np.where(self.known, self.pictures.labels, self.answers)
-            rows.append((name, *margins_by_group(str(name), column.tolist(), self.logits, labels, self.seed)))
+            rows.append((name, *margins_by_group(str(name), column, self.logits, labels, self.seed)))
         return pd.DataFrame(rows, columns=["column", "share of variance", "p"])
 
-    def name(self, label: int) -> str:
+    def name(self, label: int | np.integer) -> str:
         """What a class is called."""
         return self.loaded.names[label] if 0 <= label < len(self.loaded.names) else f"class {label}"
 
@@ -131,10 +131,8 @@ class Findings:
         rows = self.look_at(first)
         towards = max(first.towards, key=lambda label: first.towards[label])
         part = first.towards[towards] / sum(first.towards.values())
-        said.append(
-            f"Look at {', '.join(self.pictures.ids[row] for row in rows[:3])}, and at answers that become "
-            f"{self.name(towards)} ({part:.0%} of those that turn)."
-        )
+        to = f", and at answers that become {self.name(towards)} ({part:.0%} of those that turn)" if part > 0.6 else ""
+        said.append(f"Look at {', '.join(self.pictures.ids[row] for row in rows[:3])}{to}.")
         return said
 
     def table(self) -> pd.DataFrame:

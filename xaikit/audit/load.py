@@ -8,8 +8,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from jaxtyping import Float
 from safetensors.torch import load_file
@@ -20,7 +20,6 @@ from xaikit.arguments import Texts, public
 from xaikit.models.clip import load_clip
 from xaikit.models.hub import find, load_whole, remember, said, timm_model
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.perturbation.linear_probe import ZeroShot
 from xaikit.storage.files import read_json
 
 FORMS = "timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2 or FILE.py:FUNCTION"
@@ -120,9 +119,9 @@ def _timm(rest: str, device: str) -> Loaded:
         model = timm_model(name)
     else:
         state = read_state(file)
-        known = timm.get_pretrained_cfg(name)
-        head = known.classifier if known and isinstance(known.classifier, str) else ""
-        model = timm_model(name, pretrained=False, num_classes=_classes_in(state, file, head))
+        model = timm_model(
+            name, pretrained=False, num_classes=_classes_in(state, timm_model(name, pretrained=False), file)
+        )
         _fill(model, state, file)
     return Loaded.of(Preprocessed.of(model).to(device), _names_of(model), rest)
 
@@ -139,7 +138,8 @@ def _torchvision(rest: str, device: str) -> Loaded:
         names: Sequence[str] = weights.meta.get("categories", ())
     else:
         state = read_state(file)
-        model, names = torchvision.models.get_model(name, num_classes=_classes_in(state, file)), ()
+        count = _classes_in(state, torchvision.models.get_model(name), file)
+        model, names = torchvision.models.get_model(name, num_classes=count), ()
         _fill(model, state, file)
     return Loaded.of(Preprocessed.of(model, weights).to(device), names, rest)
 
@@ -177,19 +177,22 @@ def _open_clip(rest: str, classes: Texts | Sequence[str], device: str) -> Loaded
         clip = load_clip(name, pretrained or None, device)
     prompts = [each if " " in each.strip() else f"a photo of a {each}" for each in classes]
     tower = clip.image_encoder
-    logits = nn.Sequential(ZeroShot(tower.model, clip.encode_texts(prompts)), _Scale(clip.logit_scale))
+    logits = _ByTexts(tower.model, clip.encode_texts(prompts), clip.logit_scale)
     options: dict[str, Any] = {"resize": tower.resize, "scale": tower.scale, "interpolation": tower.interpolation}
     behind = Preprocessed(logits, tower.sides, tower.mean, tower.std, fill=tower.fill, floor=tower.floor, **options)
     return Loaded.of(behind.to(device), classes, rest)
 
 
-class _Scale(nn.Module):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
+class _ByTexts(nn.Module):
+    """CLIP's logits of classes that texts name: cosines times its own scale."""
 
-    def forward(self, values: Tensor) -> Tensor:
-        return values * self.factor
+    def __init__(self, tower: nn.Module, texts: Float[Tensor, "classes features"], scale: float) -> None:
+        super().__init__()
+        self.tower, self.scale = tower, scale
+        self.register_buffer("texts", texts)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        return self.scale * F.normalize(self.tower(images), dim=-1) @ self.texts.T
 
 
 class _Exported(nn.Module):
@@ -272,12 +275,13 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def _classes_in(state: dict[str, Tensor], file: Path, head: str = "") -> int:
-    """How many classes the layer `head` of a state dict has, by default the last one."""
-    last = [tensor for name, tensor in state.items() if tensor.ndim in (1, 2) and name.startswith(head)]
-    if not last:
-        raise ValueError(f"{file} has no layer {head} that gives classes: save all of the model's state_dict()")
-    return len(last[-1])
+def _classes_in(state: dict[str, Tensor], model: nn.Module, file: Path) -> int:
+    """How many classes the layer of a state dict has that is the model's last one."""
+    kinds = (nn.Linear, nn.Conv2d)
+    head = [name for name, module in model.named_modules() if isinstance(module, kinds)][-1]
+    if f"{head}.weight" not in state:
+        raise ValueError(f"{file} does not fit the model: it has no {head}.weight")
+    return len(state[f"{head}.weight"])
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], file: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int64
+from numpy.typing import ArrayLike
 
 from xaikit.arguments import Count, Seed
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
@@ -74,10 +75,10 @@ class Grouping:
 
 
 def grouping(
-    column: str, groups: Sequence[str], correct: Bool[np.ndarray, " pictures"], labels: Int64[np.ndarray, " pictures"],
+    column: str, groups: ArrayLike, correct: Bool[np.ndarray, " pictures"], labels: Int64[np.ndarray, " pictures"],
     seed: Seed,
 ) -> Grouping:  # fmt: skip
-    """The accuracy by group; classes are held fixed where chance is asked, as some are harder than others."""
+    """The accuracy by group, of each class or across them; for chance classes are held fixed, as some are harder."""
     names = np.asarray(groups).astype(str)
     codes = np.unique(names, return_inverse=True)[1]
 
@@ -101,7 +102,7 @@ def _dealt(codes: np.ndarray, labels: np.ndarray, draw: np.random.Generator) -> 
 
 
 def margins_by_group(
-    column: str, groups: Sequence[str], logits: Float[np.ndarray, "pictures classes"],
+    column: str, groups: ArrayLike, logits: Float[np.ndarray, "pictures classes"],
     labels: Int64[np.ndarray, " pictures"], seed: Seed,
 ) -> tuple[float, float]:  # fmt: skip
     """The share of the logits' variance within classes that goes with the groups, and its p by dealing groups anew.

@@ -22,6 +22,7 @@ from xaikit.storage import paths
 
 SHOWN, WIDEST, QUALITY = 3, 224, 80  # examples of a cue, pixels of a picture, of WebP
 BOARD = Path("figures/full/05_which_explanation/leaderboard.csv")
+HERE = ("intervention", "variance of the margin", "perturbation", "B2T")  # that the page has
 LIBRARIES = ("xaikit", "torch", "torchvision", "timm", "open_clip_torch", "transformers")
 
 
@@ -148,7 +149,8 @@ def _board(model: nn.Module) -> dict[str, Any] | None:
         file = paths.shipped(paths.ROOT) / BOARD.name
     if not file.is_file():
         return None
-    table = pd.read_csv(file)
+    table = pd.read_csv(file, keep_default_na=False, na_values=[""])  # a form is called null
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
     kind = "a convolutional network" if convolutions > 2 else "a vision transformer"
-    return {"rows": table.sort_values("rank", ascending=False).to_dict("records"), "kind": kind}
+    rows = table.sort_values("rank", ascending=False).to_dict("records")
+    return {"rows": rows, "here": [row for row in rows if row["method"] in HERE], "kind": kind}

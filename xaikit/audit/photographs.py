@@ -109,7 +109,7 @@ def read_pictures(
         raise ValueError(f"{captions} has {len(texts.columns)} columns beside file: keep the one with the captions.")
     return Pictures(
         Seen(torch.stack(pixels), regions), ids, positions[kept], table,
-        tuple(texts.iloc[:, 0].astype(str)) if len(texts.columns) else (), tuple(notes),
+        tuple(texts.iloc[:, 0]) if len(texts.columns) else (), tuple(notes),
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def _labels(folder: Path, found: Sequence[Path], file: Path | None, notes: list[
     table = _read_csv(file)
     if "label" not in table:
         raise ValueError(f"{file} has no column label (it has {', '.join(table)}): name the columns file and label.")
-    known = dict(zip(table["file"], table["label"].astype(str), strict=True))
+    known = dict(zip(table["file"], table["label"], strict=True))
     ids = [_id(folder, path) for path in found]
     kinds = [known.get(each, known.get(Path(each).name)) for each in ids]
     used = {each for each in ids if each in known} | {Path(each).name for each in ids if each not in known}
@@ -185,7 +185,7 @@ def _chosen(kinds: Sequence[str | None], n: int, most: int | None) -> list[int]:
 
 def _read_csv(file: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(file, dtype={"file": str})
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)  # "none" and "NA" are words
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read ({error}): give a csv with a column file.") from error
     if "file" not in table:

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
+from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xaikit.arguments import public
+from xaikit.arguments import PositiveShare, public
 from xaikit.audit.changes import (
     PLACES,
     Filling,
@@ -71,20 +72,20 @@ class Concept:
     patch: UInt8[Tensor, "channels rows columns"] | None = None
     text: str = ""
     place: Place = "lower right"
-    size: float = 0.2
+    size: PositiveShare = 0.2
     expected: bool = False
 
     def __post_init__(self) -> None:
-        if self.change not in KINDS:
+        if self.change not in KINDS:  # of a file: what comes from Python is looked at before
             raise ValueError(f"{self.name}: unknown change {self.change!r}; choose one of {', '.join(KINDS)}.")
+        if self.place not in PLACES or not 0 < self.size <= 1:
+            raise ValueError(f"{self.name}: place {self.place!r}, size {self.size}; give a place and a size in (0, 1].")
         if self.change in ("background", "thing", "colour") and not self.region:
             raise ValueError(f"{self.name}: a change of {self.change} needs a region; name masks, or a place.")
         if self.change == "patch" and self.patch is None:
             raise ValueError(f"{self.name}: a patch needs a picture; name its file.")
         if self.change == "text" and not self.text.strip():
             raise ValueError(f"{self.name}: there is no text to write; give a word.")
-        if self.place not in PLACES or not 0 < self.size <= 1:
-            raise ValueError(f"{self.name}: place {self.place!r}, size {self.size}; give a place and a size in (0, 1].")
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,7 +380,7 @@ def examples(
     concept: Concept,
     concepts: Sequence[Concept],
     answers: Int64[np.ndarray, " pictures"],
-    rows: Sequence[int],
+    rows: ArrayLike,
     seed: int,
 ) -> dict[str, Float[Tensor, "rows 3 height width"]]:
     """Some pictures after the change, and after each control, as they were when it was asked."""

@@ -1,0 +1,252 @@
+"""One audit from a file and a folder to a page: what it says, that it is whole, and what is refused."""
+
+import json
+import re
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from xaikit.__main__ import app
+from xaikit.audit import Concept, Loaded, Pictures, Seen, audit, read_concepts
+from xaikit.audit.concepts import ENOUGH, EXAMPLE, REGIONS, concepts_for
+from xaikit.audit.run import run_audit
+from xaikit.models.preprocessing import Preprocessed
+
+SIZE = 32
+VOID = {"meta", "img", "br", "link", "line", "circle"}
+MINE = """
+import torch
+from torch import nn
+from xaikit import Preprocessed
+
+class Reads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[-2.0, -9.0], [2.0, 9.0]]))
+            self.head.bias.copy_(torch.tensor([5.5, -5.5]))
+
+    def forward(self, images):
+        return self.head(torch.stack([images[:, :, 14:18, 14:18].mean((1, 2, 3)), images[:, :, :4].mean((1, 2, 3))], 1))
+
+def model():
+    return Preprocessed(Reads(), 32, (0.0,) * 3, (1.0,) * 3)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Bright and dark squares on grounds that mostly go with them, and a classifier that looks at the ground."""
+    draw = np.random.default_rng(0)
+    groups = []
+    for number in range(80):
+        label = number % 2
+        ground = label if draw.random() < 0.75 else 1 - label
+        pixels = np.full((SIZE, SIZE, 3), 50 + 130 * ground) + draw.integers(0, 25, (SIZE, SIZE, 3))
+        pixels[9:23, 9:23] = 50 + 130 * label + draw.integers(0, 25, (14, 14, 3))
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[9:23, 9:23] = 255
+        name = f"{('dark', 'bright')[label]}/{number}.png"
+        for place, drawn in (("pictures", pixels.astype(np.uint8)), ("masks", mask)):
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn).save(tmp_path / place / name)
+        groups.append({"file": name, "ground": ("low", "high")[ground], "day": number % 3})
+    pd.DataFrame(groups).to_csv(tmp_path / "groups.csv", index=False)
+    words = [f"a square, {row['ground']} ground, {row['file'].partition('/')[0]}" for row in groups]
+    pd.DataFrame({"file": [row["file"] for row in groups], "caption": words}).to_csv(
+        tmp_path / "captions.csv", index=False
+    )
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "classes.txt").write_text("dark\nbright\n")
+    return tmp_path
+
+
+def run(folder: Path, **options):
+    return run_audit(
+        f"{folder / 'mine.py'}:model", folder / "pictures", folder / "report", masks=folder / "masks",
+        classes=folder / "classes.txt", groups=folder / "groups.csv", captions=folder / "captions.csv", **options
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a page asks of others, and its pictures without words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.outside, self.silent, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes) -> None:
+        own = dict(attributes)
+        self.outside += [own[key] for key in ("src", "href") if key in own and not own[key].startswith(("data:", "#"))]
+        if tag == "img" and not own.get("alt"):
+            self.silent.append(own)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self.open.pop() == tag
+
+
+def test_a_planted_cue_is_found_shown_and_mended(folder: Path) -> None:
+    found = run(folder)
+    assert [each.concept for each in found.claimed] == ["background"]
+    first, second = found.summary()
+    assert first.startswith("It uses background: changing it turns") and second.startswith("Look at ")
+    assert all(found.pictures.ids[row] in second for row in found.look_at(found.claimed[0])[:3])
+    (mended,) = found.mends
+    assert mended.after.net.value < 0.2 < mended.before.net.value and mended.right_after.value > 0.9
+    ground, day = found.groupings
+    assert ground.p < 0.01 < day.p and ground.accuracy.worst_group in ("dark, high", "bright, low")
+    assert found.keywords["word"][0] in ("low", "high") or found.keywords["p"].min() > 0.05
+    assert found.variances.set_index("column")["p"]["ground"] < 0.01
+    files = {each.name for each in (folder / "report").iterdir()}
+    assert files == {"report.html", "audit.json", "effects.csv", "removals.csv", "answers.csv"}
+
+
+def test_the_page_is_whole_and_asks_nobody(folder: Path) -> None:
+    found = run(folder)
+    text = (folder / "report" / "report.html").read_text()
+    page = Page(text)
+    assert not page.outside and not page.silent and not page.open and len(text) < 8e6
+    headings = ("What it sees", "where it is worst", "net of their controls", "taken away", "The methods of the papers")
+    for heading in (*headings, "Which to trust", "What to do", "Limits"):
+        assert heading in text, heading
+    assert (
+        found.loaded.digest in text and "xaikit audit" in text and "nan" not in re.sub('base64,[^"]*', "", text).lower()
+    )
+    held = json.loads((folder / "report" / "audit.json").read_text())
+    assert held["summary"] == found.summary() and len(held["effects"]) == len(found.effects)
+    answers = pd.read_csv(folder / "report" / "answers.csv")
+    assert (answers["label"] == answers["answer"]).mean() == found.by_class.overall.value
+    assert (
+        answers["turned by background"].sum() == next(e for e in found.effects if e.concept == "background").flips.sum()
+    )
+
+
+def test_the_same_command_gives_the_same_numbers(folder: Path) -> None:
+    first, second = (run(folder, quick=True) for _ in range(2))
+    pd.testing.assert_frame_equal(first.table(), second.table())
+    assert first.removals == () and first.maps is None and "quick" in first.notes[0]
+
+
+def test_nothing_found_says_what_could_have_been(folder: Path) -> None:
+    text = (folder / "mine.py").read_text().replace("-9.0", "0.0").replace("9.0", "0.0").replace("5.5", "1.0")
+    (folder / "mine.py").write_text(text)
+    (folder / "concepts.toml").write_text("[ground]\nchange = 'background'\nregion = 'object'\n")
+    found = run(folder, quick=True, concepts=folder / "concepts.toml")
+    assert not found.claimed
+    nothing, could, rest = found.summary()
+    assert (
+        nothing.startswith("Nothing found")
+        and re.search(r"an effect on \d+% of the answers", could)
+        and "not asked" in rest
+    )
+    assert "Nothing was found that would have to be mended" in found.to_html()
+
+
+def test_without_labels_masks_and_names_what_can_be_said_is_said(folder: Path) -> None:
+    flat = folder / "flat"
+    flat.mkdir()
+    for file in (folder / "pictures").rglob("*.png"):
+        file.rename(flat / f"{file.parent.name}-{file.name}")
+    found = run_audit(f"{folder / 'mine.py'}:model", flat, folder / "report")
+    assert found.by_class is None and found.calibration is None and not found.groupings
+    assert "class 0" in (folder / "report" / "answers.csv").read_text()
+    assert "Not known: the pictures have no labels" in (folder / "report" / "report.html").read_text()
+
+
+def test_the_command_line(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(app, ["audit", "mine.py:model", "--images", "pictures", "--masks", "masks", "--quick"])
+    assert done.exit_code == 0 and "It uses background" in done.output and Path("report/report.html").is_file()
+    assert CliRunner().invoke(app, ["audit", "--init"]).exit_code == 0
+    assert CliRunner().invoke(app, ["audit", "--init"]).exit_code == 1
+    concepts = read_concepts(Path("concepts.toml"))
+    assert [each.name for each in concepts] == ["background", "colours", "word", "object"] and concepts[3].expected
+    assert CliRunner().invoke(app, ["audit", "mine.py:model"]).exit_code == 2
+    assert CliRunner().invoke(app, ["audit", "mine.py:nothing", "--images", "pictures"]).exit_code == 1
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+class Gives(nn.Module):
+    def __init__(self, logits) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+
+def asked(logits, count: int = 12, **options):
+    pixels = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = Pictures(Seen(pixels), tuple(f"{n}.png" for n in range(count)), np.full(count, -1))
+    return audit(Loaded.of(Preprocessed(Gives(logits), 8, (0.0,) * 3, (1.0,) * 3)), pictures, quick=True, **options)
+
+
+def test_few_pictures_one_class_and_logits_that_are_no_numbers_are_refused() -> None:
+    def two(images: Tensor) -> Tensor:
+        return torch.stack([images.mean((1, 2, 3)), 1 - images.mean((1, 2, 3))], 1)
+
+    with pytest.raises(ValueError, match=r"3 pictures.*give 10"):
+        asked(two, 3)
+    with pytest.raises(ValueError, match="two classes or more"):
+        asked(lambda images: images.mean((1, 2, 3))[:, None])
+    with pytest.raises(ValueError, match=r"12 of 12 pictures \(0\.png, …\) are NaN"):
+        asked(lambda images: two(images) * float("nan"))
+    with pytest.raises(ValueError, match="no concept"):
+        asked(two, concepts=[])
+    with pytest.raises(ValueError, match="no masks of a region 'tail'"):
+        asked(two, concepts=[Concept("tail", "thing", "tail")])
+    one = asked(lambda images: two(images) * 0 + torch.tensor([1.0, 0.0]))
+    assert "all answers are the same" in one.summary()[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no table"),
+        ("change = 'thing'", "outside of a table"),
+        ("[a]\nregion = 'x'", "what to change"),
+        ("[a]\nchange = 'thing'\ncolour = 'red'", "'colour' is unknown"),
+        ("[a]\nchange = 'thing'", r"\[a\].*region"),
+        ("[a]\nchange = 'patch'\npicture = 'none.png'", "none.png"),
+        ("[a]\nchange = 'text'\ntext = 'x'\nsize = 3", "size"),
+        ("[a]\nchange = 'text'\ntext = 'x'\nplace = 'top'", "place"),
+        ("[a\n", "no TOML"),
+    ],
+)
+def test_concepts_that_are_none_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "concepts.toml").write_text(text)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_concepts(tmp_path / "concepts.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_patch_comes_from_a_file_beside_the_concepts(tmp_path: Path) -> None:
+    Image.new("RGBA", (5, 3), (255, 0, 0, 128)).save(tmp_path / "logo.png")
+    (tmp_path / "concepts.toml").write_text("[logo]\nchange = 'patch'\npicture = 'logo.png'\nsize = 0.1\n")
+    (logo,) = read_concepts(tmp_path / "concepts.toml")
+    assert logo.patch.shape == (4, 3, 5) and logo.patch[:, 0, 0].tolist() == [255, 0, 0, 128]
+
+
+def test_what_is_asked_where_nobody_says_what_is_of_what_many_pictures_have() -> None:
+    masks = {f"r{n}": torch.zeros(30, 8, 8, dtype=torch.bool) for n in range(REGIONS + 2)}
+    for place, mask in enumerate(masks.values()):
+        mask[: ENOUGH - 1 + place] = True
+    names = {each.region for each in concepts_for(Seen(torch.zeros(30, 3, 8, 8, dtype=torch.uint8), masks))}
+    assert names & masks.keys() == {f"r{n}" for n in range(2, REGIONS + 2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "change" in EXAMPLE

@@ -1,0 +1,154 @@
+"""A classifier is loaded by its name or file, and sees and answers what its own library has it see and answer."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from xaikit.audit.load import Loaded, load_classifier, read_state
+from xaikit.models.preprocessing import Preprocessed
+from xaikit.storage.paths import WEIGHTS
+
+
+@pytest.fixture
+def photograph() -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.nn.functional.interpolate(torch.rand(2, 3, 20, 30, generator=draw), (150, 200), mode="bilinear")
+
+
+def answers(loaded: Loaded, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return loaded.model(loaded.look.prepare(images))
+
+
+def test_what_it_sees_and_what_it_makes_of_it_are_together_the_classifier(photograph) -> None:
+    for options in ({}, {"resize": "longest", "fill": (0.5, 0.2, 0.1)}, {"resize": "squash"}, {"scale": 40}):
+        inner, colours = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)), ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+        model = Preprocessed(inner, 32, *colours, interpolation="bilinear", **options)
+        loaded = Loaded.of(model)
+        seen = loaded.look.prepare(photograph)
+        assert seen.shape[-2:] == (32, 32) and seen.min() >= 0 and seen.max() <= 1
+        with torch.no_grad():
+            torch.testing.assert_close(answers(loaded, photograph), model(photograph), rtol=1e-4, atol=1e-4)
+
+
+def test_grey_is_seen_as_grey(photograph) -> None:
+    loaded = Loaded.of(
+        Preprocessed(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)), 8, (0.5,) * 3, (0.5,) * 3, grey=True)
+    )
+    seen = loaded.look.prepare(photograph)
+    assert torch.equal(seen[:, 0], seen[:, 1])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_timm_and_torchvision_take_a_state_dict_and_find_its_classes(tmp_path: Path, photograph, suffix: str) -> None:
+    torch.manual_seed(0)
+    for scheme, name, model in (
+        ("timm", "resnet10t", timm.create_model("resnet10t", num_classes=5)),
+        ("torchvision", "squeezenet1_1", torchvision.models.squeezenet1_1(num_classes=5)),
+        ("torchvision", "mobilenet_v3_small", torchvision.models.mobilenet_v3_small(num_classes=5)),
+    ):
+        file = tmp_path / f"{name}{suffix}"
+        state = {f"module.{key}": value for key, value in model.state_dict().items()}
+        save_file(state, file) if suffix == ".safetensors" else torch.save({"state_dict": state, "epoch": 3}, file)
+        loaded = load_classifier(f"{scheme}:{name}:{file}")
+        own = Preprocessed.of(model, None if scheme == "timm" else torchvision.models.get_model_weights(name).DEFAULT)
+        with torch.no_grad():
+            torch.testing.assert_close(answers(loaded, photograph), own(photograph), rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_of_transformers_brings_its_names(tmp_path: Path, photograph) -> None:
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32,
+                       patch_size=8, id2label={0: "cat", 1: "dog", 2: "cow"})  # fmt: skip
+    model = ViTForImageClassification(config).eval()
+    model.save_pretrained(tmp_path / "vit")
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "vit")
+    loaded = load_classifier(f"hf:{tmp_path / 'vit'}")
+    assert loaded.names == ("cat", "dog", "cow")
+    image = photograph[:1].mul(255).round()
+    wanted = processor(Image.fromarray(image[0].byte().permute(1, 2, 0).numpy()), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        torch.testing.assert_close(
+            answers(loaded, image / 255), model(pixel_values=wanted).logits, rtol=1e-2, atol=1e-2
+        )
+
+
+def test_clip_classifies_by_texts() -> None:
+    name = f"open_clip:local-dir:{WEIGHTS / 'clip-vit-mini'}"
+    loaded = load_classifier(name, ["a red bird", "a dog"])
+    found = answers(loaded, torch.rand(2, 3, 64, 64))
+    assert found.shape == (2, 2) and loaded.names == ("a red bird", "a dog")
+    with pytest.raises(ValueError, match="--classes"):
+        load_classifier(name)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_what_torch_exported_runs_whatever_its_batch(tmp_path: Path, photograph, batch: int | None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.Flatten(), nn.Linear(4 * 8 * 8, 3)).eval()
+    dynamic = {0: torch.export.Dim("batch")} if batch is None else None
+    program = torch.export.export(
+        model, (torch.rand(batch or 2, 3, 32, 32),), dynamic_shapes=(dynamic,) if dynamic else None
+    )
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = load_classifier(str(tmp_path / "model.pt2"), preprocessing="unit")
+    images = photograph.repeat(2, 1, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(answers(loaded, images), model(loaded.look.prepare(images)), rtol=1e-4, atol=1e-4)
+    assert not loaded.gradients
+    with pytest.raises(ValueError, match="--preprocessing"):
+        load_classifier(str(tmp_path / "model.pt2"))
+
+
+def test_a_function_of_ones_own_gives_a_classifier(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\nfrom xaikit import Preprocessed\n"
+        "def good():\n"
+        "    return Preprocessed(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), 4, (0.5,) * 3, (0.5,) * 3)\n"
+        "def bare():\n    return nn.Flatten()\n"
+    )
+    assert answers(load_classifier(f"{file}:good", ["a", "b"]), torch.rand(1, 3, 9, 9)).shape == (1, 2)
+    for name, said in (("bare", "xaikit.Preprocessed"), ("none", "no function 'none'")):
+        with pytest.raises(ValueError, match=said):
+            load_classifier(f"{file}:{name}")
+    with pytest.raises(ValueError, match="2 classes, and 3 names"):
+        load_classifier(f"{file}:good", ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet50", "names no classifier: give timm:NAME"),
+        ("timm:", "names no classifier"),
+        ("torchvision:resnet5000", "knows no classifier 'resnet5000'"),
+        ("timm:no_such_net", "no_such_net"),
+        ("missing.py:model", "missing.py is missing"),
+        ("torchvision:resnet18:missing.pth", "missing.pth is missing"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_a_sentence(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        load_classifier(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_model_and_code_in_place_of_weights_are_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not fit"):
+        load_classifier(f"torchvision:squeezenet1_1:{tmp_path / 'other.pth'}")
+    torch.save(nn.Linear(3, 2), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match="may be code"):
+        read_state(tmp_path / "whole.pth")
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="holds no weights"):
+        read_state(tmp_path / "none.pth")
+    (tmp_path / "broken.safetensors").write_bytes(b"xx")
+    with pytest.raises(ValueError, match=r"broken\.safetensors"):
+        load_classifier(f"timm:resnet10t:{tmp_path / 'broken.safetensors'}")

@@ -1,0 +1,304 @@
+"""What is said to be used is what turns answers, beyond what turns them by itself."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from xaikit.audit.changes import box
+from xaikit.audit.questions import (
+    FEWEST,
+    LEAST,
+    Concept,
+    Effect,
+    Seen,
+    _boxed,
+    _Question,
+    _shows,
+    classify,
+    donors,
+    effects,
+    examples,
+    holm,
+    removals,
+    smallest_effect,
+)
+
+SIZE = 32
+LOGO = torch.zeros(4, 6, 6, dtype=torch.uint8)
+LOGO[0], LOGO[3] = 255, 255  # red, opaque
+LOGO[1, ::2] = 255  # striped with yellow
+BACKGROUND, THING = Concept("background", "background", "object"), Concept("thing", "thing", "object", expected=True)
+COLOUR = Concept("colour", "colour", "object")
+PATCH = Concept("logo", "patch", patch=LOGO, size=6 / SIZE)
+WORD = Concept("word", "text", text="SALE", size=0.3, place="upper left")
+
+
+def seen_of(count: int = 60, seed: int = 0) -> Seen:
+    """Squares, bright or dark, on noisy grounds that are bright or dark, independently; each with a mask."""
+    draw = torch.Generator().manual_seed(seed)
+    ground, thing = (torch.randint(2, (count, 1, 1, 1), generator=draw) * 0.5 + 0.2 for _ in range(2))
+    noise = 0.1 * torch.rand(count, 3, SIZE, SIZE, generator=draw)
+    mask = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
+    for row, (top, left) in enumerate(torch.randint(8, 15, (count, 2), generator=draw).tolist()):
+        mask[row, top : top + 9, left : left + 9] = True
+    pixels = torch.where(mask[:, None], thing, ground) + noise
+    return Seen(pixels.mul(255).round().byte(), {"object": mask})
+
+
+class Reads(nn.Module):
+    """Two logits of a number of each picture."""
+
+    def __init__(self, number) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, images: Tensor) -> Tensor:
+        value = self.number(images)
+        return torch.stack([-value, value], 1)
+
+
+def of_background(images: Tensor) -> Tensor:
+    return images[:, :, :4].mean((1, 2, 3)) - 0.5
+
+
+def of_thing(images: Tensor) -> Tensor:
+    return images[:, :, 15:17, 15:17].mean((1, 2, 3)) - 0.5
+
+
+def of_red(images: Tensor) -> Tensor:
+    """Whether there is more red than green anywhere."""
+    return (images[:, 0] - images[:, 1]).amax((1, 2)) - 0.5
+
+
+def nothing(images: Tensor) -> Tensor:
+    """A number of each picture's last bits, which no one could predict."""
+    return torch.sin(1e6 * images.double().mean((1, 2, 3))).to(images)
+
+
+def asked(number, concepts=(BACKGROUND, THING, PATCH), seen: Seen | None = None, seed: int = 0) -> dict[str, Effect]:
+    seen = seen or seen_of()
+    model = Reads(number)
+    found = effects(model, seen, concepts, answers=classify(model, seen).argmax(1), seed=seed)
+    return {each.concept: each for each in found}
+
+
+# --- controls: a planted answer is found, and nothing is found where there is none ------------------------------------
+
+
+def test_a_background_is_found_and_the_thing_on_it_is_not() -> None:
+    found = asked(of_background)
+    assert found["background"].claimed and found["background"].net.value > 0.9
+    assert not found["thing"].net.value and not found["logo"].claimed
+
+
+def test_a_thing_is_found_and_what_is_expected_is_no_shortcut() -> None:
+    found = asked(of_thing, (BACKGROUND, THING, Concept("again", "thing", "object")))
+    assert found["again"].claimed and not found["background"].claimed
+    assert found["thing"].net.value == found["again"].net.value and not found["thing"].claimed
+
+
+def test_a_colour_is_found_where_the_brightness_of_the_thing_decides() -> None:
+    found = asked(of_thing, (COLOUR, BACKGROUND))
+    assert found["colour"].claimed and not found["background"].claimed
+    assert not asked(of_background, (COLOUR,))["colour"].claimed
+
+
+def test_a_logo_is_found_with_the_answer_that_it_brings() -> None:
+    seen = seen_of()
+    model = Reads(of_red)
+    answers = classify(model, seen).argmax(1)
+    assert len(answers.unique()) == 1  # nothing is red
+    (found,) = effects(model, seen, [PATCH], answers=answers)
+    assert found.claimed and found.net.value == 1 and found.towards == {1: 60}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_is_claimed_of_a_classifier_that_turns_with_every_pixel(seed: int) -> None:
+    """All its answers turn in half of the cases, whatever is changed: the raw shares are large, and mean nothing."""
+    every = (BACKGROUND, COLOUR, PATCH, WORD, Concept("thing", "thing", "object"))
+    found = asked(nothing, every, seen_of(120, seed), seed)
+    assert all(each.shares["the change"].value > 0.3 for each in found.values())
+    assert not any(each.claimed for each in found.values())
+
+
+def test_of_a_classifier_with_one_answer_nothing_can_be_asked_but_what_is_laid_over() -> None:
+    found = asked(lambda images: images.mean((1, 2, 3)) + 1, (BACKGROUND, PATCH))
+    assert "the same" in found["background"].why and math.isnan(found["background"].detectable)
+    assert not found["background"].claimed and not found["logo"].why and not found["logo"].claimed
+
+
+def test_of_few_pictures_nothing_can_be_asked() -> None:
+    assert str(FEWEST) in asked(of_background, (BACKGROUND,), seen_of(FEWEST - 1))["background"].why
+
+
+# --- what stays -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_by_itself_does_not_go_with_the_background() -> None:
+    """A corner decides. It is part of the background, and found there only where nobody asks for the corner."""
+
+    def corner(images: Tensor) -> Tensor:
+        return images[:, :, *box("lower right", (8, 8), (SIZE, SIZE))].mean((1, 2, 3)) - 0.5
+
+    own = Concept("corner", "thing", "lower right")
+    alone, both = asked(corner, (BACKGROUND,)), asked(corner, (BACKGROUND, own))
+    assert alone["background"].claimed
+    assert both["corner"].claimed and both["background"].net.value == 0
+
+
+def test_a_patch_is_not_laid_over_pictures_that_show_it_and_no_background_takes_its_place() -> None:
+    seen = seen_of()
+    half = seen.pixels.clone()
+    half[::2, :3, *box("lower right", (6, 6), (SIZE, SIZE))] = LOGO[:3]
+    tagged = Seen(half, seen.masks)
+    assert _shows(tagged, LOGO).tolist() == [row % 2 == 0 for row in range(60)]
+    found = asked(of_red, (PATCH, BACKGROUND), tagged)
+    assert len(found["logo"].rows) == 30 and found["logo"].claimed and found["logo"].net.value == 1
+    assert found["background"].net.value == 0
+    assert asked(of_red, (BACKGROUND,), tagged)["background"].claimed
+
+
+def test_what_the_classes_are_about_is_not_covered_by_another_thing() -> None:
+    seen = seen_of()
+    shifted = torch.roll(seen.masks["object"], (3, 3), (1, 2))
+    both = Seen(seen.pixels, {"object": seen.masks["object"], "scarf": shifted})
+    scarf = Concept("scarf", "thing", "scarf")
+    held = _Question(both, scarf, (scarf, THING), 0).held(torch.arange(60))
+    assert not (held & shifted).any()
+    inside = Concept("inside", "thing", "inside")
+    within = Seen(seen.pixels, {**both.masks, "inside": seen.masks["object"] & shifted})
+    assert not _Question(within, inside, (inside, THING), 0).held(torch.arange(60)).any()  # a name on a car
+
+
+def test_boxes_are_around_masks() -> None:
+    mask = torch.zeros(1, 5, 6, dtype=torch.bool)
+    mask[0, 1, 2] = mask[0, 3, 4] = True
+    wanted = torch.zeros(5, 6, dtype=torch.bool)
+    wanted[1:4, 2:5] = True
+    assert torch.equal(_boxed(mask)[0], wanted) and not _boxed(torch.zeros_like(mask)).any()
+
+
+def test_donors_have_the_same_answer_or_another_and_are_never_the_picture_itself() -> None:
+    answers, able = np.array([0, 0, 1, 1, 1, 2]), np.array([True, True, True, False, True, True])
+    same, other = donors(answers, able, 0)
+    for row in range(6):
+        assert other[row] >= 0 and answers[other[row]] != answers[row] and able[other[row]]
+        if same[row] >= 0:
+            assert same[row] != row and answers[same[row]] == answers[row] and able[same[row]]
+    assert same[5] == -1
+
+
+def test_examples_are_the_pictures_that_were_asked() -> None:
+    seen = seen_of()
+    model = Reads(of_background)
+    answers = classify(model, seen).argmax(1)
+    (effect,) = effects(model, seen, [BACKGROUND], answers=answers, seed=3)
+    shown = examples(seen, BACKGROUND, [BACKGROUND], answers.numpy(), effect.rows.tolist(), 3)
+    turned = model(shown["the change"]).argmax(1).numpy() != answers.numpy()[effect.rows]
+    assert (turned == effect.flips).all() and set(shown) == {"the change", *effect.controls}
+
+
+def test_batches_make_no_difference() -> None:
+    seen, model = seen_of(), Reads(of_background)
+    answers = classify(model, seen, batch=7).argmax(1)
+    assert torch.equal(answers, classify(model, seen).argmax(1))
+    first, second = (effects(model, seen, [BACKGROUND, PATCH], answers=answers, batch=size) for size in (7, 64))
+    assert all((a.flips == b.flips).all() for a, b in zip(first, second, strict=True))
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_p_is_that_of_mcnemar_and_each_control_has_to_be_beaten() -> None:
+    draw = np.random.default_rng(0)
+    flips, first, second = draw.random(80) < 0.5, draw.random(80) < 0.2, draw.random(80) < 0.4
+    effect = Effect("x", "thing", np.arange(80), flips, {"first": first, "second": second}, {})
+    ps = []
+    for other in (first, second):
+        more, less = int((flips & ~other).sum()), int((other & ~flips).sum())
+        ps.append(stats.binomtest(more, more + less, alternative="greater").pvalue)
+    assert effect.p == pytest.approx(max(ps)) and effect.strongest == "second"
+    assert effect.net.value == pytest.approx(flips.mean() - second.mean())
+    assert Effect("x", "thing", np.arange(3), *[np.zeros(3, bool), {"a": np.zeros(3, bool)}], {}).p == 1
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_keeps_the_order() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_false_alarms_are_as_rare_as_they_should_be() -> None:
+    """Of five questions with no effect, a claim of any comes in at most one of twenty families."""
+    draw = np.random.default_rng(0)
+    families = 400
+    wrong = 0
+    for _ in range(families):
+        ps = []
+        for _ in range(5):
+            flips, control = draw.random(40) < 0.3, draw.random(40) < 0.3
+            ps.append(Effect("x", "thing", np.arange(40), flips, {"a": control}, {}).p)
+        wrong += min(holm(ps)) <= 0.05
+    assert stats.binomtest(wrong, families, 0.05, alternative="greater").pvalue > 0.01
+
+
+@pytest.mark.parametrize(("n", "backwards"), [(40, 0.05), (200, 0.02), (400, 0.1)])
+def test_the_smallest_effect_is_found_in_four_of_five_audits(n: int, backwards: float) -> None:
+    least = smallest_effect(n, backwards, 0.05 / 4)
+    draw = np.random.default_rng(1)
+    shares = []
+    for net in (least, least - 0.02):
+        unlike = draw.multinomial(n, [net + backwards, backwards, 1 - net - 2 * backwards], 4000)
+        ps = stats.binom.sf(unlike[:, 0] - 1, unlike[:, 0] + unlike[:, 1], 0.5)
+        shares.append((ps <= 0.05 / 4).mean())
+    assert shares[0] > 0.78 and shares[1] < 0.8
+    assert math.isnan(smallest_effect(3, 0.4))
+
+
+def test_a_small_effect_is_not_claimed_however_sure_it_is() -> None:
+    n = 2000
+    flips = np.arange(n) < n * LEAST * 0.8
+    effect = Effect("x", "thing", np.arange(n), flips, {"a": np.zeros(n, bool)}, {}, adjusted=1e-9)
+    assert effect.p < 1e-9 and not effect.claimed
+
+
+# --- taking away ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_removed_matters_where_it_is_and_its_controls_are_as_large() -> None:
+    """A bright thing decides: its own mask takes it away, elsewhere the mask does not."""
+    seen = seen_of()
+    model = Reads(lambda images: images.amax((1, 2, 3)) - 0.75)
+    bright = seen.pixels.float().flatten(1).amax(1) > 200
+    found = removals(model, Seen(seen.pixels[bright], {"object": seen.masks["object"][bright]}),
+                     answers=torch.ones(int(bright.sum()), dtype=torch.int64))  # fmt: skip
+    names = {(each.concept, each.change.removeprefix("removed: ")) for each in found}
+    assert names == {(which, how) for which in ("object", "all but object") for how in ("mean", "blur")}
+    assert all(not each.claimed for each in found)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"change": "swap"}, "'swap'; give 'background'"),
+        ({"change": "thing"}, "region"),
+        ({"change": "patch"}, "picture"),
+        ({"change": "text", "text": " "}, "word"),
+        ({"change": "text", "text": "a", "place": "top"}, "place"),
+        ({"change": "text", "text": "a", "size": 0.0}, "size"),
+    ],
+)
+def test_a_concept_that_lacks_something_is_refused(arguments: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Concept("x", **arguments)
+
+
+def test_an_unknown_region_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'tail'.*object, picture, upper left"):
+        asked(of_thing, (Concept("tail", "thing", "tail"),))
