@@ -124,14 +124,27 @@ def test_where_the_other_has_no_thing_the_own_one_goes() -> None:
     assert torch.allclose(found, image, atol=1e-6)
 
 
-def test_a_colour_becomes_that_of_the_other_and_textures_stay() -> None:
-    image, other = 0.4 + 0.1 * drawn(1, 3, 24, 24), 0.5 + 0.1 * drawn(1, 3, 24, 24, seed=2)
-    region, theirs = square(4, 4, 9), square(10, 3, 8)
-    found = with_colour(image, region, other, theirs)
-    assert torch.allclose(found[0, :, region[0]].mean(1), other[0, :, theirs[0]].mean(1), atol=1e-5)
-    shift = (found - image)[0, :, region[0]]
-    assert torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-5)
-    assert torch.equal(found[:, :, ~region[0]], image[:, :, ~region[0]])
+def test_colours_become_those_of_the_other_and_what_is_darker_stays_darker() -> None:
+    images, others = drawn(2, 3, 24, 24), 0.5 * drawn(2, 3, 24, 24, seed=2)
+    region, theirs = square(4, 4, 9, count=2), square(10, 3, 9, count=2)
+    found = with_colour(images, region, others, theirs)
+    assert torch.equal(found[:, :, region[0]].sort().values, others[:, :, theirs[0]].sort().values)
+    assert torch.equal(found[:, :, region[0]].argsort(), images[:, :, region[0]].argsort())
+    assert torch.equal(found[:, :, ~region[0]], images[:, :, ~region[0]])
+    twice = with_colour(found, region, images, region)
+    assert torch.equal(twice, images)
+
+
+def test_a_red_car_with_black_wheels_becomes_a_blue_one_whatever_their_sizes() -> None:
+    def car(colour: tuple[float, float, float], side: int) -> tuple[Tensor, Tensor]:
+        image, body = torch.full((1, 3, 24, 24), 0.7), square(4, 4, side)
+        image = torch.where(body[:, None], torch.tensor(colour)[:, None, None], image)
+        image[:, :, 4 + side // 2 : 4 + side, 4 : 4 + side] = 0.0  # a half of it is wheels
+        return image, body
+
+    (red, own), (blue, theirs) = car((0.8, 0.1, 0.1), 8), car((0.1, 0.1, 0.8), 12)
+    assert torch.equal(with_colour(red, own, blue, theirs), car((0.1, 0.1, 0.8), 8)[0])
+    assert torch.equal(with_colour(red, own, blue, torch.zeros_like(theirs)), red)
 
 
 @pytest.mark.parametrize("place", PLACES)

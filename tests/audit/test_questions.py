@@ -245,15 +245,17 @@ def test_false_alarms_are_as_rare_as_they_should_be() -> None:
     assert stats.binomtest(wrong, families, 0.05, alternative="greater").pvalue > 0.01
 
 
-@pytest.mark.parametrize(("n", "backwards"), [(40, 0.05), (200, 0.02), (400, 0.1)])
-def test_the_smallest_effect_is_found_in_four_of_five_audits(n: int, backwards: float) -> None:
-    least = smallest_effect(n, backwards, 0.05 / 4)
+@pytest.mark.parametrize(
+    ("n", "backwards", "threshold"), [(40, 0.05, 0.0), (200, 0.02, 0.0), (400, 0.1, 0.0), (400, 0.02, 0.1)]
+)
+def test_the_smallest_effect_is_found_in_four_of_five_audits(n: int, backwards: float, threshold: float) -> None:
+    least = smallest_effect(n, backwards, 0.05 / 4, threshold)
     draw = np.random.default_rng(1)
     shares = []
     for net in (least, least - 0.02):
         unlike = draw.multinomial(n, [net + backwards, backwards, 1 - net - 2 * backwards], 4000)
         ps = stats.binom.sf(unlike[:, 0] - 1, unlike[:, 0] + unlike[:, 1], 0.5)
-        shares.append((ps <= 0.05 / 4).mean())
+        shares.append(((ps <= 0.05 / 4) & (unlike[:, 0] - unlike[:, 1] >= threshold * n)).mean())
     assert shares[0] > 0.78 and shares[1] < 0.8
     assert math.isnan(smallest_effect(3, 0.4))
 

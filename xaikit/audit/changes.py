@@ -115,17 +115,23 @@ def _centres(masks: Masks) -> tuple[Tensor, Tensor]:
 
 
 def with_colour(images: Images, regions: Masks, others: Images, other_regions: Masks) -> Images:
-    """The images with each region's mean colour moved to that of another's; what would leave [0, 1] is cut off.
+    """The images with each region's colours made those of another's, channel by channel; what is darker stays darker.
 
-    Source: Reinhard et al. (2001), Color Transfer, of means alone: textures stay what they are.
+    Each level becomes the other's level of the same rank (histogram matching), so that a red car with black wheels
+    becomes a blue one with black wheels: a shift of the mean would make it violet, and its wheels, too. Where one of
+    the two regions is empty nothing changes.
+    Source: Gonzalez and Woods (2018), section 3.3, histogram specification, at every rank.
     """
-    moved = images + _mean_colour(others, other_regions) - _mean_colour(images, regions)
-    return torch.where(regions[:, None], moved.clamp(0, 1), images)
-
-
-def _mean_colour(images: Images, regions: Masks) -> Float[Tensor, "images 3 1 1"]:
-    inside = regions[:, None].to(images)
-    return (images * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
+    changed = images.clone()
+    for image, region, other, theirs in zip(changed, regions, others, other_regions, strict=True):
+        count, available = int(region.sum()), int(theirs.sum())
+        if count and available:
+            order = image[:, region].argsort(dim=1, stable=True)
+            levels = other[:, theirs].sort(dim=1).values
+            # The middle of each rank: of as many pixels, it is the other's level of the same rank.
+            place = (torch.arange(count, device=images.device, dtype=torch.float64) + 0.5) * (available / count)
+            image[:, region] = torch.empty_like(image[:, region]).scatter_(1, order, levels[:, place.long()])
+    return changed
 
 
 def with_patch(images: Images, patch: Annotated[Float[Tensor, "channels rows columns"], UNIT], place: Place) -> Images:

@@ -22,7 +22,7 @@ EXAMPLE = """# What the classifier may use. Each table is a question: what happe
 change = "background"
 region = "object"
 
-# The region's mean colour, of another picture. "picture" is all of it; so are "upper left", "centre", … a quarter.
+# The region's colours, of another picture. "picture" is all of it; so are "upper left", "centre", … a quarter.
 [colours]
 change = "colour"
 region = "picture"

@@ -124,7 +124,7 @@ class Findings:
         said = [
             f"It uses {first.concept}: changing it turns {first.shares['the change'].value:.0%} of the answers, its "
             f"control {first.shares[first.strongest].value:.0%}, a difference of {_percent(first)} "
-            f"(p = {first.adjusted:.2g} of {first.questions} questions)."
+            f"(p {'< 0.001' if first.adjusted < 0.001 else f'= {first.adjusted:.3f}'}, of {first.questions} questions)."
         ]
         if others := self.claimed[1:]:
             said.append("It also uses " + ", ".join(f"{each.concept} ({_percent(each)})" for each in others) + ".")

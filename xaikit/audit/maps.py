@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from xaikit.audit.questions import Seen
 from xaikit.metrics.intervals import Interval, bootstrap_mean
-from xaikit.models.scores import class_score
 from xaikit.perturbation.search import PRESETS, attribution, meaningful_perturbation
 from xaikit.saliency.masking import rise
 from xaikit.storage.seeding import generator, rng
@@ -83,7 +82,12 @@ def maps_of(
 
 
 def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, seed: int) -> Tensor:
-    score = class_score(model, targets, softmax=1.0)
+    def score(seen: Tensor, which: Tensor) -> Tensor:
+        """The log odds of the answer, as the probability of a sure one is 1 whatever is taken away."""
+        logits = model(seen).float()
+        target = targets[which.to(targets.device)][:, None]
+        return logits.gather(1, target)[:, 0] - logits.scatter(1, target, -torch.inf).logsumexp(1)
+
     if not gradients:
         found = rise(score, images, images.mean((2, 3), keepdim=True).expand_as(images), seed=seed, masks=MASKS)
         return (found - found.amin((1, 2), keepdim=True)).cpu()

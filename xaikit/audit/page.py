@@ -38,21 +38,20 @@ def render(audit: Findings) -> str:
     accuracy = audit.by_class
     classes = sorted(accuracy.groups.items(), key=lambda item: item[1].value) if accuracy else []
     return environment.get_template("audit.html").render(
-        audit=audit, summary=audit.summary(), seen=_seen(audit), effects=[_row(each) for each in audit.effects],
-        cues=[_examples(audit, each) for each in audit.claimed[:SHOWN]], axis=_axis(audit.effects), least=LEAST,
-        accuracy=accuracy, classes=classes[:10], more_classes=max(0, len(classes) - 10),
-        removals=removal_table(audit.removals).to_dict("records"), maps=_maps(audit),
-        board=_board(audit.loaded.model), mends=audit.mends, versions=_versions(),
-        intact=audit.loaded.gradients,
+        audit=audit, name=audit.loaded.source.rpartition("/")[2], summary=audit.summary(), seen=_seen(audit),
+        effects=[_row(each) for each in audit.effects], axis=_axis(audit.effects), least=LEAST,
+        cues=[_examples(audit, each) for each in audit.claimed[:SHOWN]], accuracy=accuracy, classes=classes[:10],
+        more_classes=max(0, len(classes) - 10), removals=removal_table(audit.removals).to_dict("records"),
+        maps=_maps(audit), board=_board(audit.loaded.model), mends=audit.mends, versions=_versions(),
     )  # fmt: skip
 
 
 def _share(value: float) -> str:
-    return "–" if value != value else f"{value:.0%}"
+    return "–" if value != value else f"{value:.0%}".replace("-0%", "0%") if abs(value) < 0.005 else f"{value:.0%}"
 
 
 def _interval(value: Interval) -> str:
-    return f"{value.value:.0%} [{value.low:.0%}, {value.high:.0%}]"
+    return f"{_share(value.value)} [{_share(value.low)}, {_share(value.high)}]"
 
 
 def _p(value: float) -> str:

@@ -60,7 +60,7 @@ class Concept:
     """Something that a classifier may use, and the change that asks for it.
 
     `change`: "background" (all but `region` from another picture), "thing" (`region` from another picture), "colour"
-    (the mean colour of `region` from another picture), "patch" or "text" (laid over the picture at `place`, `size` of
+    (the colours of `region` from another picture), "patch" or "text" (laid over the picture at `place`, `size` of
     its height high). `region` names masks that came with the pictures, one of the places, or "picture". What is
     `expected` (the thing itself that a class is about) is shown, and never claimed as a shortcut.
     Raises ValueError for a change that lacks what it needs.
@@ -140,11 +140,11 @@ class Effect:
 
     @property
     def detectable(self) -> float:
-        """The smallest difference that so many pictures show with a probability of 0.8; NaN where none would do."""
+        """The smallest difference that is claimed with a probability of 0.8; NaN where none of any size would be."""
         if self.why:
             return float("nan")
         backwards = float((~self.flips & self.controls[self.strongest]).mean())
-        return smallest_effect(len(self.rows), max(backwards, 1 / len(self.rows)), ALPHA / self.questions)
+        return smallest_effect(len(self.rows), max(backwards, 1 / len(self.rows)), ALPHA / self.questions, LEAST)
 
 
 def _p(first: np.ndarray, second: np.ndarray) -> float:
@@ -153,11 +153,12 @@ def _p(first: np.ndarray, second: np.ndarray) -> float:
     return float(stats.binom.sf(more - 1, more + less, 0.5)) if more + less else 1.0
 
 
-def smallest_effect(n: int, backwards: float, alpha: float = ALPHA, power: float = POWER) -> float:
+def smallest_effect(n: int, backwards: float, alpha: float = ALPHA, least: float = 0.0, power: float = POWER) -> float:
     """The smallest net share that McNemar's one-sided test of `n` pairs finds with a probability of `power`.
 
-    `backwards` is the share of pairs in which the control alone flips. NaN where not even all the others would do.
-    By the exact distribution: the number of unlike pairs is binomial, and so is the share of them that go one way.
+    `backwards` is the share of pairs in which the control alone flips; what is found has to be `least` or more, too.
+    NaN where not even all the others would do. By the exact distribution: the number of unlike pairs is binomial, and
+    so is the share of them that go one way.
     """
     for net in np.arange(0.01, 1 - backwards + 1e-9, 0.01):
         unlike = net + 2 * backwards
@@ -166,6 +167,7 @@ def smallest_effect(n: int, backwards: float, alpha: float = ALPHA, power: float
         counts = np.arange(n + 1)
         counts = counts[np.abs(counts - n * unlike) <= 6 * (n * unlike * (1 - unlike)) ** 0.5 + 1]
         critical = stats.binom.isf(alpha, counts, 0.5) + 1  # the first count whose tail is at most alpha
+        critical = np.maximum(critical, np.ceil((counts + least * n) / 2 - 1e-9))
         found = stats.binom.pmf(counts, n, unlike) @ stats.binom.sf(critical - 1, counts, (net + backwards) / unlike)
         if found >= power:
             return float(net)

@@ -8,9 +8,11 @@ Three sorts of case, each chosen by what redrawing shows of the classifier, neve
 - *unbiased*: trained on independent factors, the class learned, and no other factor flips `IGNORES` of the answers;
 - *unlearned*: a cue agreed with the class in training, training broke it, and it flips fewer than `IGNORES`.
 
-The rule, written down before it was run under `SEED`: the planted cue is claimed, and before any other, in 19 of 20
+The rule, written down before it was run under seed 2026: the planted cue is claimed, and before any other, in 19 of 20
 biased classifiers; nothing is claimed in 19 of 20 unbiased ones; the cue is not claimed in 5 of 5 unlearned ones. Once
-on pictures as in training, and once on pictures in which all factors are independent.
+on pictures as in training, and once on pictures in which all factors are independent. Under 2026 one case of 85 broke
+it: colours were moved by their mean, which made cars violet, and a classifier that does not use colours turned there. They
+have been matched level by level since, and the whole is run anew under `SEED`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +32,7 @@ from xaikit.studies.zoo import Spec, Truth, classifier_of, logistic, network, tr
 from xaikit.studies.zoo_tasks import PIXELS, TAG, TAG_COLOUR, TASKS, Pictures, deal
 from xaikit.texplain.mitigation import Recipe, fine_tune
 
-SEED = 2026
+SEED = 2027
 WANTED = {"biased": 20, "unbiased": 20, "unlearned": 5}
 USES, IGNORES, FOLLOWED = 0.2, 0.1, 0.7
 PICTURES = 200
