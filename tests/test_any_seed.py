@@ -20,6 +20,10 @@ from transformers import BertConfig, BertLMHeadModel
 
 import xaikit
 from xaikit import world
+from xaikit.audit import Concept, Seen, measures
+from xaikit.audit.maps import shuffled as shuffled_weights
+from xaikit.audit.measures import calibration, grouping, keywords, margins_by_group
+from xaikit.audit.questions import FEWEST, Effect, askable, donors, effects, examples, removals
 from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
 from xaikit.companion.record import rounded
@@ -73,7 +77,16 @@ GENERATORS = (torch.Generator, np.random.Generator)
 TRAINS, RUNS, KEEPS = "trains a network", "runs a network that ships", "hands the seed on and draws nothing itself"
 OF_THE_ZOO = "the accepted runs of notebook 05 have several seeds, and tests of the zoo try it"
 READS = "shuffles photographs on a disk, which the tests of this module do under several seeds"
+OF_AUDITS = "what it asks is tried by itself here, and tests/audit tries all of it together"
 EXCEPTIONS = {
+    "audit.auditing.Audit": OF_AUDITS,
+    "audit.auditing.audit": OF_AUDITS,
+    "audit.findings.Findings": OF_AUDITS,
+    "audit.maps.maps_of": "hands the seed on to the search of masks and to RISE",
+    "audit.mends.mend": TRAINS,
+    "audit.run.run_audit": OF_AUDITS,
+    "studies.audit_example.write_example": OF_THE_ZOO,
+    "studies.audited_zoo.audited": OF_THE_ZOO,
     "importance.interface.Concepts": OF_THE_ZOO,
     "studies.score_method.score": OF_THE_ZOO,
     "studies.which_explanation.Board.by_chance": OF_THE_ZOO,
@@ -228,6 +241,7 @@ def check(result: Any) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few resamples, no pictures of drawn scenes, and no checks of types, which take most of the time here."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(measures, "DRAWS", 9)
     few = {name: partial(getattr(intervals, name), resamples=20) for name in ("bootstrap", "cluster_bootstrap")}
     for module in (
         intervals,
@@ -255,6 +269,99 @@ def test_whatever_takes_a_seed_is_tried_or_says_why_not() -> None:
     assert not found - CASES.keys() - EXCEPTIONS.keys(), "say how they are tried"
     known = {name for name, _ in functions()}
     assert not EXCEPTIONS.keys() - found and not CASES.keys() - known, "they are gone"
+
+
+# --- audits -----------------------------------------------------------------------------------------------------------
+
+
+def an_audit(draw: Draw) -> tuple[Seen, torch.Tensor, list[Concept]]:
+    """A few pictures with a thing or without, answers of that kind, and a question of each sort."""
+    count = int(draw.numpy.integers(FEWEST, 14))
+    masks = {"thing": draw.uniform(count, 8, 8) < 0.3}
+    masks["thing"][draw.numpy.random(count) < 0.2] = False
+    seen = Seen((draw.uniform(count, 3, 8, 8) * 255).byte(), masks)
+    patch = torch.full((3, 2, 2), 99, dtype=torch.uint8)
+    concepts = [Concept(kind, kind, "thing") for kind in ("background", "thing", "colour")]
+    concepts += [Concept("patch", "patch", patch=patch), Concept("text", "text", text="a", size=0.9)]
+    return seen, draw.answers(draw.labels(count, 3), 3), concepts
+
+
+class Brightness(nn.Module):
+    """Three logits."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@case("audit.questions.effects")
+def _(draw: Draw) -> Any:
+    seen, answers, concepts = an_audit(draw)
+    found = effects(Brightness(), seen, concepts, answers=answers, seed=draw.seed)
+    return [[each.net, *each.shares.values(), np.array([each.p, each.adjusted])] for each in found if not each.why]
+
+
+@case("audit.questions.Effect")
+def _(draw: Draw) -> Any:
+    flips, other = (draw.correct(12).numpy() for _ in range(2))
+    found = Effect("x", "thing", np.arange(12), flips, {"control": other}, {}, seed=draw.seed)
+    return [found.net, np.array([found.p])]
+
+
+@case("audit.questions.removals")
+def _(draw: Draw) -> Any:
+    seen, answers, _ = an_audit(draw)
+    found = removals(Brightness(), seen, answers=answers, seed=draw.seed, fillings=["mean"])
+    return [[each.net, *each.shares.values()] for each in found]
+
+
+@case("audit.questions.donors")
+def _(draw: Draw) -> Any:
+    answers = draw.answers(draw.labels(9, 3), 3).numpy()
+    return [np.append(each, 0) for each in donors(answers, draw.numpy.random(9) < 0.7, draw.seed)]
+
+
+@case("audit.questions.examples")
+def _(draw: Draw) -> Any:
+    seen, answers, concepts = an_audit(draw)
+    concept = concepts[int(draw.numpy.integers(len(concepts)))]
+    rows = askable(seen, concept, answers.numpy(), draw.seed)
+    return list(examples(seen, concept, concepts, answers.numpy(), rows, draw.seed).values()) if len(rows) else []
+
+
+@case("audit.questions.askable")
+def _(draw: Draw) -> Any:
+    seen, answers, concepts = an_audit(draw)
+    return [np.append(askable(seen, concept, answers.numpy(), draw.seed), 0) for concept in concepts]
+
+
+@case("audit.maps.shuffled")
+def _(draw: Draw) -> Any:
+    return shuffled_weights(nn.Linear(3, 2), draw.seed).weight.detach()
+
+
+@case("audit.measures.calibration")
+def _(draw: Draw) -> Any:
+    found = calibration(draw.uniform(15).double().numpy(), draw.correct(15).numpy(), draw.seed)
+    return [found.overconfident, np.array([found.error, found.by_chance, found.p])]
+
+
+@case("audit.measures.grouping")
+def _(draw: Draw) -> Any:
+    names, labels = draw.numpy.choice(["a", "b", "c"], 15), draw.labels(15, 2).numpy()
+    found = grouping("x", names, draw.correct(15).numpy(), labels, draw.seed)
+    return [found.accuracy, np.array([found.spread, found.p])]
+
+
+@case("audit.measures.margins_by_group")
+def _(draw: Draw) -> Any:
+    names, labels = draw.numpy.choice(["a", "b"], 15), draw.labels(15, 2).numpy()
+    return np.array(margins_by_group("x", names, draw.numpy.normal(size=(15, 3)), labels, draw.seed))
+
+
+@case("audit.measures.keywords")
+def _(draw: Draw) -> Any:
+    texts = [" ".join(draw.numpy.choice(["sea", "land", "ice"], 2)) for _ in range(20)]
+    return keywords(texts, ~draw.correct(20).numpy(), draw.seed)[["difference", "p"]].to_numpy()
 
 
 # --- the drawn world, its captions and digits -------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel
 
-from xaikit import datasets, decomposition, metrics, models, perturbation, saliency, surgery, texplain, world
+from xaikit import audit, datasets, decomposition, metrics, models, perturbation, saliency, surgery, texplain, world
 from xaikit.models.captioner import ImageTokens
 from xaikit.storage.paths import WEIGHTS
 from xaikit.texplain import mitigation, training
@@ -590,3 +590,44 @@ of("descriptions", world.descriptions, rng=rng, n=3)
 of("one_topic_descriptions", world.one_topic_descriptions, rng=rng, n=3)
 of("one_topic_phrases", world.one_topic_phrases)
 of("class_descriptions", world.class_descriptions, family=world.Birds, rng=rng, n=3)
+
+# --- audits -----------------------------------------------------------------------------------------------------------
+
+
+def pictures_of_an_audit() -> Any:
+    pixels = (drawn(12, 3, 32, 32) * 255).byte()
+    seen = audit.Seen(pixels, {"object": drawn(12, 32, 32) < 0.3})
+    return audit.Pictures(seen, tuple(f"{row}.png" for row in range(12)), np.arange(12) % 2)
+
+
+def a_classifier_file(folder: Path) -> str:
+    (folder / "mine.py").write_text(
+        "from torch import nn\nfrom xaikit import Preprocessed\n"
+        "def model():\n"
+        "    return Preprocessed(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), 4, (0.5,) * 3, (0.5,) * 3)\n"
+    )
+    return f"{folder / 'mine.py'}:model"
+
+
+def some_concepts(folder: Path) -> Path:
+    (folder / "concepts.toml").write_text("[word]\nchange = 'text'\ntext = 'SALE'\n")
+    return folder / "concepts.toml"
+
+
+behind = models.Preprocessed(network(), 32, (0.5,) * 3, (0.5,) * 3)
+audited = pictures_of_an_audit()
+of("Concept", audit.Concept, name="a", change="patch", region="object", patch=torch.zeros(3, 4, 4, dtype=torch.uint8),
+   text="A", place="centre", size=0.2, expected=True)  # fmt: skip
+of("Seen", audit.Seen, pixels=audited.seen.pixels, masks=audited.seen.masks)
+of("Seen.images", audited.seen.images, rows=slice(0, 2), device="cpu")
+of("Seen.region", audited.seen.region, name="object", rows=slice(0, 2))
+of("Pictures", audit.Pictures, **vars(audited))
+of("Loaded", audit.Loaded, look=behind, model=behind, names=("a", "b"), source="s", digest="d", gradients=True)
+of("Loaded.of", audit.Loaded.of, model=behind, names=("a", "b"), source="s", gradients=True)
+of("load_classifier", audit.load_classifier, name=_Made(a_classifier_file), classes=["a", "b"], preprocessing="",
+   device="cpu")  # fmt: skip
+of("read_concepts", audit.read_concepts, file=_Made(some_concepts))
+of("read_pictures", audit.read_pictures, folder=_Made(lambda folder: class_folders(folder)), look=behind,
+   names=["cat", "dog"], classes=2, most=4)  # fmt: skip
+of("audit", audit.audit, classifier=_Made(lambda: audit.Loaded.of(behind)), pictures=_Made(lambda: audited),
+   concepts=[audit.Concept("a", "thing", "object")], device="cpu", seed=0, quick=True, command="")  # fmt: skip

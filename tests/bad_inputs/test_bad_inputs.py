@@ -20,7 +20,8 @@ from wrong_values import anything, wrong_values
 import xaikit
 from xaikit.arguments import Count, Within, is_public, public
 
-FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "metrics", "models", "datasets", "world")
+FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "metrics", "models", "datasets", "world",
+           "audit")  # fmt: skip
 # What has no arguments, or only such that may be anything.
 TAKE_ALL = {"Contributions.total", "Choice.distinct", "Coefficients.coordinates", "Preprocessed.extra_repr",
             "Preprocessed.of", "Scene.factor_names", "Scene.replace", "SceneSet.replace",

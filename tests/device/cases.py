@@ -6,12 +6,18 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import resnet18
+from torchvision.transforms.v2.functional import to_pil_image
 
+from xaikit import audit as audits
+from xaikit.audit import changes, questions
+from xaikit.audit import maps as audit_maps
 from xaikit.companion.known_towers import small
 from xaikit.companion.profiles import Settings
 from xaikit.decomposition import heads as by_heads
@@ -32,11 +38,12 @@ from xaikit.saliency import masking, path_gradients, relevance, vit
 from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
+from xaikit.studies import audited_zoo, clip_pictures, texplain_mitigation
 from xaikit.studies import caption_driven_tied as tied
 from xaikit.studies import clip_asked as asked
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_instruments as instruments
-from xaikit.studies import clip_pictures, texplain_mitigation
+from xaikit.studies.zoo import Spec, Truth
 from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
 
@@ -411,3 +418,43 @@ def models(device: str) -> None:
 def generated(device: str) -> None:
     pictures = generator.load_from({"weights": "generator-mini"}, device)
     pictures.encode(pictures.generate(["a red bird"], seed=0, steps=2)[1].to(device))
+
+
+@case
+def an_audit(device: str) -> None:
+    """All of an audit, and its page, of a classifier on the device; pictures, answers and results lie on the CPU."""
+    masks = torch.zeros(48, 32, 32, dtype=torch.bool)
+    masks[:, 8:20, 8:20] = True
+    pixels = (drawn("cpu", 48, 3, 32, 32) * 255).byte()
+    pixels[::2] //= 2
+    known = pd.DataFrame({"x": ["a", "b", "c"] * 16})
+    texts = ("dark", "bright") * 24
+    pictures = audits.Pictures(
+        audits.Seen(pixels, {"object": masks}), tuple(map(str, range(48))), labels("cpu", 48).numpy(), known, texts
+    )
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        net[0].weight.fill_(0.1)  # it tells dark from bright
+        net[3].weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 8))
+        net[3].bias.zero_()
+        net[3].bias[0] = 2 * net(pixels.float() / 255)[:, 1].mean()
+    behind = Preprocessed(net.to(device), 32, (0.0,) * 3, (1.0,) * 3)
+    patch = torch.full((4, 3, 3), 200, dtype=torch.uint8)
+    concepts = [audits.Concept(kind, kind, "object") for kind in ("background", "thing", "colour")]
+    concepts += [audits.Concept("patch", "patch", patch=patch), audits.Concept("text", "text", text="A")]
+    found = audits.audit(audits.Loaded.of(behind), pictures, concepts, device=device)
+    assert found.claimed and found.mends and not found.mends[0].why and found.maps is not None
+    assert audits.audit(audits.Loaded.of(behind), pictures, device=device, quick=True).effects
+    found.table()
+    with tempfile.TemporaryDirectory() as folder:
+        assert found.save(Path(folder)).is_file()
+    with tempfile.TemporaryDirectory() as folder:
+        to_pil_image(pixels[0]).save(Path(folder) / "0.png")
+        assert len(audits.read_pictures(Path(folder), found.loaded.look)) == 1
+    audit_maps.maps_of(behind, pictures.seen, labels("cpu", 48), range(4), device=device, gradients=False)
+    images, region = pictures.seen.images(slice(0, 4), device), masks[:4].to(device)
+    for filling in ("mean", "blur", "surroundings"):
+        assert changes.without(images, region, filling).device.type == images.device.type
+    case = audited_zoo.Case("unbiased", Spec("digits", "resnet"), "", behind, Truth({}, {}, *[np.zeros(1, bool)] * 2))
+    assert case.name and audited_zoo.audited(case, 0, device)
+    assert questions.smallest_effect(40, 0.1) > 0

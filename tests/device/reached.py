@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 # Where tensors are computed with. Data sets and the drawn world read and draw on the CPU, whatever the device.
 FOLDERS = (
-    *("surgery", "texplain", "perturbation", "decomposition", "saliency", "metrics", "models", "importance", "studies"),
+    *(
+        "surgery",
+        "texplain",
+        "perturbation",
+        "decomposition",
+        "saliency",
+        "metrics",
+        "models",
+        "importance",
+        "studies",
+        "audit",
+    ),
 )
 TRAINS = "makes the weights that ship, on a CPU"
 EXCEPTIONS = {
@@ -32,6 +43,14 @@ EXCEPTIONS = {
 }
 # What is called with tensors of the CPU, whatever the device.
 ON_THE_CPU = {
+    "audit.concepts.common_regions": "pictures lie on the CPU",
+    "audit.concepts.concepts_for": "pictures lie on the CPU",
+    "audit.maps.Maps.why": "maps are results",
+    "audit.photographs.read_pictures": "pictures lie on the CPU",
+    "audit.questions.Seen.images": "pictures lie on the CPU, of which batches are moved",
+    "audit.questions.Seen.region": "pictures lie on the CPU, of which batches are moved",
+    "audit.questions.askable": "pictures and answers lie on the CPU",
+    "audit.questions.examples": "pictures and answers lie on the CPU",
     "models.classifiers.train": "moves each batch itself",
     "perturbation.removal.RemovalCurves.areas": "curves are results",
     "perturbation.search.MaskChecks.empty": "checks are results",

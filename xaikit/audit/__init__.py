@@ -5,20 +5,10 @@ pictures (`changes`), the questions (`questions`) and what is measured beside th
 plain functions of tensors.
 """
 
-from xaikit.audit.auditing import Audit, audit
+from xaikit.audit.auditing import audit
 from xaikit.audit.concepts import read_concepts
 from xaikit.audit.load import Loaded, load_classifier
 from xaikit.audit.photographs import Pictures, read_pictures
 from xaikit.audit.questions import Concept, Seen
 
-__all__ = [
-    "Audit",
-    "Concept",
-    "Loaded",
-    "Pictures",
-    "Seen",
-    "audit",
-    "load_classifier",
-    "read_concepts",
-    "read_pictures",
-]
+__all__ = ["Concept", "Loaded", "Pictures", "Seen", "audit", "load_classifier", "read_concepts", "read_pictures"]

@@ -28,7 +28,6 @@ LEAST_PICTURES = 10
 MENDED = 3  # cues for which a mend is tried
 
 
-@public
 @dataclass(frozen=True, eq=False)
 class Audit(Findings):
     """What an audit found: `table()` is a row a question, `to_html()` the page, and `save(folder)` writes all of it."""

@@ -10,9 +10,9 @@ Three sorts of case, each chosen by what redrawing shows of the classifier, neve
 
 The rule, written down before it was run under seed 2026: the planted cue is claimed, and before any other, in 19 of 20
 biased classifiers; nothing is claimed in 19 of 20 unbiased ones; the cue is not claimed in 5 of 5 unlearned ones. Once
-on pictures as in training, and once on pictures in which all factors are independent. Under 2026 one case of 85 broke
-it: colours were moved by their mean, which made cars violet, and a classifier that does not use colours turned there. They
-have been matched level by level since, and the whole is run anew under `SEED`.
+on pictures as in training, and once on pictures in which all factors are independent. Under 2026 one audit of 70 broke
+it: colours were moved by their mean, which made cars violet, and a classifier that does not use colours turned there.
+They have been matched level by level since, and the whole is run anew under `SEED`.
 """
 
 from collections.abc import Iterator, Mapping
