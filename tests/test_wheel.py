@@ -13,7 +13,13 @@ from small_notebook import CLAIMS, NOTEBOOK
 from xaikit.storage import paths, sources
 
 SHIPPED = "xaikit/shipped"
-GIVEN = ("data/accepted/*.json", "data/*.toml", "notebooks/*.py", "requirements.lock")
+GIVEN = (
+    "data/accepted/*.json",
+    "data/*.toml",
+    "notebooks/*.py",
+    "requirements.lock",
+    "figures/full/05_which_explanation/leaderboard.csv",
+)
 USES = """
 import json
 from pathlib import Path

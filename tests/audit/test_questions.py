@@ -107,6 +107,20 @@ def test_a_colour_is_found_where_the_brightness_of_the_thing_decides() -> None:
     assert not asked(of_background, (COLOUR,))["colour"].claimed
 
 
+def test_odd_colours_that_mean_nothing_are_no_use_of_colours() -> None:
+    """It turns where a thing has any colour at all, as nothing that it learned from had: that is not a use of colour."""
+    seen = seen_of()
+    painted = seen.pixels.clone()
+    painted[::2, 0] //= 2  # half of all pictures have less red, and these it calls the other class by their ground
+
+    def odd(images: Tensor) -> Tensor:
+        coloured = (images.amax(1) - images.amin(1)).mean((1, 2)) > 0.14
+        return torch.where(coloured, of_background(images[:, 1:2]), -of_background(images[:, 1:2]))
+
+    (found,) = asked(odd, (COLOUR,), Seen(painted, seen.masks)).values()
+    assert "other colours, as far" in found.controls and not found.claimed
+
+
 def test_a_logo_is_found_with_the_answer_that_it_brings() -> None:
     seen = seen_of()
     model = Reads(of_red)

@@ -82,11 +82,20 @@ def maps_of(
 
 
 def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, seed: int) -> Tensor:
-    def score(seen: Tensor, which: Tensor) -> Tensor:
-        """The log odds of the answer, as the probability of a sure one is 1 whatever is taken away."""
+    def odds(seen: Tensor, which: Tensor) -> Tensor:
         logits = model(seen).float()
         target = targets[which.to(targets.device)][:, None]
         return logits.gather(1, target)[:, 0] - logits.scatter(1, target, -torch.inf).logsumexp(1)
+
+    with torch.no_grad():
+        before = odds(images, torch.arange(len(images)))
+
+    def score(seen: Tensor, which: Tensor) -> Tensor:
+        """1 where the log odds of the answer are as before and 0 where they are gone, however sure it was.
+
+        The probability of a sure answer stays 1 whatever is taken away, and the log odds have no end.
+        """
+        return 2 * (odds(seen, which) - before[which.to(before.device)]).sigmoid()
 
     if not gradients:
         found = rise(score, images, images.mean((2, 3), keepdim=True).expand_as(images), seed=seed, masks=MASKS)

@@ -143,9 +143,7 @@ def _maps(audit: Findings) -> dict[str, Any] | None:
 
 def _board(model: nn.Module) -> dict[str, Any] | None:
     """What notebook 05 found of methods, and the nearest of its kinds of network."""
-    file = paths.ROOT / BOARD
-    if not file.is_file():
-        file = paths.shipped(paths.ROOT) / BOARD.name
+    file = paths.shipped(paths.ROOT) / BOARD
     if not file.is_file():
         return None
     table = pd.read_csv(file, keep_default_na=False, na_values=[""])  # a form is called null

@@ -4,7 +4,8 @@ Whatever is changed leaves seams and odd pictures, and these alone turn answers.
 done in the same way to the same picture, and only lacks what is asked about:
 
 - what comes from another picture (a background, a thing, a colour) comes once from one with *another answer*, and once
-  from one with the *same answer*;
+  from one with the *same answer*; of colours, which may then be the same, a second control takes those of the other
+  answer with red, green and blue exchanged, which are as far from the own ones and as odd, and mean nothing;
 - a patch is laid over the picture, and at the same place a piece of another picture; a word, and another word.
 
 The effect is the difference of the shares of answers that flip, and its p McNemar's, one-sided, adjusted for the number
@@ -339,6 +340,12 @@ class _Question:
             else:
                 change = with_thing if concept.change == "thing" else with_colour
                 yield name, torch.where(held[:, None], images, change(images, regions, others, theirs))
+            if concept.change == "colour" and which == "other":
+                turned = torch.where(
+                    (own % 2 == 0)[:, None, None, None].to(device), *(others.roll(n, 1) for n in (1, 2))
+                )
+                found = with_colour(images, regions, turned, theirs)
+                yield "other colours, as far", torch.where(held[:, None], images, found)
 
     @cached_property
     def laid(self) -> dict[str, UInt8[Tensor, "channels rows columns"]]:
