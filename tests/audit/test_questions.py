@@ -107,18 +107,22 @@ def test_a_colour_is_found_where_the_brightness_of_the_thing_decides() -> None:
     assert not asked(of_background, (COLOUR,))["colour"].claimed
 
 
-def test_odd_colours_that_mean_nothing_are_no_use_of_colours() -> None:
-    """It turns where a thing has any colour at all, as nothing that it learned from had: that is not a use of colour."""
+def test_colours_are_also_exchanged_for_some_that_are_as_odd_and_mean_nothing() -> None:
+    """Red things and blue ones, told apart by red: those with the channels exchanged are as far, and half are green."""
     seen = seen_of()
-    painted = seen.pixels.clone()
-    painted[::2, 0] //= 2  # half of all pictures have less red, and these it calls the other class by their ground
-
-    def odd(images: Tensor) -> Tensor:
-        coloured = (images.amax(1) - images.amin(1)).mean((1, 2)) > 0.14
-        return torch.where(coloured, of_background(images[:, 1:2]), -of_background(images[:, 1:2]))
-
-    (found,) = asked(odd, (COLOUR,), Seen(painted, seen.masks)).values()
-    assert "other colours, as far" in found.controls and not found.claimed
+    red = torch.arange(60) % 2 == 0
+    things = torch.where(red[:, None], torch.tensor([200, 40, 40]), torch.tensor([40, 40, 200])).byte()
+    painted = Seen(torch.where(seen.masks["object"][:, None], things[:, :, None, None], seen.pixels), seen.masks)
+    inside = box("centre", (2, 2), (SIZE, SIZE))
+    model = Reads(lambda images: images[:, 0, *inside].mean((1, 2)) - 0.5)
+    answers = classify(model, painted).argmax(1)
+    assert (answers == red).all()
+    (found,) = effects(model, painted, [COLOUR], answers=answers)
+    odd, same = (found.controls[name].mean() for name in ("other colours, as far", "from the same answer"))
+    assert found.claimed and found.flips.all() and not same and odd == 0.5 and found.net.value == 0.5
+    shown = examples(painted, COLOUR, [COLOUR], answers.numpy(), range(60), 0)["other colours, as far"]
+    colours = {tuple(colour) for colour in (shown[:, :, *inside][:, :, 0, 0] * 255).round().int().tolist()}
+    assert colours == {(40, 200, 40)}
 
 
 def test_a_logo_is_found_with_the_answer_that_it_brings() -> None:

@@ -5,7 +5,8 @@ done in the same way to the same picture, and only lacks what is asked about:
 
 - what comes from another picture (a background, a thing, a colour) comes once from one with *another answer*, and once
   from one with the *same answer*; of colours, which may then be the same, a second control takes those of the other
-  answer with red, green and blue exchanged, which are as far from the own ones and as odd, and mean nothing;
+  answer with red, green and blue exchanged, which are as far from the own ones and as odd, and mean nothing (where
+  there is no colour but grey, there is no such control, and it is brightness that is asked about);
 - a patch is laid over the picture, and at the same place a piece of another picture; a word, and another word.
 
 The effect is the difference of the shares of answers that flip, and its p McNemar's, one-sided, adjusted for the number
@@ -48,6 +49,7 @@ ALPHA = 0.05
 LEAST = 0.1  # of the answers: a smaller effect is shown, and not claimed
 POWER = 0.8
 ALIKE = 0.08  # root mean squared difference, of pixels in [0, 1], up to which a place looks like a patch
+GREY = 0.08  # mean difference of the largest and the smallest channel, up to which a region has no colours
 FEWEST = 10  # pictures that a question can be asked of
 
 Kind = Literal["background", "thing", "colour", "patch", "text"]
@@ -340,12 +342,17 @@ class _Question:
             else:
                 change = with_thing if concept.change == "thing" else with_colour
                 yield name, torch.where(held[:, None], images, change(images, regions, others, theirs))
-            if concept.change == "colour" and which == "other":
-                turned = torch.where(
-                    (own % 2 == 0)[:, None, None, None].to(device), *(others.roll(n, 1) for n in (1, 2))
-                )
-                found = with_colour(images, regions, turned, theirs)
+            if concept.change == "colour" and which == "other" and not self.grey:
+                found = with_colour(images, regions, _turned(images, regions, others, theirs), theirs)
                 yield "other colours, as far", torch.where(held[:, None], images, found)
+
+    @cached_property
+    def grey(self) -> bool:
+        """Whether the region has no colours, so that to exchange red, green and blue would change nothing."""
+        some = slice(0, 100)
+        images, regions = self.seen.images(some), self.seen.region(self.concept.region, some)
+        apart = (images.amax(1) - images.amin(1))[regions]
+        return len(apart) == 0 or float(apart.mean()) < GREY
 
     @cached_property
     def laid(self) -> dict[str, UInt8[Tensor, "channels rows columns"]]:
@@ -402,6 +409,18 @@ def askable(
 ) -> Int64[np.ndarray, " rows"]:
     """The pictures that a concept can be asked of."""
     return _Question(seen, concept, (concept,), seed).sources(answers)[0]
+
+
+def _turned(images: Tensor, regions: Tensor, others: Tensor, theirs: Tensor) -> Tensor:
+    """The others with red, green and blue exchanged in a ring, that way round which is further from the own colours."""
+
+    def mean(of: Tensor, where: Tensor) -> Tensor:
+        inside = where[:, None].to(of)
+        return (of * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
+
+    rings = [others.roll(steps, 1) for steps in (1, 2)]
+    first, second = ((mean(ring, theirs) - mean(images, regions)).norm(dim=1) for ring in rings)
+    return torch.where((first >= second)[:, None, None, None], *rings)
 
 
 def _boxed(masks: Bool[Tensor, "rows height width"]) -> Bool[Tensor, "rows height width"]:

@@ -12,9 +12,9 @@ The rule, written down before it was run under seed 2026: the planted cue is cla
 biased classifiers; nothing is claimed in 19 of 20 unbiased ones; the cue is not claimed in 5 of 5 unlearned ones. Once
 on pictures as in training, and once on pictures in which all factors are independent. Under 2026 one audit of 70 broke
 it: colours were moved by their mean, which made cars violet, and a classifier that does not use colours turned there.
-They were matched level by level then, and the same happened under 2027, to another such classifier: a van's colours make
-an odd car. Since then an exchange of colours has a second control, of colours as odd that mean nothing, and all of it is
-run anew under `SEED`.
+They were matched level by level then, and the same happened under 2027, to another such classifier: a van's colours
+make an odd car. Since then an exchange of colours has a second control, of colours as odd that mean nothing, and all
+of it is run anew under `SEED`.
 """
 
 from collections.abc import Iterator, Mapping
