@@ -4,7 +4,7 @@ Skipped where these do not lie beside the checkout; drawn pictures are tried in 
 """
 
 import copy
-import sys
+import runpy
 
 import numpy as np
 import pytest
@@ -37,13 +37,8 @@ def logo() -> Concept:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    sys.path.insert(0, str(NETWORK))
-    try:
-        from load_mobilenetv2 import build  # noqa: PLC0415
-
-        return build(str(NETWORK / "mnv2_int8_repacked.pt")).eval().requires_grad_(False)
-    finally:
-        sys.path.remove(str(NETWORK))
+    module = runpy.run_path(str(NETWORK / "load_mobilenetv2.py"))
+    return module["build"](str(NETWORK / "mnv2_int8_repacked.pt")).eval().requires_grad_(False)
 
 
 def behind(network: nn.Module) -> Loaded:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xaikit.audit.questions import Concept, Effect, Seen, askable, effects, examples
 from xaikit.metrics.intervals import Interval, proportion
+from xaikit.models.hooks import hooked
 from xaikit.storage.seeding import rng
 
 FEWEST = 20  # pictures of each half
@@ -91,27 +92,35 @@ class _Mended(nn.Module):
         self.weight, self.bias = (torch.from_numpy(each).float() for each in (weight, bias))
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
-        held: list[Tensor] = []
-        with _listening(self.last, held):
-            logits = self.model(images)
-        own = held[0].float() @ self.weight.to(images).T + self.bias.to(images)
+        """The logits of the new layer; those of other classes are minus infinity."""
+        inputs, logits = _at(self.model, self.last, images)
+        own = inputs.float() @ self.weight.to(images).T + self.bias.to(images)
         return torch.full_like(logits, -torch.inf).index_copy(1, self.classes.to(images.device), own.to(logits))
 
 
-def _listening(layer: nn.Module, held: list[Tensor]) -> torch.utils.hooks.RemovableHandle:
-    return layer.register_forward_pre_hook(lambda _, inputs: held.append(inputs[0].detach()))
+def _at(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer is given, and the model's logits. Raises ValueError for a layer that is not used exactly once."""
+    held: list[Tensor] = []
+
+    def see(_name: str, inputs: tuple, _output: object) -> None:
+        held.append(inputs[0].detach())
+
+    with hooked(model, {"its last linear layer": layer}, see):
+        logits = model(images)
+    return held[0], logits
 
 
 def _inputs(model: nn.Module, last: nn.Linear, images: Tensor, device: str) -> Tensor | None:
-    """What the layer is given, where what it gives are the logits."""
-    parts: Sequence[Tensor] | list[Tensor] = []
-    for part in images.split(64):
-        held: list[Tensor] = []
-        outputs: list[Tensor] = []
-        hook = last.register_forward_hook(lambda _, __, output, to=outputs: to.append(output.detach()))
-        with torch.no_grad(), hook, _listening(last, held):
-            logits = model(part.to(device))
-        if len(held) != 1 or outputs[0].shape != logits.shape or not torch.allclose(outputs[0], logits, atol=1e-4):
-            return None
-        parts = [*parts, held[0].float().cpu()]
-    return torch.cat(list(parts))
+    """What the last layer is given, where what it gives are the logits."""
+    parts = []
+    with torch.no_grad():
+        for part in images.split(64):
+            try:
+                inputs, logits = _at(model, last, part.to(device))
+            except ValueError:
+                return None
+            given = last(inputs)
+            if given.shape != logits.shape or not torch.allclose(given, logits, atol=1e-4):
+                return None
+            parts.append(inputs.float().cpu())
+    return torch.cat(parts)
