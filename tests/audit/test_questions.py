@@ -15,6 +15,7 @@ from xaikit.audit.questions import (
     Concept,
     Effect,
     Seen,
+    _another_word,
     _boxed,
     _Question,
     _shows,
@@ -190,6 +191,11 @@ def test_what_the_classes_are_about_is_not_covered_by_another_thing() -> None:
     inside = Concept("inside", "thing", "inside")
     within = Seen(seen.pixels, {**both.masks, "inside": seen.masks["object"] & shifted})
     assert not _Question(within, inside, (inside, THING), 0).held(torch.arange(60)).any()  # a name on a car
+
+
+def test_another_word_has_as_many_letters_whatever_the_word_has() -> None:
+    for word in ("SALE", "the quick brown fox jumps over a lazy dog"):
+        assert len(other := _another_word(word, 0)) == len(word) and other != word
 
 
 def test_boxes_are_around_masks() -> None:

@@ -18,6 +18,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from xaikit import audit as audits
 from xaikit.audit import changes, questions
 from xaikit.audit import maps as audit_maps
+from xaikit.audit.load import outputs
 from xaikit.companion.known_towers import small
 from xaikit.companion.profiles import Settings
 from xaikit.decomposition import heads as by_heads
@@ -446,6 +447,7 @@ def an_audit(device: str) -> None:
     assert found.claimed and found.mends and not found.mends[0].why and found.maps is not None
     assert audits.audit(audits.Loaded.of(behind), pictures, device=device, quick=True).effects
     found.table()
+    assert outputs(found.loaded, device) == 2
     with tempfile.TemporaryDirectory() as folder:
         assert found.save(Path(folder)).is_file()
     with tempfile.TemporaryDirectory() as folder:

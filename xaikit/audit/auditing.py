@@ -18,13 +18,12 @@ from xaikit.audit.maps import maps_of
 from xaikit.audit.measures import keywords
 from xaikit.audit.mends import Mend, mend
 from xaikit.audit.photographs import NO_LABEL, OBJECT, Pictures
-from xaikit.audit.questions import Concept, Effect, classify, effects, removals
+from xaikit.audit.questions import FEWEST, Concept, Effect, classify, effects, removals
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import rng
 
 MAPPED = 16  # pictures that maps are made of
 QUICK = 120  # pictures of a quick audit
-LEAST_PICTURES = 10
 MENDED = 3  # cues for which a mend is tried
 
 
@@ -63,8 +62,8 @@ def audit(
     removals and maps. Raises ValueError for fewer than ten pictures, and logits that are not finite or of one class.
     """
     began, notes = time.monotonic(), []
-    if len(pictures) < LEAST_PICTURES:
-        raise ValueError(f"There are {len(pictures)} pictures, of which nothing can be said: give {LEAST_PICTURES}.")
+    if len(pictures) < FEWEST:
+        raise ValueError(f"There are {len(pictures)} pictures, of which nothing can be said: give {FEWEST}.")
     model = classifier.model.to(device)
     logits = classify(model, pictures.seen, device)
     if logits.ndim != 2 or logits.shape[1] < 2:
@@ -87,7 +86,7 @@ def audit(
         if regions:
             removed = removals(model, pictures.seen, answers=answers, regions=regions, device=device, seed=seed)
         maps = maps_of(
-            model, pictures.seen, answers, _mapped(pictures, found), gradients=classifier.gradients, device=device,
+            model, pictures.seen, answers, _mapped(pictures, seed), gradients=classifier.gradients, device=device,
             seed=seed,
         )  # fmt: skip
     mends: list[Mend] = []
@@ -109,11 +108,11 @@ def audit(
     )  # fmt: skip
 
 
-def _mapped(pictures: Pictures, found: Sequence[Effect]) -> list[int]:
+def _mapped(pictures: Pictures, seed: int) -> list[int]:
     """Pictures to make maps of: at random, of those with an object where there are any."""
     rows = np.arange(len(pictures))
     if OBJECT in pictures.seen.masks:
         there = pictures.seen.masks[OBJECT].flatten(1).any(1).numpy()
         rows = rows[there] if there.sum() >= 4 else rows
-    draw = rng(0, "audit", "mapped")
+    draw = rng(seed, "audit", "mapped")
     return sorted(draw.choice(rows, min(MAPPED, len(rows)), replace=False).tolist())

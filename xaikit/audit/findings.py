@@ -17,7 +17,7 @@ from xaikit.audit.maps import Maps
 from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, grouping, margins_by_group
 from xaikit.audit.mends import Mend
 from xaikit.audit.photographs import NO_LABEL, Pictures
-from xaikit.audit.questions import Concept, Effect
+from xaikit.audit.questions import LEAST, Concept, Effect
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 
 
@@ -112,11 +112,12 @@ class Findings:
         if not asked:
             return ["Nothing could be asked: " + (self.effects[0].why if self.effects else "there is no concept") + "."]
         if not self.claimed:
-            power = max((each.detectable for each in asked), key=lambda value: -1 if math.isnan(value) else value)
+            power = max((each.detectable for each in asked), key=lambda value: math.inf if math.isnan(value) else value)
             named = ", ".join(each.concept for each in asked)
             could = f"an effect on {power:.0%} of the answers" if not math.isnan(power) else "no effect of any size"
             return [
-                f"Nothing found: of {len(asked)} questions ({named}), none turns answers more than its control does.",
+                f"Nothing found: of {len(asked)} questions ({named}), none surely turns {LEAST:.0%} of the answers "
+                "beyond its control.",
                 f"What could have been found: {could} would have been in four of five such audits.",
                 "What was not asked may be used all the same.",
             ]

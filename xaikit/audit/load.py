@@ -96,13 +96,14 @@ def load_classifier(name: str, classes: Sequence[str] = (), *, preprocessing: st
             found = _own(name, device)
         else:
             raise ValueError(f"{name!r} names no classifier: give {FORMS}.")
-    if classes and len(classes) != (count := _outputs(found, device)):
+    if classes and len(classes) != (count := outputs(found, device)):
         raise ValueError(f"{name} has {count} classes, and {len(classes)} names were given: name each.")
     names = tuple(classes) or found.names
     return Loaded(found.look, found.model, names, name, found.digest, found.gradients)
 
 
-def _outputs(loaded: Loaded, device: str) -> int:
+def outputs(loaded: Loaded, device: str) -> int:
+    """How many classes it has."""
     with torch.no_grad():
         return loaded.model(torch.full((1, 3, *loaded.look.sides), 0.5, device=device)).shape[1]
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from xaikit.audit.questions import Concept, Effect, Seen, askable, effects, examples
+from xaikit.audit.questions import Concept, Effect, Seen, askable, classify, effects, examples
 from xaikit.metrics.intervals import Interval, proportion
 from xaikit.models.hooks import hooked
 from xaikit.storage.seeding import rng
@@ -56,8 +56,7 @@ def mend(
     if len(known) < 2 * FEWEST or len(classes) < 2:
         return Mend(concept.name, why=f"{2 * FEWEST} pictures with labels of two classes are needed")
     draw = rng(seed, "audit", "halves")
-    halves = [np.sort(part) for part in np.array_split(draw.permutation(known), 2)]
-    learn, judge = halves
+    learn, judge = (np.sort(part) for part in np.array_split(draw.permutation(known), 2))
     exchanged = np.intersect1d(learn, askable(seen, concept, answers, seed))
     rows = np.concatenate([learn, exchanged])
     other = examples(seen, concept, concepts, answers, exchanged, seed)["the change"]
@@ -70,9 +69,7 @@ def mend(
     own = Seen(seen.pixels[judge], {name: masks[judge] for name, masks in seen.masks.items()})
     found = []
     for which in (model, mended):
-        with torch.no_grad():
-            parts = [which(own.images(slice(i, i + 64), device)).argmax(1).cpu() for i in range(0, len(own), 64)]
-        given = torch.cat(parts)
+        given = classify(which, own, device).argmax(1)
         every = effects(which, own, concepts, answers=given, device=device, seed=seed)
         effect = next(each for each in every if each.concept == concept.name)
         found.append((effect, proportion(int((given.numpy() == labels[judge]).sum()), len(judge))))

@@ -275,5 +275,5 @@ def _coco_masks(file: Path, ids: Sequence[str]) -> Iterable[tuple[str, int, np.n
                 cv2.fillPoly(mask, [np.asarray(polygon).reshape(-1, 2).round().astype(np.int32)], 1)
             for region in (names[thing["category_id"]], OBJECT):
                 yield region, row, mask.astype(bool)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is no COCO json of instances ({error!r} is not as it should be).") from error

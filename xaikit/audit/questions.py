@@ -15,7 +15,7 @@ of questions. A cue is claimed where that is at most 0.05 and the difference at 
 
 import math
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -178,8 +178,6 @@ def smallest_effect(n: int, backwards: float, alpha: float = ALPHA, least: float
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
-
-Answers = Callable[[Float[Tensor, "images 3 height width"]], Int64[Tensor, " images"]]
 
 
 @public
@@ -452,7 +450,7 @@ def _shows(seen: Seen, patch: UInt8[Tensor, "channels rows columns"]) -> Bool[np
 
 def _another_word(word: str, seed: int) -> str:
     """As many other letters."""
-    letters = [each for each in string.ascii_uppercase if each not in word.upper()]
+    letters = [each for each in string.ascii_uppercase if each not in word.upper()] or list(string.ascii_uppercase)
     return "".join(rng(seed, "audit", "word").choice(letters, len(word)))
 
 

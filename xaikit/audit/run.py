@@ -7,7 +7,7 @@ import torch
 
 from xaikit.audit.auditing import QUICK, Audit, audit
 from xaikit.audit.concepts import EXAMPLE, read_concepts
-from xaikit.audit.load import load_classifier
+from xaikit.audit.load import load_classifier, outputs
 from xaikit.audit.photographs import read_pictures
 from xaikit.storage.files import write_text
 
@@ -42,12 +42,9 @@ def run_audit(
     names = _lines(classes) if classes is not None else ()
     asked = read_concepts(concepts) if concepts is not None else None  # at once: a slip should not cost minutes
     loaded = load_classifier(model, names, preprocessing=preprocessing, device=device)
-    side = loaded.look.sides
-    with torch.no_grad():
-        count = loaded.model(torch.full((1, 3, *side), 0.5, device=device)).shape[-1]
     pictures = read_pictures(
-        images, loaded.look, names=loaded.names, classes=count, labels=labels, masks=masks, groups=groups,
-        captions=captions, most=min(most, QUICK) if quick else most,
+        images, loaded.look, names=loaded.names, classes=outputs(loaded, device), labels=labels, masks=masks,
+        groups=groups, captions=captions, most=min(most, QUICK) if quick else most,
     )  # fmt: skip
     paths = {"labels": labels, "masks": masks, "concepts": concepts, "groups": groups, "captions": captions,
              "classes": classes}  # fmt: skip
