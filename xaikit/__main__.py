@@ -215,6 +215,13 @@ def audit(
     captions: Annotated[Path | None, Option(metavar="CSV", help="With the columns file and caption.")] = None,
     classes: Annotated[Path | None, Option(metavar="TXT", help="The classes' names, a line each.")] = None,
     preprocessing: Annotated[str, Option(help="Of a FILE.pt2: imagenet, unit, or a JSON file.")] = "",
+    clip: Annotated[
+        list[str] | None,
+        Option(metavar="NAME", help="Reads concepts' texts: NAME:WEIGHTS of open_clip, or mini; again."),
+    ] = None,
+    captioner: Annotated[
+        str, Option(metavar="NAME", help="Tells of the features: a BLIP's id or folder, or mini.")
+    ] = "",
     output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Gets the page and the tables.")] = Path(
         "report"
     ),
@@ -242,7 +249,8 @@ def audit(
         raise typer.BadParameter("name a classifier and its pictures: xaikit audit MODEL --images FOLDER")
     found = run_audit(
         model, images, output, labels=labels, masks=masks, concepts=concepts, groups=groups, captions=captions,
-        classes=classes, preprocessing=preprocessing, most=most, quick=quick, device=device, seed=seed,
+        classes=classes, preprocessing=preprocessing, clip=clip or (), captioner=captioner, most=most, quick=quick,
+        device=device, seed=seed,
     )  # fmt: skip
     print(*found.summary(), f"The page is {output / 'report.html'} ({found.seconds:.0f} s).", sep="\n")
 

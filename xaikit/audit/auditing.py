@@ -13,12 +13,14 @@ from xaikit.arguments import Device, Seed, public
 from xaikit.audit import page
 from xaikit.audit.concepts import concepts_for
 from xaikit.audit.findings import Findings, removal_table
+from xaikit.audit.language import Language
 from xaikit.audit.load import Loaded
 from xaikit.audit.maps import maps_of
 from xaikit.audit.measures import keywords
 from xaikit.audit.mends import Mend, mend
 from xaikit.audit.photographs import NO_LABEL, OBJECT, Pictures
 from xaikit.audit.questions import FEWEST, Concept, Effect, classify, effects, removals
+from xaikit.audit.readings import readings_of
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import rng
 
@@ -51,6 +53,7 @@ def audit(
     pictures: Pictures,
     concepts: Sequence[Concept] | None = None,
     *,
+    language: Language | None = None,
     device: Device = "cpu",
     seed: Seed = 0,
     quick: bool = False,
@@ -58,8 +61,9 @@ def audit(
 ) -> Audit:
     """Ask what a classifier uses, on pictures that `read_pictures` gives or that are made from tensors (`Pictures`).
 
-    `concepts` say what may be used; by default what can be asked of any picture (`concepts_for`). `quick` leaves out
-    removals and maps. Raises ValueError for fewer than ten pictures, and logits that are not finite or of one class.
+    `concepts` say what may be used; by default what can be asked of any picture (`concepts_for`). `language` has CLIPs
+    and a captioner (`load_language`), for what is asked in words. `quick` leaves out removals, maps and words.
+    Raises ValueError for fewer than ten pictures, and logits that are not finite or of one class.
     """
     began, notes = time.monotonic(), []
     if len(pictures) < FEWEST:
@@ -77,9 +81,9 @@ def audit(
         raise ValueError("There is no concept to ask about: name one, or leave them out for those of any picture.")
     found = effects(model, pictures.seen, chosen, answers=answers, device=device, seed=seed)
     removed: list[Effect] = []
-    maps = None
+    maps = readings = None
     if quick:
-        notes.append("A quick audit: no regions were removed, and no maps were made.")
+        notes.append("A quick audit: no regions were removed, no maps were made, and no words were asked for.")
     else:
         asked = {own.region for own in chosen} & set(pictures.seen.masks)
         regions = [region for region in pictures.seen.masks if region in asked]
@@ -89,10 +93,11 @@ def audit(
             model, pictures.seen, answers, _mapped(pictures, seed), gradients=classifier.gradients, device=device,
             seed=seed,
         )  # fmt: skip
+        readings = readings_of(classifier, pictures, chosen, language, logits, device=device, seed=seed)
     mends: list[Mend] = []
     if not quick:
         claimed = sorted((each for each in found if each.claimed), key=lambda each: -each.net.value)[:MENDED]
-        wanted = [next(own for own in chosen if own.name == each.concept) for each in claimed]
+        wanted = [next(own for own in chosen if own.change and own.name == each.concept) for each in claimed]
         mends = [
             mend(model, pictures.seen, pictures.labels, own, chosen, answers.numpy(), device=device, seed=seed)
             for own in wanted
@@ -103,8 +108,8 @@ def audit(
         texts = [pictures.captions[row] for row in np.flatnonzero(known)]
         words = keywords(texts, (answers.numpy() != pictures.labels)[known], seed)
     return Audit(
-        classifier, pictures, chosen, logits.numpy(), tuple(found), tuple(removed), maps, tuple(mends), words, seed,
-        time.monotonic() - began, tuple(notes), command,
+        classifier, pictures, chosen, logits.numpy(), tuple(found), tuple(removed), maps, readings, tuple(mends), words,
+        seed, time.monotonic() - began, tuple(notes), command,
     )  # fmt: skip
 
 

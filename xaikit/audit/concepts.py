@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from xaikit.arguments import public
 from xaikit.audit.changes import PLACES
+from xaikit.audit.photographs import read_pictures
 from xaikit.audit.questions import KINDS, WHOLE, Concept, Seen
+from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.files import read_toml
 
 EXAMPLE = """# What the classifier may use. Each table is a question: what happens to its answers if this is changed?
@@ -46,6 +49,16 @@ text = "SALE"
 place = "lower left"
 size = 0.12
 
+# What no change stands for can be given in words, with those of its absence, and is read by a CLIP (--clip); or by two
+# folders of pictures, of those that have it and those that have not. Whether it goes with the answers is then told, and
+# nothing is claimed.
+# [snow]
+# texts = ["a photo of snow", "a snowy field"]
+# against = ["a photo of grass"]
+# [stripes]
+# pictures = "striped"
+# without = "plain"
+
 # What the classes are about: shown for comparison, and never called a shortcut.
 [object]
 change = "thing"
@@ -53,14 +66,16 @@ region = "object"
 expected = true
 """
 REGIONS, ENOUGH = 4, 20  # that are asked about where nobody says what, and the pictures that have to have each
-_KNOWN = {"change", "region", "picture", "text", "place", "size", "expected"}
+_KNOWN = {"change", "region", "picture", "text", "place", "size", "expected", "texts", "against", "pictures", "without"}
+_MOST = 200  # pictures of a folder that are looked at
 
 
 @public
-def read_concepts(file: Path) -> list[Concept]:
-    """The concepts of a TOML file, a table each; patches are read from files beside it.
+def read_concepts(file: Path, look: Preprocessed | None = None) -> list[Concept]:
+    """The concepts of a TOML file, a table each; patches and folders of pictures are read from beside it.
 
-    Raises ValueError, naming the table, for what is unknown or lacking, and as `Concept` does.
+    `look` is the classifier's (`Loaded.look`), which pictures need. Raises ValueError, naming the table, for what is
+    unknown or lacking, and as `Concept` does.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: xaikit audit --init writes one to start from.")
@@ -70,13 +85,18 @@ def read_concepts(file: Path) -> list[Concept]:
             raise ValueError(f"{file}: {name} stands outside of a table; write it below a [name].")
         if odd := sorted(set(table) - _KNOWN):
             raise ValueError(f"{file}, [{name}]: {odd[0]!r} is unknown; choose from {', '.join(sorted(_KNOWN))}.")
-        if "change" not in table:
-            raise ValueError(f"{file}, [{name}] does not say what to change: one of {', '.join(KINDS)}.")
-        own: dict[str, Any] = {key: value for key, value in table.items() if key not in ("picture", "change")}
+        if not {"change", "texts", "pictures"} & set(table):
+            raise ValueError(
+                f"{file}, [{name}] does not say what to change ({', '.join(KINDS)}), and has no texts and no pictures."
+            )
+        own: dict[str, Any] = {key: value for key, value in table.items() if key not in ("picture", "pictures")}
         if "picture" in table:
             own["patch"] = _patch(file.parent / str(table["picture"]), name)
+        for key, folder in (("shown", "pictures"), ("without", "without")):
+            if folder in table:
+                own[key] = _pictures(file.parent / str(table[folder]), name, look)
         try:
-            found.append(Concept(name, table["change"], **own))
+            found.append(Concept(name, **own))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}, [{name}]: {error}") from error
     if not found:
@@ -84,12 +104,22 @@ def read_concepts(file: Path) -> list[Concept]:
     return found
 
 
-def _patch(file: Path, name: str) -> torch.Tensor:
+def _patch(file: Path, name: str) -> Tensor:
     try:
         with Image.open(file) as image:
             return torch.from_numpy(np.array(image.convert("RGBA"))).permute(2, 0, 1).contiguous()
     except (OSError, UnidentifiedImageError) as error:
         raise ValueError(f"The patch of [{name}], {file}, cannot be read ({error}): name a picture.") from error
+
+
+def _pictures(folder: Path, name: str, look: Preprocessed | None) -> Tensor:
+    """The pictures of a folder, as the classifier sees them."""
+    if look is None:
+        raise ValueError(f"[{name}] has pictures, and how the classifier sees them is not said: give its `look`.")
+    try:
+        return read_pictures(folder, look, most=_MOST).seen.pixels
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"The pictures of [{name}] cannot be read: {error}") from error
 
 
 def common_regions(seen: Seen) -> list[str]:

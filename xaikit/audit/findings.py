@@ -18,6 +18,7 @@ from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, group
 from xaikit.audit.mends import Mend
 from xaikit.audit.photographs import NO_LABEL, Pictures
 from xaikit.audit.questions import LEAST, Concept, Effect
+from xaikit.audit.readings import Readings
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 
 
@@ -35,6 +36,7 @@ class Findings:
     effects: tuple[Effect, ...]
     removals: tuple[Effect, ...]
     maps: Maps | None
+    readings: Readings | None
     mends: tuple[Mend, ...]
     keywords: pd.DataFrame
     seed: int
@@ -110,7 +112,9 @@ class Findings:
         """The answer in three sentences at most."""
         asked = [each for each in self.effects if not each.why and not each.expected]
         if not asked:
-            return ["Nothing could be asked: " + (self.effects[0].why if self.effects else "there is no concept") + "."]
+            return [
+                "Nothing could be asked: " + (self.effects[0].why if self.effects else "no concept has a change") + "."
+            ]
         if not self.claimed:
             power = max((each.detectable for each in asked), key=lambda value: math.inf if math.isnan(value) else value)
             named = ", ".join(each.concept for each in asked)
@@ -168,6 +172,7 @@ class Findings:
                    | {"right before": vars(each.right_before), "right after": vars(each.right_after)})
                 for each in self.mends
             ],
+            "readings": self.readings.to_json() if self.readings is not None else None,
             "variances": json.loads(self.variances.to_json(orient="records")),
         }  # fmt: skip
         if accuracy is not None:

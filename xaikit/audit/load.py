@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from xaikit.arguments import Texts, public
-from xaikit.models.clip import load_clip
+from xaikit.models.clip import Clip, load_clip
 from xaikit.models.hub import find, load_whole, remember, said, timm_model
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.files import read_json
@@ -32,7 +32,8 @@ class Loaded:
     """A classifier: `look` makes of images in [0, 1] of any size what it sees, `model` takes that and gives logits.
 
     `names` are those of its classes, empty where nobody knows them; `source` says what was loaded, and `digest` is a
-    sha256 of its weights. `gradients` says whether it can be differentiated.
+    sha256 of its weights. `gradients` says whether it can be differentiated; `clip` is there where it classifies by
+    texts.
     """
 
     look: Preprocessed
@@ -41,6 +42,7 @@ class Loaded:
     source: str
     digest: str
     gradients: bool = True
+    clip: Clip | None = None
 
     @classmethod
     def of(cls, model: nn.Module, names: Sequence[str] = (), source: str = "", *, gradients: bool = True) -> "Loaded":
@@ -99,7 +101,7 @@ def load_classifier(name: str, classes: Sequence[str] = (), *, preprocessing: st
     if classes and len(classes) != (count := outputs(found, device)):
         raise ValueError(f"{name} has {count} classes, and {len(classes)} names were given: name each.")
     names = tuple(classes) or found.names
-    return Loaded(found.look, found.model, names, name, found.digest, found.gradients)
+    return replace(found, names=names, source=name)
 
 
 def outputs(loaded: Loaded, device: str) -> int:
@@ -171,20 +173,24 @@ def _hf(rest: str, device: str) -> Loaded:
 def _open_clip(rest: str, classes: Texts | Sequence[str], device: str) -> Loaded:
     if not classes:
         raise ValueError("CLIP classifies by texts: name its classes (--classes, a text a line).")
-    if rest.startswith("local-dir:"):
-        clip = load_clip(rest, device=device)
-    else:
-        name, _, pretrained = rest.partition(":")
-        clip = load_clip(name, pretrained or None, device)
+    clip = named_clip(rest, device)
     prompts = [each if " " in each.strip() else f"a photo of a {each}" for each in classes]
     tower = clip.image_encoder
-    logits = _ByTexts(tower.model, clip.encode_texts(prompts), clip.logit_scale)
+    logits = ByTexts(tower.model, clip.encode_texts(prompts), clip.logit_scale)
     options: dict[str, Any] = {"resize": tower.resize, "scale": tower.scale, "interpolation": tower.interpolation}
     behind = Preprocessed(logits, tower.sides, tower.mean, tower.std, fill=tower.fill, floor=tower.floor, **options)
-    return Loaded.of(behind.to(device), classes, rest)
+    return replace(Loaded.of(behind.to(device), classes, rest), clip=clip)
 
 
-class _ByTexts(nn.Module):
+def named_clip(name: str, device: str) -> Clip:
+    """A CLIP by open_clip's NAME:WEIGHTS, or local-dir:FOLDER."""
+    if name.startswith("local-dir:"):
+        return load_clip(name, device=device)
+    name, _, pretrained = name.partition(":")
+    return load_clip(name, pretrained or None, device)
+
+
+class ByTexts(nn.Module):
     """CLIP's logits of classes that texts name: cosines times its own scale."""
 
     def __init__(self, tower: nn.Module, texts: Float[Tensor, "classes features"], scale: float) -> None:
@@ -193,6 +199,7 @@ class _ByTexts(nn.Module):
         self.register_buffer("texts", texts)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+        """The logits."""
         return self.scale * F.normalize(self.tower(images), dim=-1) @ self.texts.T
 
 

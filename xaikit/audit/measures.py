@@ -101,6 +101,17 @@ def _dealt(codes: np.ndarray, labels: np.ndarray, draw: np.random.Generator) -> 
     return dealt
 
 
+def within_labels(
+    values: Float[np.ndarray, "pictures columns"], labels: Int64[np.ndarray, " pictures"]
+) -> Float[np.ndarray, "pictures columns"]:
+    """The values less their mean over the pictures of each label."""
+    found = np.array(values)
+    for label in np.unique(labels):
+        rows = labels == label
+        found[rows] -= found[rows].mean(0)
+    return found
+
+
 def margins_by_group(
     column: str, groups: ArrayLike, logits: Float[np.ndarray, "pictures classes"],
     labels: Int64[np.ndarray, " pictures"], seed: Seed,
@@ -111,10 +122,7 @@ def margins_by_group(
     not, it cannot tell one from another.
     """
     codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    values = logits - logits.mean(1, keepdims=True)
-    for label in np.unique(labels):
-        rows = labels == label
-        values[rows] = values[rows] - values[rows].mean(0)
+    values = within_labels(logits - logits.mean(1, keepdims=True), labels)
     total = float((values**2).sum())
 
     def share(own: np.ndarray) -> float:

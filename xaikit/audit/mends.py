@@ -9,9 +9,9 @@ from jaxtyping import Float, Int64
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from xaikit.audit.last_layer import TOGETHER, inputs_of, last_layer, reading
 from xaikit.audit.questions import Concept, Effect, Seen, askable, classify, effects, examples
 from xaikit.metrics.intervals import Interval, proportion
-from xaikit.models.hooks import hooked
 from xaikit.storage.seeding import rng
 
 FEWEST = 20  # pictures of each half
@@ -48,10 +48,10 @@ def mend(
     A logistic regression of what that layer is given, regularised by 1; the other half judges. Source: Kirichenko et
     al. (2023), last layer re-training, with exchanged cues for balanced groups.
     """
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    last = last_layer(model)
     known = np.flatnonzero(labels >= 0)
     classes = np.unique(labels[known])
-    if not last:
+    if last is None:
         return Mend(concept.name, why="the classifier has no linear layer that can be learned anew")
     if len(known) < 2 * FEWEST or len(classes) < 2:
         return Mend(concept.name, why=f"{2 * FEWEST} pictures with labels of two classes are needed")
@@ -61,11 +61,11 @@ def mend(
     rows = np.concatenate([learn, exchanged])
     other = examples(seen, concept, concepts, answers, exchanged, seed)["the change"]
     images = torch.cat([seen.images(torch.from_numpy(learn)), other])
-    inputs = _inputs(model, last[-1], images, device)
-    if inputs is None or inputs.ndim != 2:
+    inputs = inputs_of(model, last, images.split(TOGETHER), device)
+    if inputs is None:
         return Mend(concept.name, why="its last linear layer is not the one that gives the answers")
     fitted = LogisticRegression(max_iter=1000).fit(inputs.numpy(), labels[rows])
-    mended = _Mended(model, last[-1], fitted, classes)
+    mended = _Mended(model, last, fitted, classes)
     own = Seen(seen.pixels[judge], {name: masks[judge] for name, masks in seen.masks.items()})
     found = []
     for which in (model, mended):
@@ -90,34 +90,6 @@ class _Mended(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         """The logits of the new layer; those of other classes are minus infinity."""
-        inputs, logits = _at(self.model, self.last, images)
+        inputs, logits = reading(self.model, self.last, images)
         own = inputs.float() @ self.weight.to(images).T + self.bias.to(images)
         return torch.full_like(logits, -torch.inf).index_copy(1, self.classes.to(images.device), own.to(logits))
-
-
-def _at(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer is given, and the model's logits. Raises ValueError for a layer that is not used exactly once."""
-    held: list[Tensor] = []
-
-    def see(_name: str, inputs: tuple, _output: object) -> None:
-        held.append(inputs[0].detach())
-
-    with hooked(model, {"its last linear layer": layer}, see):
-        logits = model(images)
-    return held[0], logits
-
-
-def _inputs(model: nn.Module, last: nn.Linear, images: Tensor, device: str) -> Tensor | None:
-    """What the last layer is given, where what it gives are the logits."""
-    parts = []
-    with torch.no_grad():
-        for part in images.split(64):
-            try:
-                inputs, logits = _at(model, last, part.to(device))
-            except ValueError:
-                return None
-            given = last(inputs)
-            if given.shape != logits.shape or not torch.allclose(given, logits, atol=1e-4):
-                return None
-            parts.append(inputs.float().cpu())
-    return torch.cat(parts)

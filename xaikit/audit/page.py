@@ -22,7 +22,8 @@ from xaikit.storage import paths
 
 SHOWN, WIDEST, QUALITY = 3, 224, 80  # examples of a cue, pixels of a picture, of WebP
 BOARD = Path("figures/full/05_which_explanation/leaderboard.csv")
-HERE = ("intervention", "variance of the margin", "perturbation", "B2T")  # that the page has
+HERE = ("intervention", "variance of the margin", "perturbation", "B2T")  # that every page has
+BY_WORDS = {"surgery": "network surgery", "words": "words of TExplain", "heads": "heads and TextSpan"}  # that some have
 LIBRARIES = ("xaikit", "torch", "torchvision", "timm", "open_clip_torch", "transformers")
 
 
@@ -42,7 +43,7 @@ def render(audit: Findings) -> str:
         effects=[_row(each) for each in audit.effects], axis=_axis(audit.effects), least=LEAST,
         cues=[_examples(audit, each) for each in audit.claimed[:SHOWN]], accuracy=accuracy, classes=classes[:10],
         more_classes=max(0, len(classes) - 10), removals=removal_table(audit.removals).to_dict("records"),
-        maps=_maps(audit), board=_board(audit.loaded.model), mends=audit.mends, versions=_versions(),
+        maps=_maps(audit), readings=_readings(audit), board=_board(audit), mends=audit.mends, versions=_versions(),
     )  # fmt: skip
 
 
@@ -141,13 +142,23 @@ def _maps(audit: Findings) -> dict[str, Any] | None:
     return {"method": found.method, "shown": shown, "regions": regions, "n": len(found.rows)}
 
 
-def _board(model: nn.Module) -> dict[str, Any] | None:
-    """What notebook 05 found of methods, and the nearest of its kinds of network."""
+def _readings(audit: Findings) -> dict[str, Any] | None:
+    """The tables of what words say, a row each."""
+    found = audit.readings
+    if found is None:
+        return None
+    tables = {name: getattr(found, name) for name in ("concepts", "surgery", "words", "heads")}
+    return {**{name: table.to_dict("records") for name, table in tables.items()}, "missing": found.missing}
+
+
+def _board(audit: Findings) -> dict[str, Any] | None:
+    """What notebook 05 found of methods, those of this page first, and the nearest of its kinds of network."""
     file = paths.shipped(paths.ROOT) / BOARD
     if not file.is_file():
         return None
     table = pd.read_csv(file, keep_default_na=False, na_values=[""])  # a form is called null
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in audit.loaded.model.modules())
     kind = "a convolutional network" if convolutions > 2 else "a vision transformer"
     rows = table.sort_values("rank", ascending=False).to_dict("records")
-    return {"rows": rows, "here": [row for row in rows if row["method"] in HERE], "kind": kind}
+    asked = [name for table, name in BY_WORDS.items() if audit.readings and len(getattr(audit.readings, table))]
+    return {"rows": rows, "here": [row for row in rows if row["method"] in (*HERE, *asked)], "kind": kind}

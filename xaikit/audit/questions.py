@@ -66,19 +66,37 @@ class Concept:
     (the colours of `region` from another picture), "patch" or "text" (laid over the picture at `place`, `size` of
     its height high). `region` names masks that came with the pictures, one of the places, or "picture". What is
     `expected` (the thing itself that a class is about) is shown, and never claimed as a shortcut.
-    Raises ValueError for a change that lacks what it needs.
+    What no change stands for may be given in words, `texts`, with those of its absence, `against`, for a CLIP to read;
+    or by pictures that have it, `shown`, and pictures that have not, `without`, as the classifier sees them: of these
+    it is told what goes with the logits, and nothing is claimed.
+    Raises ValueError for a change that lacks what it needs, and a concept that has none of the three.
     """
 
     name: str
-    change: Kind
+    change: Kind | None = None
     region: str = ""
     patch: UInt8[Tensor, "channels rows columns"] | None = None
     text: str = ""
     place: Place = "lower right"
     size: PositiveShare = 0.2
     expected: bool = False
+    texts: Sequence[str] = ()
+    against: Sequence[str] = ()
+    shown: UInt8[Tensor, "shown 3 height width"] | None = None
+    without: UInt8[Tensor, "without 3 height width"] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.texts, str) or isinstance(self.against, str):
+            raise ValueError(f"{self.name}: its texts are one string; give a list of texts.")
+        if self.against and not self.texts:
+            raise ValueError(f"{self.name}: there are texts of its absence and none of it; give texts.")
+        if (self.shown is None) != (self.without is None):
+            raise ValueError(f"{self.name}: pictures that have it are compared with some that have not; give both.")
+        for pictures in (self.shown, self.without):
+            if pictures is not None and len(pictures) < FEWEST:
+                raise ValueError(f"{self.name}: {len(pictures)} pictures say nothing of it; give {FEWEST} of each.")
+        if self.change is None and (self.texts or self.shown is not None):
+            return
         if self.change not in KINDS:  # of a file: what comes from Python is looked at before
             raise ValueError(f"{self.name}: unknown change {self.change!r}; choose one of {', '.join(KINDS)}.")
         if self.place not in PLACES or not 0 < self.size <= 1:
@@ -134,7 +152,7 @@ class Effect:
     @property
     def p(self) -> float:
         """One-sided, by McNemar's test, and the larger one of two controls: each has to be beaten."""
-        return max((_p(self.flips, other) for other in self.controls.values()), default=1.0)
+        return max((beyond(self.flips, other) for other in self.controls.values()), default=1.0)
 
     @property
     def claimed(self) -> bool:
@@ -150,7 +168,7 @@ class Effect:
         return smallest_effect(len(self.rows), max(backwards, 1 / len(self.rows)), ALPHA / self.questions, LEAST)
 
 
-def _p(first: np.ndarray, second: np.ndarray) -> float:
+def beyond(first: Bool[np.ndarray, " pairs"], second: Bool[np.ndarray, " pairs"]) -> float:
     """McNemar's exact p that the first is no more often true than the second."""
     more, less = int((first & ~second).sum()), int((~first & second).sum())
     return float(stats.binom.sf(more - 1, more + less, 0.5)) if more + less else 1.0
@@ -246,8 +264,11 @@ def effects(
     seed: int = 0,
     batch: int = 32,
 ) -> list[Effect]:
-    """The effect of each concept's change on the answers, with p adjusted for their number (Holm, 1979)."""
-    found = []
+    """The effect of each concept's change on the answers, with p adjusted for their number (Holm, 1979).
+
+    Concepts without a change are passed over.
+    """
+    found, concepts = [], [each for each in concepts if each.change]
     for concept in tqdm(concepts, desc="changing pictures", leave=False, disable=None):
         found.append(_effect(model, _Question(seen, concept, concepts, seed), answers.numpy(), device, batch))
     asked = [each for each in found if not each.why and not each.expected]
@@ -374,7 +395,7 @@ class _Question:
         own = self.seen.region(self.concept.region, rows)
         found = torch.zeros_like(own)
         for other in self.concepts:
-            if other is self.concept or other.region in (self.concept.region, WHOLE) or other.change == "text":
+            if other is self.concept or other.region in (self.concept.region, WHOLE) or other.change in (None, "text"):
                 continue
             if other.change == "patch":
                 if self.concept.change == "background":

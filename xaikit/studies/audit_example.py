@@ -48,6 +48,15 @@ place = "upper left"
 change = "thing"
 region = "object"
 expected = true
+
+# In words, which a CLIP reads (--clip mini).
+["water, in words"]
+texts = ["a photo of a bird on water"]
+against = ["a photo of a bird on land"]
+
+["blue, in words"]
+texts = ["a photo of a blue bird"]
+against = ["a photo of a red bird"]
 """
 
 
@@ -78,4 +87,7 @@ def write_example(folder: Path, seed: int = 0) -> list[str]:
     write_text(folder / "concepts.toml", CONCEPTS)
     options = ("masks", "concepts.toml", "groups.csv", "classes.txt")
     named = " ".join(f"--{Path(each).stem} {folder / each}" for each in options)
-    return [f"xaikit audit {folder / 'classifier.py'}:model --images {folder / 'pictures'} {named} -o report"]
+    return [
+        f"xaikit audit {folder / 'classifier.py'}:model --images {folder / 'pictures'} {named} "
+        "--clip mini --captioner mini -o report"
+    ]

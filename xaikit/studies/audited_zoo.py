@@ -25,7 +25,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from xaikit.audit.maps import shuffled
 from xaikit.audit.questions import Concept, Effect, Seen, classify, effects
+from xaikit.audit.readings import by_pictures, by_texts
 from xaikit.companion.profiles import Settings
 from xaikit.models.clip import load_from
 from xaikit.storage.seeding import seed_for
@@ -35,6 +37,7 @@ from xaikit.studies.zoo_tasks import PIXELS, TAG, TAG_COLOUR, TASKS, Pictures, d
 from xaikit.texplain.mitigation import Recipe, fine_tune
 
 SEED = 2028
+READ_SEED = 2029
 WANTED = {"biased": 20, "unbiased": 20, "unlearned": 5}
 USES, IGNORES, FOLLOWED = 0.2, 0.1, 0.7
 PICTURES = 200
@@ -200,5 +203,48 @@ def table(cfg: Settings, wanted: Mapping[str, int] = WANTED) -> pd.DataFrame:
                 "redrawn": flips[case.cue] if case.cue else max(flips.values()),
                 "claimed": ", ".join(names), "right": right[case.sort],
                 **{f"net {each.concept}": np.nan if each.why else each.net.value for each in found},
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# --- concepts in words and by pictures --------------------------------------------------------------------------------
+
+
+def readings_table(cfg: Settings, wanted: Mapping[str, int]) -> pd.DataFrame:
+    """A row for each case, factor and way of giving it (texts, pictures): its p, and whether its controls pass.
+
+    On pictures in which all factors are independent, and the mini CLIP reads. The rule, written down before it was run
+    under `READ_SEED`, of 20 biased and 20 unbiased classifiers: of those whose planted cue can be given in a way, it
+    passes in 0.8; and of the factors that redrawing says are ignored (`IGNORES`), the class aside, 0.05 pass at most.
+    """
+    clip = load_from(cfg.clip, cfg.device)
+    rows = []
+    for case in cases(cfg, wanted):
+        task = TASKS[case.spec.task]
+        pictures = deal(task, PICTURES, seed_for(cfg.seed, "read"), "test")
+        apart = deal(task, PICTURES, seed_for(cfg.seed, "read", "apart"), "test")
+        seen, null = Seen(pictures.pixels()), shuffled(case.model, cfg.seed)
+        logits, others = (classify(model, seen, cfg.device) for model in (case.model, null))
+        answers = logits.argmax(1).numpy()
+        worded = [
+            Concept(factor.name, texts=factor.texts[1:], against=factor.texts[:1])
+            for factor in task.factors
+            if len(factor.texts) == 2
+        ]
+        shown = []
+        for column, name in enumerate(task.names):
+            has = torch.from_numpy(apart.codes[:, column] == 1)
+            shown.append(Concept(name, shown=apart.pixels()[has], without=apart.pixels()[~has]))
+        options = {"device": cfg.device, "seed": cfg.seed}
+        found = pd.concat([
+            by_texts(seen, worded, clip, logits, others, answers, **options),
+            by_pictures(case.model, null, shown, np.unique(answers), **options),
+        ])  # fmt: skip
+        for row in found.to_dict("records"):
+            rows.append({
+                "sort": case.sort, "classifier": case.name, "cue": case.cue, "factor": row["concept"],
+                "own class": row["concept"] == task.names[0], "given by": row["given by"],
+                "redrawn": case.truth.share(row["concept"]), "found": row["found"], "p": row["p"],
+                "passes": not row["why"],
             })  # fmt: skip
     return pd.DataFrame(rows)
