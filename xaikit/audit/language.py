@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xaikit.arguments import Device, public
 from xaikit.audit.load import named_clip
 from xaikit.models.captioner import Captioner, load_captioner
 from xaikit.models.clip import Clip
@@ -12,6 +13,7 @@ from xaikit.storage.paths import WEIGHTS
 MINI_CLIPS, MINI_CAPTIONER = ("clip-vit-mini", "clip-resnet-mini"), "captioner-mini"
 
 
+@public
 @dataclass(frozen=True, eq=False)
 class Language:
     """The language side of an audit: CLIPs by their names, the first one reads texts; and a captioner, or None."""
@@ -20,7 +22,8 @@ class Language:
     captioner: Captioner | None = None
 
 
-def load_language(clips: Sequence[str], captioner: str, device: str = "cpu") -> Language:
+@public
+def load_language(clips: Sequence[str], captioner: str = "", device: Device = "cpu") -> Language:
     """CLIPs by open_clip's NAME:WEIGHTS or local-dir:FOLDER, and a BLIP by its id at the hub or its folder.
 
     "mini" are those that ship, which know the drawn world and its digits alone. Raises ValueError as `load_clip` and

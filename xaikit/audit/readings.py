@@ -4,6 +4,7 @@ Nothing is claimed of any of it: these methods say what can be *read* from a cla
 has its controls on this very model, and where they fail its row says why (`why`), and is grey on the page.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from xaikit.texplain.translator import Translator
 from xaikit.texplain.words import words_of
 
 CONCEPTS = ["concept", "given by", "found", "by chance", "p", "p, weights shuffled", "why"]
-SURGERY = ["concept", "kept", "low", "high", "weights shuffled", "why"]
+SURGERY = ["concept", "kept", "low", "high", "of CLIP's own maps", "weights shuffled", "why"]
 WORDS = ["answer", "word", "told", "of other answers", "p", "of captions", "weights shuffled", "why"]
 HEADS = [
     "layer",
@@ -288,7 +289,10 @@ def _surgery(
     model: nn.Module, other: nn.Module, seen: Seen, concepts: Sequence[Concept], language: Language, device: str,
     seed: int,
 ) -> list[tuple]:  # fmt: skip
-    """Of each concept, the rank correlation of its texts' scores in CLIP before and after surgery."""
+    """Of each concept, the rank correlation of its texts' scores in CLIP before and after surgery.
+
+    Where CLIP does not read a concept from the maps of its own copy, surgery loses it, whatever the classifier holds.
+    """
     clip = next((each for each in language.clips.values() if _has_stages(each)), None)
     if clip is None:
         raise _NotAsked("network surgery needs a CLIP-ResNet (--clip RN50:openai, say)")
@@ -303,7 +307,7 @@ def _surgery(
     assert tower is not None
     target = stages(tower)
     try:
-        sources = [convolutions(network, images[:2]) for network in (model, other)]
+        sources = [convolutions(network, images[:2]) for network in (model, copy.deepcopy(tower), other)]
     except ValueError as error:
         raise _NotAsked(f"network surgery needs convolutions, and {error}") from error
     texts = F.normalize(torch.stack([direction(clip, each) for each in concepts]), dim=1).to(device)
@@ -314,24 +318,27 @@ def _surgery(
         return torch.cat(parts).double().cpu()
 
     few, before = images.split(8), scores()
-    own = activation_statistics(target, few)
+    theirs = activation_statistics(target, few)
     after = []
     for source in sources:
         statistics = activation_statistics(source, few)
-        if len(statistics.mean) * len(own.mean) > MOST_SCORES:
-            raise _NotAsked(f"{len(statistics.mean)} maps are too many to match with CLIP's {len(own.mean)}")
-        choice = choose_maps(match_activations(source, statistics, target, own, few))
-        with network_surgery(target, own, source, statistics, choice):
+        if len(statistics.mean) * len(theirs.mean) > MOST_SCORES:
+            raise _NotAsked(f"{len(statistics.mean)} maps are too many to match with CLIP's {len(theirs.mean)}")
+        choice = choose_maps(match_activations(source, statistics, target, theirs, few))
+        with network_surgery(target, theirs, source, statistics, choice):
             after.append(scores())
     rows = []
     for column, each in enumerate(concepts):
         try:
-            kept, null = (spearman(before[:, column].numpy(), given[:, column].numpy()) for given in after)
+            kept, own, null = (spearman(before[:, column].numpy(), given[:, column].numpy()) for given in after)
         except ValueError as error:
-            rows.append((each.name, np.nan, np.nan, np.nan, np.nan, str(error)))
+            rows.append((each.name, *[np.nan] * 5, str(error)))
             continue
-        why = "nothing of it is kept" if kept.low <= 0 else SAME if null.high >= kept.low else ""
-        rows.append((each.name, kept.value, kept.low, kept.high, null.value, why))
+        if own.low <= max(0.0, null.high):
+            why = "CLIP does not read it from the maps of its own copy"
+        else:
+            why = "nothing of it is kept" if kept.low <= 0 else SAME if null.high >= kept.low else ""
+        rows.append((each.name, kept.value, kept.low, kept.high, own.value, null.value, why))
     return rows
 
 
