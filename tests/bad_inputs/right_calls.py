@@ -617,17 +617,22 @@ def some_concepts(folder: Path) -> Path:
 behind = models.Preprocessed(network(), 32, (0.5,) * 3, (0.5,) * 3)
 audited = pictures_of_an_audit()
 of("Concept", audit.Concept, name="a", change="patch", region="object", patch=torch.zeros(3, 4, 4, dtype=torch.uint8),
-   text="A", place="centre", size=0.2, expected=True)  # fmt: skip
+   text="A", place="centre", size=0.2, expected=True, texts=["a red bird"], against=["a blue bird"],
+   shown=torch.zeros(12, 3, 4, 4, dtype=torch.uint8), without=torch.zeros(12, 3, 4, 4, dtype=torch.uint8))  # fmt: skip
 of("Seen", audit.Seen, pixels=audited.seen.pixels, masks=audited.seen.masks)
 of("Seen.images", audited.seen.images, rows=slice(0, 2), device="cpu")
 of("Seen.region", audited.seen.region, name="object", rows=slice(0, 2))
 of("Pictures", audit.Pictures, **vars(audited))
-of("Loaded", audit.Loaded, look=behind, model=behind, names=("a", "b"), source="s", digest="d", gradients=True)
+of("Loaded", audit.Loaded, look=behind, model=behind, names=("a", "b"), source="s", digest="d", gradients=True,
+   clip=None)  # fmt: skip
 of("Loaded.of", audit.Loaded.of, model=behind, names=("a", "b"), source="s", gradients=True)
 of("load_classifier", audit.load_classifier, name=_Made(a_classifier_file), classes=["a", "b"], preprocessing="",
    device="cpu")  # fmt: skip
-of("read_concepts", audit.read_concepts, file=_Made(some_concepts))
+of("read_concepts", audit.read_concepts, file=_Made(some_concepts), look=behind)
+of("Language", audit.Language, clips={}, captioner=None)
+of("load_language", audit.load_language, clips=["mini"], captioner="mini", device="cpu")
 of("read_pictures", audit.read_pictures, folder=_Made(lambda folder: class_folders(folder)), look=behind,
    names=["cat", "dog"], classes=2, most=4)  # fmt: skip
 of("audit", audit.audit, classifier=_Made(lambda: audit.Loaded.of(behind)), pictures=_Made(lambda: audited),
-   concepts=[audit.Concept("a", "thing", "object")], device="cpu", seed=0, quick=True, command="")  # fmt: skip
+   concepts=[audit.Concept("a", "thing", "object")], language=audit.Language({}), device="cpu", seed=0,
+   quick=True, command="")  # fmt: skip

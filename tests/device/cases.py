@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import to_pil_image
 
 from xaikit import audit as audits
-from xaikit.audit import changes, questions
+from xaikit.audit import changes, questions, readings
 from xaikit.audit import maps as audit_maps
 from xaikit.audit.load import outputs
 from xaikit.companion.known_towers import small
@@ -39,6 +40,7 @@ from xaikit.saliency import masking, path_gradients, relevance, vit
 from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
+from xaikit.storage.paths import WEIGHTS
 from xaikit.studies import audited_zoo, clip_pictures, texplain_mitigation
 from xaikit.studies import caption_driven_tied as tied
 from xaikit.studies import clip_asked as asked
@@ -422,6 +424,38 @@ def generated(device: str) -> None:
 
 
 @case
+def what_words_say_of_a_classifier(device: str) -> None:
+    """Papers 1, 2 and 4 on a classifier of the device; pictures, logits and tables lie on the CPU."""
+    pixels = (drawn("cpu", 48, 3, 64, 64) * 255).byte()
+    texts = ("a photo of a duck", "a photo of a crow") * 24
+    seen, right = audits.Seen(pixels), labels("cpu", 48).numpy()
+    pictures = audits.Pictures(seen, tuple(map(str, range(48))), right, captions=texts)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        net[3].bias.copy_(net[3].bias - net(pixels.float() / 255).median(0).values)
+    loaded = audits.Loaded.of(Preprocessed(net.to(device), 64, (0.0,) * 3, (1.0,) * 3))
+    language = audits.load_language(["mini"], "mini", device)
+    concepts = [audits.Concept("colour", texts=["a red digit"], against=["a green digit"])]
+    concepts += [audits.Concept("some", shown=pixels[::2], without=pixels[1::2])]
+    clip = f"local-dir:{WEIGHTS / 'clip-vit-mini'}"
+    with mock.patch.object(readings, "STEPS", 4):
+        for each, tools in (
+            (loaded, language),
+            (audits.load_classifier(f"open_clip:{clip}", ["a duck", "a crow"], device=device), None),
+        ):
+            logits = questions.classify(each.model, pictures.seen, device)
+            found = readings.readings_of(each, pictures, concepts, tools, logits, device=device)
+            assert len(found.concepts) and found.to_json()
+    assert len(found.heads) == readings.TOP
+    wanted = mock.patch.object(audited_zoo, "cases", lambda *_: [audited_zoo.Case(
+        "unbiased", Spec("birds", "resnet"), "", loaded.model, Truth({name: np.zeros(9, bool) for name in
+        ("species", "background", "colour", "count", "tag")}, {}, *[np.zeros(9, bool)] * 2))])  # fmt: skip
+    with wanted, mock.patch.object(audited_zoo, "PICTURES", 40):
+        cfg = Settings({"clip": {"weights": "clip-vit-mini"}, "device": device, "seed": 0}, "a test's profile")
+        assert len(audited_zoo.readings_table(cfg, {}))
+
+
+@case
 def an_audit(device: str) -> None:
     """All of an audit, and its page, of a classifier on the device; pictures, answers and results lie on the CPU."""
     masks = torch.zeros(48, 32, 32, dtype=torch.bool)
@@ -453,6 +487,8 @@ def an_audit(device: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         to_pil_image(pixels[0]).save(Path(folder) / "0.png")
         assert len(audits.read_pictures(Path(folder), found.loaded.look)) == 1
+        (Path(folder) / "concepts.toml").write_text("[word]\ntexts = ['a bird']\n")
+        assert len(audits.read_concepts(Path(folder) / "concepts.toml", found.loaded.look)) == 1
     audit_maps.maps_of(behind, pictures.seen, labels("cpu", 48), range(4), device=device, gradients=False)
     images, region = pictures.seen.images(slice(0, 4), device), masks[:4].to(device)
     for filling in ("mean", "blur", "surroundings"):

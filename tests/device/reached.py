@@ -45,6 +45,8 @@ EXCEPTIONS = {
 ON_THE_CPU = {
     "audit.concepts.common_regions": "pictures lie on the CPU",
     "audit.concepts.concepts_for": "pictures lie on the CPU",
+    "audit.concepts.read_concepts": "pictures lie on the CPU",
+    "audit.last_layer.in_parts": "pictures lie on the CPU",
     "audit.maps.Maps.why": "maps are results",
     "audit.photographs.read_pictures": "pictures lie on the CPU",
     "audit.questions.Seen.images": "pictures lie on the CPU, of which batches are moved",
