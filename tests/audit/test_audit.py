@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from xaikit.__main__ import app
-from xaikit.audit import Concept, Loaded, Pictures, Seen, audit, read_concepts
+from xaikit.audit import Concept, Loaded, Pictures, Seen, audit, read_concepts, readings
 from xaikit.audit.concepts import ENOUGH, EXAMPLE, REGIONS, concepts_for
 from xaikit.audit.run import run_audit
 from xaikit.models.preprocessing import Preprocessed
@@ -239,6 +239,31 @@ def test_a_patch_comes_from_a_file_beside_the_concepts(tmp_path: Path) -> None:
     (tmp_path / "concepts.toml").write_text("[logo]\nchange = 'patch'\npicture = 'logo.png'\nsize = 0.1\n")
     (logo,) = read_concepts(tmp_path / "concepts.toml")
     assert logo.patch.shape == (4, 3, 5) and logo.patch[:, 0, 0].tolist() == [255, 0, 0, 128]
+
+
+def test_what_words_say_is_on_the_page_and_no_claim_rests_on_it(folder: Path, monkeypatch) -> None:
+    (folder / "concepts.toml").write_text(
+        '[background]\nchange = "background"\nregion = "object"\n[water]\ntexts = ["a photo of a bird on water"]\n'
+        '[bright]\npictures = "pictures/bright"\nwithout = "pictures/dark"\n[odd]\ntexts = ["a zeugma"]\n'
+    )
+    monkeypatch.setattr(readings, "STEPS", 4)
+    found = run(folder, concepts=folder / "concepts.toml", clip=["mini"], captioner="mini")
+    assert [each.concept for each in found.effects] == ["background"] == [each.concept for each in found.claimed]
+    assert list(found.readings.concepts["concept"]) == ["water", "bright"] and "zeugma" in found.readings.missing["odd"]
+    assert len(found.readings.words) and "--clip mini --captioner mini" in found.command
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert not Page(page).outside and not Page(page).silent and not Page(page).open
+    for said in ("Concepts in words and by pictures", "TExplain, paper 2", "words of TExplain", "zeugma"):
+        assert said in page
+    told = json.loads((folder / "report" / "audit.json").read_text(encoding="utf-8"))["readings"]
+    assert [row["concept"] for row in told["concepts"]] == ["water", "bright"] and "odd" in told["not asked"]
+
+
+def test_concepts_that_no_change_stands_for_are_asked_alone_too(folder: Path) -> None:
+    (folder / "concepts.toml").write_text('[bright]\npictures = "pictures/bright"\nwithout = "pictures/dark"\n')
+    found = run(folder, concepts=folder / "concepts.toml")
+    assert found.summary() == ["Nothing could be asked: no concept has a change."] and not found.effects
+    assert len(found.readings.concepts) == 1 and "Nothing could be asked" in found.to_html()
 
 
 def test_what_is_asked_where_nobody_says_what_is_of_what_many_pictures_have() -> None:

@@ -18,7 +18,7 @@ def last_layer(model: nn.Module) -> nn.Linear | None:
     return layers[-1] if layers else None
 
 
-def in_parts(seen: Seen) -> Iterator[Float[Tensor, "part 3 height width"]]:
+def in_parts(seen: Seen) -> Iterator[Float[Tensor, "_ 3 height width"]]:
     """All pictures in [0, 1], some at a time."""
     for start in range(0, len(seen), TOGETHER):
         yield seen.images(slice(start, start + TOGETHER))
@@ -37,7 +37,7 @@ def reading(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor,
 
 
 def inputs_of(
-    model: nn.Module, last: nn.Linear, parts: Iterable[Float[Tensor, "part 3 height width"]], device: str
+    model: nn.Module, last: nn.Linear, parts: Iterable[Float[Tensor, "_ 3 height width"]], device: str
 ) -> Float[Tensor, "pictures features"] | None:
     """What the last layer is given, on the CPU, where what it gives are the logits; else None."""
     found = []

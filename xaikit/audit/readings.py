@@ -6,6 +6,7 @@ has its controls on this very model, and where they fail its row says why (`why`
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +30,9 @@ from xaikit.decomposition.decompose import decompose, image_tower
 from xaikit.decomposition.textspan import textspan
 from xaikit.importance.interface import probes
 from xaikit.metrics.ranking import spearman
-from xaikit.models.captioner import Captioner
+from xaikit.models.captioner import Captioner, LanguageModel
 from xaikit.models.clip import Clip
+from xaikit.models.tokens import LossWarning
 from xaikit.storage.seeding import rng, seed_for
 from xaikit.surgery.matching import activation_statistics, convolutions, match_activations, stages
 from xaikit.surgery.transplant import choose_maps, network_surgery
@@ -140,10 +142,15 @@ def _asked(
     method: Callable[..., list[tuple]], columns: Sequence[str], missing: dict[str, str], name: str, *arguments: Any
 ) -> pd.DataFrame:
     try:
-        return pd.DataFrame(method(*arguments), columns=list(columns))
+        with warnings.catch_warnings(record=True) as lost:
+            warnings.simplefilter("always", LossWarning)
+            found = pd.DataFrame(method(*arguments), columns=list(columns))
     except _NotAsked as reason:
         missing[name] = str(reason)
         return _empty(columns)
+    if lost:
+        missing[f"{name}, in part"] = str(lost[0].message).rstrip(".")
+    return found
 
 
 def _features(model: nn.Module, seen: Seen, device: str) -> Tensor | None:
@@ -439,6 +446,14 @@ def _told(captioner: Captioner, conditioning: Tensor, n: int, seed: int) -> list
     return [language.decode(each) for each in tokens]
 
 
+def _cut(caption: str, language: LanguageModel) -> str:
+    """The caption, without the words behind those that a translator learns from."""
+    words = caption.split()[:LONGEST] or ["."]
+    while len(words) > 1 and len(language.tokenizer(" ".join(words), add_special_tokens=False).input_ids) >= LONGEST:
+        words.pop()
+    return " ".join(words)
+
+
 def _sentences(
     features: Tensor, captions: Sequence[str], captioner: Captioner, learn: np.ndarray, tell: np.ndarray, device: str,
     seed: int,
@@ -446,10 +461,7 @@ def _sentences(
     """What a translator that learned from some pictures makes of the features of others."""
     language = captioner.language
     scaled = (features - features[learn].mean(0)) / features[learn].std(0).clamp_min(1e-6)
-    longest = LONGEST + len(language.prompt)
-    cut = [" ".join(captions[row].split()[: LONGEST // 2]) or "." for row in learn]
-    sentences = torch.cat([F.pad(row, (0, longest - row.shape[1]), value=language.pad)
-                           for row in (language.encode([text], longest) for text in cut)])  # fmt: skip
+    sentences = language.encode([_cut(captions[row], language) for row in learn], LONGEST + len(language.prompt))
     torch.manual_seed(seed_for(seed, "audit", "translator"))
     translator = Translator(tokens=1, width=features.shape[1], to_width=language.width)
     batches = InMemory(scaled[learn][:, None], sentences[:, None], min(BATCH, len(learn)), seed)
