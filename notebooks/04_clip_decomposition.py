@@ -1099,3 +1099,391 @@ plots.style_claims(record.decide())
 # %%
 record.save()
 record.numbers()
+
+# %% [markdown]
+# ## Exercises
+#
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1: attention is a sum over heads
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# What attention writes is usually computed at once: the heads' values are laid side by side and multiplied by one
+# matrix $W_O$. Write the same as a **sum**: a contribution of each head, which together give that output.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(1)
+values = torch.randn(5, 3, 4, generator=draw)  # what three heads read: images, heads, head width
+w_o = torch.randn(3 * 4, 7, generator=draw)  # from all heads' numbers to seven features
+output = values.flatten(1) @ w_o
+
+
+# %% tags=["exercise"]
+def by_head(values, w_o):
+    """What each head writes: [images, heads, features]."""
+    ...
+
+
+# %% tags=["check"]
+def alone(values, w_o):
+    """All other heads silenced, one head after the other."""
+    silent = [values * (torch.arange(values.shape[1]) == head)[:, None] for head in range(values.shape[1])]
+    return torch.stack([each.flatten(1) @ w_o for each in silent], 1)
+
+
+check.function(by_head, alone, (values, w_o), name="by_head", hint="which rows of the matrix belong to which head?")
+check.same(by_head(values, w_o).sum(1), output, "the sum over heads")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Rows 0 … 3 of $W_O$ are those of head 0, rows 4 … 7 those of head 1: `w_o.reshape(heads, width, features)`. Then
+# `torch.einsum`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def by_head(values, w_o):
+    """What each head writes: [images, heads, features]."""
+    _, heads, width = values.shape
+    return torch.einsum("bhw,hwf->bhf", values, w_o.reshape(heads, width, -1))
+
+
+# %% tags=["wrong"]
+def by_head(values, w_o):  # an equal share for each head: that has the right sum, too
+    heads = values.shape[1]
+    return (values.flatten(1) @ w_o)[:, None].expand(-1, heads, -1) / heads
+
+
+# %% tags=["wrong"]
+def by_head(values, w_o):  # every third row
+    _, heads, width = values.shape
+    return torch.einsum("bhw,whf->bhf", values, w_o.reshape(width, heads, -1))
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: one step of TextSpan
+# *Difficulty 3 of 3 · 30 minutes*
+#
+# Which of some texts says most about what a head writes? Greedily: take the text along whose direction the
+# contributions **vary** most over pictures, then take that direction out of the contributions and out of the other
+# texts. What a head adds to every picture alike is no topic of it.
+
+# %% tags=["given"]
+import torch
+
+from xaikit import textspan
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(2)
+pool = torch.nn.functional.normalize(torch.randn(6, 5, generator=draw), dim=1)  # six texts in five features
+always = 8.0 * pool[0]  # the head says this of every picture
+contributions = (
+    always + 2.0 * torch.randn(60, 1, generator=draw) * pool[3] + 0.3 * torch.randn(60, 5, generator=draw)
+)  # [images, features]
+
+
+# %% tags=["exercise"]
+def pick(contributions, pool):
+    """The place in the pool of the text along which the contributions vary most."""
+    ...
+
+
+def without(rows, direction):
+    """Rows [any, features] without their part along a direction, which need not be of unit length."""
+    ...
+
+
+# %% tags=["check"]
+check.that(
+    pick(contributions, pool) == 3,
+    "pick",
+    "it is another text: do you look at the mean, or at how much it varies?",
+)
+left = without(contributions, 5.0 * pool[3])
+check.same(
+    None if left is None else left @ pool[3],
+    torch.zeros(60),
+    "what is left along the direction that was taken out",
+    hint="is it of unit length?",
+)
+across = torch.linalg.svd(pool[3:4]).Vh[1:]
+check.same(
+    left @ across.T, contributions @ across.T, "what stands at right angles to it", hint="it should stay as it was"
+)
+picks, rest, texts = [], contributions, pool
+for _ in range(3):
+    picks.append(int(pick(rest, texts)))
+    rest, texts = without(rest, texts[picks[-1]]), without(texts, texts[picks[-1]])
+wanted = textspan(contributions[:, None], pool, 3).picks[0]
+check.same(picks, wanted, "three steps, one after the other")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `(contributions @ pool.T).var(0)` is the variance along each text. To take a direction out: make it of unit length,
+# $r - (r \cdot u)\,u$. In later steps texts are no longer of unit length; take them as they are.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def pick(contributions, pool):
+    """The place in the pool of the text along which the contributions vary most."""
+    return (contributions @ pool.T).var(0).argmax().item()
+
+
+def without(rows, direction):
+    """Rows [any, features] without their part along a direction, which need not be of unit length."""
+    unit = direction / direction.norm()
+    return rows - (rows @ unit)[:, None] * unit
+
+
+# %% tags=["wrong"]
+def pick(contributions, pool):  # what the head always says
+    return (contributions @ pool.T).mean(0).argmax().item()
+
+
+def without(rows, direction):
+    unit = direction / direction.norm()
+    return rows - (rows @ unit)[:, None] * unit
+
+
+# %% tags=["wrong"]
+def pick(contributions, pool):
+    return (contributions @ pool.T).var(0).argmax().item()
+
+
+def without(rows, direction):  # takes the direction for a unit vector
+    return rows - (rows @ direction)[:, None] * direction
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: silence a head
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# To see what a head matters for, its contribution is replaced by its **mean** over pictures, not by zero: what it adds
+# to every picture stays, what it says of each is gone. `contributions` has all heads; the embedding is their sum.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(3)
+contributions = torch.randn(30, 4, 6, generator=draw) + torch.arange(4.0)[:, None]  # images, heads, features
+
+
+# %% tags=["exercise"]
+def silenced(contributions, head):
+    """The embeddings [images, features] with one head at its mean."""
+    ...
+
+
+# %% tags=["check"]
+whole = contributions.sum(1)
+found = silenced(contributions, 2)
+check.same(
+    None if found is None else found.mean(0),
+    whole.mean(0),
+    "the mean embedding",
+    hint="it should stay where it was, as only what differs between pictures is taken away",
+)
+check.same(contributions.sum(1), whole, "the contributions that were given", hint="work on a copy")
+others = contributions[:, [0, 1, 3]].sum(1)
+check.same(
+    (found - others).std(0),
+    torch.zeros(6),
+    "how much head 2 still differs between pictures",
+    hint="is the mean taken over pictures?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Take what the head adds off the sum, and add its mean over the first axis. Or put the mean in its place in a `clone()`
+# and sum over heads.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def silenced(contributions, head):
+    """The embeddings [images, features] with one head at its mean."""
+    own = contributions[:, head]
+    return contributions.sum(1) - own + own.mean(0)
+
+
+# %% tags=["wrong"]
+def silenced(contributions, head):  # zero ablation
+    return contributions.sum(1) - contributions[:, head]
+
+
+# %% tags=["wrong"]
+def silenced(contributions, head):  # the mean over heads
+    own = contributions[:, head]
+    return contributions.sum(1) - own + contributions.mean(1)
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: explained variance
+# *Difficulty 2 of 3 · 15 minutes*
+#
+# How much of what a head writes lies in the span of a few texts? Of the variance over pictures, summed over features,
+# the share that is left when contributions are projected onto that span. The `texts` are no orthonormal basis.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(4)
+contributions = 10.0 + torch.randn(50, 6, generator=draw) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2, 0.1])
+_, scale, directions = torch.linalg.svd(contributions - contributions.mean(0), full_matrices=False)
+
+
+# %% tags=["exercise"]
+def explained(contributions, texts):
+    """The share of the variance of [images, features] that lies in the span of the texts [texts, features]."""
+    ...
+
+
+# %% tags=["check"]
+check.same(explained(contributions, torch.eye(6)), 1.0, "explained, by all directions")
+wanted = (scale[:2] ** 2).sum() / (scale**2).sum()
+check.same(
+    explained(contributions, directions[:2]),
+    wanted,
+    "explained, by the two main directions",
+    hint="is the mean over pictures taken off before?",
+)
+skew = torch.stack([directions[0], 3.0 * directions[0] + 0.5 * directions[1]])
+check.same(
+    explained(contributions, skew),
+    wanted,
+    "explained, by two texts that say much the same",
+    hint="they span the same plane: what is needed of them is an orthonormal basis",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `torch.linalg.qr(texts.T).Q` has an orthonormal basis of their span in its columns. The variance of the coordinates
+# in it, summed, over the variance of all features, summed.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def explained(contributions, texts):
+    """The share of the variance of [images, features] that lies in the span of the texts [texts, features]."""
+    basis = torch.linalg.qr(texts.T).Q
+    return (contributions @ basis).var(0).sum() / contributions.var(0).sum()
+
+
+# %% tags=["wrong"]
+def explained(contributions, texts):  # of squares, not of variance: what is said of all pictures counts most
+    basis = torch.linalg.qr(texts.T).Q
+    return (contributions @ basis).square().sum() / contributions.square().sum()
+
+
+# %% tags=["wrong"]
+def explained(contributions, texts):  # each text by itself, as if they were at right angles
+    unit = texts / texts.norm(dim=1, keepdim=True)
+    return (contributions @ unit.T).var(0).sum() / contributions.var(0).sum()
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: a control head
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# TextSpan calls head 2 the head for colours. Redraw the colour: does *this* head move, more than others? A head with
+# large numbers moves more whatever is redrawn, so measure each by its own scale: the mean squared change of its
+# contribution, over its variance between pictures (both summed over features). Then say how many heads move at least
+# as much as the one in question, itself included: 1 is what the label promises.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(5)
+loud = torch.tensor([20.0, 1.0, 1.0, 1.0])[:, None]  # head 0 writes twenty times larger numbers
+before = loud * torch.randn(80, 4, 6, generator=draw)  # images, heads, features
+change = loud * torch.randn(80, 4, 6, generator=draw) * torch.tensor([0.3, 0.3, 1.2, 0.0])[:, None]
+after = before + change  # the same pictures in other colours
+
+
+# %% tags=["exercise"]
+def response(before, after):
+    """How much each head moves, in units of its own variance: [heads]."""
+    ...
+
+
+def rank(response, head):
+    """How many heads move at least as much as this one; 1 if none but itself does."""
+    ...
+
+
+# %% tags=["check"]
+found = response(before, after)
+check.same(response(before, before), torch.zeros(4), "the response where nothing is redrawn")
+check.same(
+    found,
+    response(before / loud, after / loud),
+    "the response of heads that write smaller numbers",
+    hint="it should not depend on how large a head's numbers are",
+)
+check.same(
+    found,
+    [0.09, 0.09, 1.44, 0.0],
+    "the response",
+    tolerance=0.1,
+    hint="a mean over pictures and a variance over pictures, each summed over features",
+)
+check.same([rank(found, head) for head in (2, 3)], [1, 4], "the ranks of the heads 2 and 3")
+check.same(rank(torch.ones(4), 1), 4, "the rank of a head where all move alike", hint="count those that are equal, too")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `(after - before).square().mean(0).sum(-1)` and `before.var(0).sum(-1)`. A comparison gives booleans, which can be
+# summed.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def response(before, after):
+    """How much each head moves, in units of its own variance: [heads]."""
+    return (after - before).square().mean(0).sum(-1) / before.var(0).sum(-1)
+
+
+def rank(response, head):
+    """How many heads move at least as much as this one; 1 if none but itself does."""
+    return (response >= response[head]).sum().item()
+
+
+# %% tags=["wrong"]
+def response(before, after):  # in the head's own units: the loud one wins
+    return (after - before).square().mean(0).sum(-1)
+
+
+def rank(response, head):
+    return (response >= response[head]).sum().item()
+
+
+# %% tags=["wrong"]
+def response(before, after):
+    return (after - before).square().mean(0).sum(-1) / before.var(0).sum(-1)
+
+
+def rank(response, head):  # ties in favour of the label
+    return 1 + (response > response[head]).sum().item()

@@ -28,7 +28,8 @@ class NotYet(AssertionError):
 def same(found: Any, wanted: Any, name: str, *, tolerance: float = 1e-4, hint: str = "") -> None:
     """Compare a number, an array, a tensor, a text or a collection of texts with what it should be.
 
-    Numbers may differ by `tolerance`, relative to the largest wanted one. `hint` is added to what is wrong with values.
+    Numbers may differ by `tolerance`, relative to the largest wanted one (from zeros by as much); `hint` is added to
+    what is wrong.
     Raises NotYet, which says what kind of difference there is, and not what is wanted.
     """
     _compare(found, wanted, name, tolerance, hint)
@@ -57,20 +58,23 @@ def function(
 def that(condition: Any, name: str, otherwise: str) -> None:
     """Check one property. Raises NotYet with `otherwise`, what is wrong, where the condition is false."""
     if not condition:
-        raise NotYet(f"{name}: {otherwise}.")
+        raise NotYet(_ended(f"{name}: {otherwise}"))
     print(f"{name}: right.")
 
 
 def _compare(found: Any, wanted: Any, name: str, tolerance: float, hint: str) -> None:
-    wrong = _difference(found, wanted, tolerance)
-    if wrong:
-        raise NotYet(f"{name} {wrong}" + (f": {hint}." if hint else "."))
+    if found is None or found is ...:
+        raise NotYet(f"{name} is nothing yet: put something in place of the dots.")
+    if wrong := _difference(found, wanted, tolerance):
+        raise NotYet(_ended(f"{name} {wrong}" + (f": {hint}" if hint else "")))
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def _difference(found: Any, wanted: Any, tolerance: float) -> str:
     """What is wrong, as the end of a sentence; empty where nothing is."""
-    if found is None or found is ...:
-        return "is nothing yet; put something in place of the dots"
     if not (is_number := _numbers(wanted) is not None) and type(wanted) is not type(found):
         return f"is a {type(found).__name__}, and a {type(wanted).__name__} is wanted"
     if not is_number:
@@ -85,16 +89,16 @@ def _difference(found: Any, wanted: Any, tolerance: float) -> str:
         )
     if not np.isfinite(here).all():
         return "holds a number that is not finite; is something divided by zero?"
-    error = here - there
-    bad = np.abs(error) > tolerance * max(1e-12, np.abs(there).max(initial=0.0))
+    error = np.asarray(here - there)
+    bad = np.asarray(np.abs(error) > tolerance * (np.abs(there).max(initial=0.0) or 1.0))
     if not bad.any():
         return ""
     return _of_numbers(here, there, error, bad)
 
 
 def _of_numbers(here: np.ndarray, there: np.ndarray, error: np.ndarray, bad: np.ndarray) -> str:
-    if here.ndim == 0:
-        return f"is too {'large' if error > 0 else 'small'}"
+    if here.size == 1:
+        return f"is too {'large' if error.item() > 0 else 'small'}"
     if here.size > 2:
         if np.allclose(here, -there):
             return "has the wrong sign everywhere"
@@ -105,11 +109,9 @@ def _of_numbers(here: np.ndarray, there: np.ndarray, error: np.ndarray, bad: np.
             return f"is too {'large' if error.mean() > 0 else 'small'} by one and the same amount"
         if np.allclose(np.sort(here, axis=None), np.sort(there, axis=None), rtol=1e-3):
             return "has the right numbers in the wrong places"
-    first = tuple(int(index) for index in np.argwhere(bad)[0])
-    at = first[0] if len(first) == 1 else first
-    return (
-        f"differs in {bad.sum()} of {bad.size} places; at [{at}] it is too {'large' if error[first] > 0 else 'small'}"
-    )
+    first = tuple(np.argwhere(bad)[0].tolist())
+    size = "large" if error[first] > 0 else "small"
+    return f"differs in {bad.sum()} of {bad.size} places; at {list(first)} it is too {size}"
 
 
 def _of_texts(found: Any, wanted: Any) -> str:

@@ -113,7 +113,7 @@ def _parts(notebook: NotebookNode, where: str) -> Iterator[NotebookNode | Exerci
     """The cells of no exercise, and the exercises, in order."""
     found: Exercise | None = None
     for cell in notebook.cells:
-        tags = sources.OF_EXERCISES.intersection(cell.metadata.get("tags", ()))
+        tags = set(cell.metadata.get("tags", ())) & sources.OF_EXERCISES
         begins = "exercise" in tags and cell.cell_type == "markdown"
         if found and (begins or not tags):
             yield _whole(found, where)
@@ -125,7 +125,7 @@ def _parts(notebook: NotebookNode, where: str) -> Iterator[NotebookNode | Exerci
         elif found is None or len(tags) > 1:
             raise ValueError(f"{where}: the cell that begins {_first_line(cell)!r} is of no exercise, or of two parts")
         else:
-            found.parts[tags.pop()].append(cell)
+            found.parts[min(tags)].append(cell)
     if found:
         yield _whole(found, where)
 
