@@ -34,6 +34,11 @@
 # 4. put every way of reading to networks of which repainting the digits shows what they use, networks that learned
 #    nothing among them: only a reading that tells these apart, an *instrument*, may decide a claim.
 #
+# **After it you can** match and swap activation maps by hand, put a null beside a caption score, and say what two
+# heads on one backbone show about a method.
+#
+# **Time**: about 40 minutes to read, 65 for the exercises at the end, 7 to run on two cores.
+#
 # > P. Koller, A. V. Dravid, G. M. Schuster, A. K. Katsaggelos: *Caption-Driven Explainability: Probing CNNs for Bias
 # > via CLIP*.
 
@@ -128,6 +133,9 @@ plots.show(figure, "Four rows of the same digits: coloured by class, at random, 
 # few steps are too few for the running averages of its batch norms, so before it is measured, and at the end, they are
 # taken anew over all training images. The *unbiased* model, which comes later in the story, is the same network behind
 # a colour-to-grey preprocessor.
+#
+# **Predict.** Which of the four sets will show that something is wrong: training, validation, test, or the real
+# world?
 
 # %%
 clip = load_from(cfg.clip, cfg.device)
@@ -186,7 +194,7 @@ for name, item in (("biased", "fig1"), ("unbiased", "fig5")):
 # departure. (The training accuracy is that of the batches since the last point; the other sets are measured on their
 # first digits only, so Figure 5, on all of them, differs a little.)
 #
-# *Exercise.* Where would the red line end if the real world had the *inverted* colours? Look at
+# *Question.* Where would the red line end if the real world had the *inverted* colours? Look at
 # `study.accuracy(standalone["biased"], painted["inverted"], seed)`.
 #
 # ## Figure 3: the maps that are open for swapping
@@ -258,6 +266,9 @@ display(pd.Series(counts, name="maps").to_frame())
 # adjoint $U^\top$ is exact, and several times cheaper (`benchmarks/surgery/matching.py`).
 #
 # CLIP map $j$ then receives the standalone map $\arg\max_i Z_{ij}$.
+#
+# **Predict.** CLIP has thousands of maps to fill. Will most of them take different standalone maps, or will a few be
+# taken again and again? From early layers or from late ones?
 
 # %%
 matched = {
@@ -371,7 +382,7 @@ note("stem.gain", difference, "section 2.1", "control", "difference")
 # maps. The paper's "3840 / 22720 = 16.9 %" counts CLIP's maps, not the standalone maps that reach it. Nor are the
 # values of a map Gaussian, as the paper says: CLIP's, behind a ReLU, are mostly zero.
 #
-# *Exercise.* Anti-correlated maps ($Z_{ij} \approx -1$) carry the same information, yet the signed argmax ignores them.
+# *Question.* Anti-correlated maps ($Z_{ij} \approx -1$) carry the same information, yet the signed argmax ignores them.
 # How many CLIP maps would choose another partner by $|Z|$?
 #
 # ## Figure 2: the surgery, on single images
@@ -380,6 +391,9 @@ note("stem.gain", difference, "section 2.1", "control", "difference")
 # $$A^X_j = N^S_i \cdot \sigma^C_j + \mu^C_j .$$
 # `network_surgery` does it in a `with` block and leaves the model as it was. Then CLIP's own rule (Eq. 1) reads the
 # captions: the cosine of image and text embedding.
+#
+# **Predict.** Before the surgery CLIP reads digit and colour. With the biased model inside, which of the two will it
+# still read, and with the unbiased one?
 
 # %%
 real_world, real_grey = painted["random"], painted["grey"]
@@ -485,6 +499,8 @@ display(wide[["zero", "swapped", "influence"]].rename_axis(columns="percent here
 #
 # The rule, fixed beforehand: *colour dominates* if the accuracy of the colour cue minus that of the shape cue lies
 # above zero with its 95 % interval, *shape dominates* if it lies below; the interval covers images and folds.
+#
+# **Predict.** Three ways of scoring the same models. Do you expect them to agree on which cue dominates?
 
 # %%
 fig4 = {}
@@ -557,6 +573,8 @@ record.figure(
 #
 # Biased, found out, made grey, trained again, free of bias. The accuracies are measured on the real-world digits in
 # four colourings.
+#
+# **Predict.** How right will the biased model be on grey digits, and on digits whose colours are inverted?
 
 # %%
 loop = {
@@ -597,7 +615,7 @@ record.figure(
 # **Notice.** The unbiased model's four accuracies are one number: behind its preprocessor the colourings are the same
 # picture.
 #
-# *Exercise.* The biased model is wrong on nearly every *inverted* digit. Is that worse than chance on *random* ones,
+# *Question.* The biased model is wrong on nearly every *inverted* digit. Is that worse than chance on *random* ones,
 # or the same fact seen twice?
 #
 # ## Controls
@@ -724,6 +742,9 @@ cue_panels(
 # so there the colour cue has no accuracy; the published share needs none. A third model is the unbiased one *without*
 # its preprocessor: it learned from grey digits and now meets colour for the first time. (Here and in the next section
 # the published protocol is its scoring and its resizing; the matched maps are the same for both.)
+#
+# **Predict.** The unbiased model differs from the biased one in two things: its weights, and that it sees grey. Which
+# of the two makes CLIP's captions change?
 
 # %%
 bare = [study.without_preprocessor(case) for case in matched["unbiased"]]
@@ -788,6 +809,9 @@ record.figure(
 #
 # **The causal readout** asks of the operated CLIP what we ask of the network: does the *shape* caption that wins change
 # when the digit is repainted?
+#
+# **Predict.** Two heads on one backbone, the one for colour, the other for shape. Which kinds of explanation can tell
+# them apart? And what will be said of an untrained network?
 
 # %%
 on = {name: standalone[name][0] for name in plans}
@@ -897,12 +921,14 @@ record.figure(
 # captions beside the answers": there is no surgery in it at all. Comparing captions with answers, on digits whose cues
 # disagree, orders the networks better than all that looks inside them.
 #
-# *Exercise.* Weigh maps by $r_i$ in place of $r_i^2$, or by $r_i^3$ (`Matched.dimmed`). Which of the two heads moves?
+# *Question.* Weigh maps by $r_i$ in place of $r_i^2$, or by $r_i^3$ (`Matched.dimmed`). Which of the two heads moves?
 #
 # ## Dose and response
 #
 # The same for the strength of the bias alone: the more often the colour agrees with the digit in training, the more
 # should the answer, and the explanation, depend on it.
+#
+# **Predict.** From 60 to 100 % of the training images have their class's colour. From where on will a network use it?
 
 # %%
 doses = [each for each in networks if each.kind in ("colour in part", "biased", "unbiased", "shape user")]
@@ -931,12 +957,14 @@ record.figure(
 # **Notice.** There is little to see until nearly all colours agree with the digits: a few counterexamples are enough
 # for shape to be learned. Two seeds of one recipe may differ by more than two recipes.
 #
-# *Exercise.* Train three more models at each $p$ (`repeats` in the profile), and look at the order of the means.
+# *Question.* Train three more models at each $p$ (`repeats` in the profile), and look at the order of the means.
 #
 # ## What a saliency map can and cannot tell apart here
 #
 # Grad-CAM weighs the maps of a layer by the mean gradient of the answer (Selvaraju et al.). Below, both models look
 # at the same digits. How much of the heat lies on the stroke, beside the stroke's share of the picture?
+#
+# **Predict.** One model looks at colour, the other at shape. Will their maps differ?
 
 
 # %%

@@ -38,6 +38,11 @@
 # 37 degrees for everybody has passed no negative control. Where one fails, the claims that rest on it read
 # `no-instrument`, whatever the numbers say. Rules stand in `data/claims.toml`, written before the run.
 #
+# **After it you can** sample by nucleus, tell what is *read* from features from what a classifier *uses*, and put a
+# null beside a word cloud.
+#
+# **Time**: about 60 minutes to read, 90 for the exercises at the end, 11 to run on two cores.
+#
 # > S. A. Taghanaki, A. Khani, A. Khasahmadi, A. Sanghi, K. D. D. Willis, A. Mahdavi-Amiri: *TExplain: Explaining
 # > Learned Visual Features via Pre-trained (Frozen) Language Models*.
 
@@ -223,7 +228,7 @@ record.figure(
 # the first of its kind, the words name another category than its answer does: the translator reads all that the
 # features hold, not what the last layer makes of it.
 #
-# *Exercise.* Sample from smaller nuclei. Which words vanish first?
+# *Question.* Sample from smaller nuclei. Which words vanish first?
 #
 # ```python
 # careful = study.Explainer(features, translator, language, {**cfg.sampling, "top_p": 0.5})
@@ -237,6 +242,8 @@ record.figure(
 # given two more translators, one that learned from a quarter of the pairs, and one from twice the pairs in twice the
 # steps, the *floor*. All are judged by captions of pictures that none has seen. The instrument must find the first
 # undertrained (positive control), and claims that compare features need the one in use within 2 % of the floor.
+#
+# **Predict.** Which costs more: a quarter of the pairs, or half of the steps?
 
 # %%
 if not drawn:
@@ -271,12 +278,14 @@ else:
 # %% [markdown]
 # **Notice.** Is the blue bar at the green one? If not, all that is *not* said below may only not have been learned.
 #
-# *Exercise.* Double `cfg.translator.epochs` in the profile. Which of the three moves most?
+# *Question.* Double `cfg.translator.epochs` in the profile. Which of the three moves most?
 #
 # ## Figure 2: pictures, and their backgrounds alone
 #
 # In `only_bg_t` the thing is gone and its place is left. Where the classifier still gives the same answer, it has used
 # the background, and the paper expects the words to say so.
+#
+# **Predict.** The thing is gone. Will its word be gone, too?
 
 # %%
 same = (answers["only_bg_t"] == answers["original"]).double().numpy()
@@ -326,6 +335,8 @@ pd.Series({key: str(value) for key, value in on_background.items()}, name="its c
 #
 # "Top word" has a catch as well: a caption names colours and patterns as often as things. As published, every word
 # counts; corrected, only things and places do, and words for the same thing count as one ("truck", "vehicle").
+#
+# **Predict.** Ten words of a picture. How many of them would be true of *another* picture, chosen at random?
 
 # %%
 predicted = [original.names[answer] if answer >= 0 else "" for answer in answers["original"].tolist()]
@@ -479,6 +490,9 @@ print("The answer loses", probability_lost, "of its probability.")
 # - from an **untrained** classifier, whose features no training has shaped, with a translator of its own,
 # - from the same network **before fine-tuning**, which has never heard of the nine categories' task, likewise,
 # - by the **captioner**, which sees the picture itself: the most that words can say here.
+#
+# **Predict.** Whose cloud will resemble the classifier's more: that of the same network before fine-tuning, or that
+# of an untrained one? How much is left of it from zeros?
 
 
 # %%
@@ -567,6 +581,9 @@ display(record.instrument("taghanaki.raters"), record.instrument("taghanaki.cate
 #
 # Beside it stand what the classifier *does* (its answer flips with the colour) and the most that any reader of the
 # features could tell (a linear probe of the colour).
+#
+# **Predict.** A colour is planted in six of ten dogs, in eight, in all. Where does its word appear first: where the
+# answer follows the colour, or where the colour can be read?
 
 # %%
 if not drawn:
@@ -640,7 +657,7 @@ else:
 # it. Silence is no proof of absence. Does the ViT's twin, all of whose tokens are translated, stay as silent as the
 # ResNet's, which has one? Where it does not, a word tells what can be read from the features, not what was learned.
 #
-# *Exercise.* Plant a pattern in place of a colour (`cfg.planted.colour` is a value of the factor that `planted.scenes`
+# *Question.* Plant a pattern in place of a colour (`cfg.planted.colour` is a value of the factor that `planted.scenes`
 # alters). Does the word appear as readily?
 #
 # ## Waterbirds: a classifier that leans on the background
@@ -717,6 +734,10 @@ print(f"Flagged: {by_rule['concepts']} of the training pictures; by the paper's 
 # %% [markdown]
 # ## Figure 7: birds in training and in the test
 
+#
+# **Predict.** In the test half of the birds stand where they do not belong. Will the words follow the birds or the
+# places? And what would a captioner say that has never met this classifier?
+
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8.4, 5.4))
 told_of, members = {}, {}
@@ -782,6 +803,8 @@ pd.DataFrame(rows).set_index(["birds", "words for", "said by"])
 #
 # Where there is nothing to find: the maps judged by *another picture's* birds, and those through an *untrained*
 # translator.
+#
+# **Predict.** Two kinds of maps for the words "duck" and "lake". Which of them will put the duck's on the duck?
 
 # %%
 if not drawn:
@@ -836,7 +859,7 @@ else:
 # duck and "lake" off it. A map of the *next* picture still finds a third of this one's birds, as birds are near the
 # middle: that is what chance is here.
 #
-# *Exercise.* `word_attention(..., layer=0)` looks into the first layer of the decoder, `layer=2` into the last. Which
+# *Question.* `word_attention(..., layer=0)` looks into the first layer of the decoder, `layer=2` into the last. Which
 # would have passed?
 #
 # ## Table 2: mending the classifier
@@ -856,6 +879,9 @@ else:
 # The paper flags a picture if its first word is not "bird", and finds 29 %. Captions of drawn birds name colours and
 # numbers as often, so here these do not count, and words count as concepts: species as their kind, sea and lake as
 # water. Flagged are those whose first concept is neither "bird" nor their own kind.
+#
+# **Predict.** Of all these ways of tuning, which need to know where the birds are? And which will help the worst
+# group most?
 
 # %%
 positions = flags.chosen.nonzero()[:, 0].tolist()[:6]
@@ -928,7 +954,7 @@ display(table2.set_index("method").T, repair.published_table2_frame().set_index(
 # group. The averages fit the four rows with weights 2300, 597, 2300, 597, the test set with corrected labels, to 0.02
 # points. In subgroup 2, the truly worst, TExplain gains 4.6 points over ERM, whose standard deviation is 5.4.
 #
-# *Exercise.* Tune on all pictures, the flagged ones masked. Does the worst group gain as much?
+# *Question.* Tune on all pictures, the flagged ones masked. Does the worst group gain as much?
 # (`study.Tuning(models["ERM"], …)` with the pixels of `masks["TExplain"]` put in place, as in the cell above.)
 
 # %%
@@ -966,6 +992,9 @@ pd.DataFrame(gains).set_index(["method", "over"])
 #
 # One comparison needs no statistics: training the last layer again changes what a classifier depends on, and leaves all
 # its features, and so every word, exactly as they were.
+#
+# **Predict.** Each classifier changes its answer with some causes. Will the words that are said most be those of the
+# causes that matter most?
 
 # %%
 if not drawn:
@@ -1142,6 +1171,8 @@ display(record.instrument("taghanaki.overlap"))
 #
 # The paper samples 1,000 a picture. Words are counted in the first $N$ sentences and ranked; how well does this order
 # agree with that from 1,000 other sentences?
+#
+# **Predict.** The paper samples 1,000 sentences a picture. After how many does the order of the words stop changing?
 
 # %%
 chosen_z = known["original"][: cfg.sample_images]

@@ -38,6 +38,11 @@
 # 4. compare what the maps say with what the answers really depend on,
 # 5. take the score's scale out of the comparison, and see which claims are left.
 #
+# **After it you can** search for a mask, measure it by deletion and beside chance, and say when two scores may be
+# compared.
+#
+# **Time**: about 45 minutes to read, 95 for the exercises at the end, 9 to run on two cores.
+#
 # > C. Agarwal: *Intriguing Properties of Visual-Language Model Explanations*.
 
 # %% tags=["parameters"]
@@ -168,6 +173,9 @@ plots.show(figure, "Pictures of cars and of people at work that both settings cl
 # from that of several deletions which has the lowest loss (`Recipe.start`), a picture of which none lowers the
 # probability by 0.05 is searched by its log-odds, which do not saturate, and every mask is checked (`check_masks`): is
 # there anything in it, and what share of the score's range does it take away?
+#
+# **Predict.** The cosine of a picture and its caption falls by little, a probability from 1 to 0. Which setting will
+# get the larger masks, at the same price?
 
 # %%
 recipe = study.recipe_of(cfg, cfg.size)
@@ -224,6 +232,8 @@ display(record.table("search", pd.DataFrame(rows), item="search"))
 # ## Figure 1: the maps
 #
 # Bright is what has to go.
+#
+# **Predict.** A car with its name on the door, a person at work. What has to go for each answer to go?
 
 
 # %%
@@ -281,6 +291,9 @@ else:
 # a patch, one the **clothing** (`vlm_planted`). Redrawing that factor changes their answers, redrawing any other one
 # does not. Their maps come from the very same search. *Lift* is how many times more of the map lies on the part than
 # its area, by chance 1. Beside each the same network **before training**, which reads nothing.
+#
+# **Predict.** A network that reads the text on the door, and one that reads the body. Will their maps show it? And
+# what will the map of a network show that has learned nothing?
 
 # %%
 read, readers = planted.read(cfg, seed)
@@ -331,6 +344,9 @@ for instrument in ("search", "text", "face.energy", "face.hit", "face.rank", "ob
 # person) have to score better than random orders and than the picture's edges, which need no model; a map better than
 # another picture's; two random orders alike; and one and the same order (from the centre outwards) alike for both
 # models.
+#
+# **Predict.** Which setting deletes faster as published? And will it be the same one when both are measured by the
+# probability, beside random orders?
 
 # %%
 measured = {"mean": cfg.mean, "step": cfg.step, "seed": seed, "ties": cfg.ties}
@@ -420,12 +436,15 @@ for name in test:
 display(record.table("fills", pd.DataFrame(rows), item="Figure 4"))
 
 # %% [markdown]
-# *Exercise.* By which of the columns is the zero-shot setting the better one? Would you have chosen the fill before?
+# *Question.* By which of the columns is the zero-shot setting the better one? Would you have chosen the fill before?
 #
 # ## Figure 2: text in the picture
 #
 # Half of the cars have the name of their make on the door. Do zero-shot maps find it? Measured: the share of the
 # attribution that lies on the text, beside the share of the picture that the text covers.
+#
+# **Predict.** Which of the two has more of its map on the text: the setting that knows sentences, or the probe that
+# has learned from pictures?
 
 # %%
 texts, unknown = pictures.text_regions(test["cars"], chosen["cars"], cfg)
@@ -515,6 +534,8 @@ else:
 #
 # A black patch hides each face. Who still "attributes importance" to it? Beware: **inside the patch there is nothing to
 # blur**, black stays black. A map can point there only by its coarse cells, which reach over the patch's edge.
+#
+# **Predict.** Behind a black patch nothing is left to be seen. How can a map still point there?
 
 # %%
 those = study.right_in_all(both_ways, everyone.labels, cfg.portraits, **choice)
@@ -629,6 +650,8 @@ record.figure(
 # pixel of the face stands higher in the map than one outside: 0.5 by chance, for small maps and for large ones.
 #
 # **Q3** has a second part: more hits among men, "highlighting gender disparity". What do the counts say of that?
+#
+# **Predict.** The paper finds 12.5 and 20.5 %, of 88 pictures each. Is that a difference?
 
 # %%
 pointing = {
@@ -703,6 +726,9 @@ for setting in (ZERO_SHOT, FINE_TUNED):
 # The same zero-shot model, explained through three scores. *Size* is the mean of the attribution; *on the object* how
 # much of it lies there. The control of *size* needs no other model: **one and the same** model, through two scores.
 # Where its maps change their size, a difference in size says nothing of two models.
+#
+# **Predict.** One and the same model, explained through three scores. What will be the same about its maps, and what
+# will not?
 
 # %%
 rows, sizes, control, on = [], {}, {}, {}
@@ -757,13 +783,15 @@ for name in test:
                           "difference", of=f"{name} of controls")  # fmt: skip
 
 # %% [markdown]
-# *Exercise.* Choose $\lambda_1$ for the fine-tuned setting so that its maps are as small as the zero-shot ones. Which
+# *Question.* Choose $\lambda_1$ for the fine-tuned setting so that its maps are as small as the zero-shot ones. Which
 # of the two then deletes better?
 #
 # ## Causal: what the answers really depend on
 #
 # In the drawn world we need not guess. Change one cause, draw again, and count how often the answer flips; then see how
 # much of the attribution lies on that part. A part that flips many answers should get much of it.
+#
+# **Predict.** Of all parts of a car and of a person, which flip the answer when they are redrawn? Do faces?
 
 # %%
 rows = []
@@ -825,6 +853,8 @@ else:
 # Adebayo et al. ask that the map of a model with random weights, or one that learned shuffled labels, differ from the
 # real one. We compare by the correlation of the pixels, beside the same model explained twice. This time the masks
 # start at random, or the same model would give the very same map.
+#
+# **Predict.** Would the maps of a network with random weights look different from these?
 
 # %%
 rows = []

@@ -34,6 +34,11 @@
 # 3. take out the heads for places, and nothing else, and watch the worst group,
 # 4. search, look and segment with single heads and tokens, where a picture shows one thing and where it shows several.
 #
+# **After it you can** take an embedding apart into heads, describe a head by texts, silence it, and ask whether its
+# label is right.
+#
+# **Time**: about 50 minutes to read, 95 for the exercises at the end, 2 to run on two cores.
+#
 # > Y. Gandelsman, A. A. Efros, J. Steinhardt: *Interpreting CLIP's Image Representation via Text-Based Decomposition*.
 
 # %% tags=["parameters"]
@@ -130,6 +135,9 @@ plots.show(figure, "Pictures of the data set, each under the name of its class."
 # $$\frac{M(I)}{\lVert M(I)\rVert} = \sum_{l=0}^{L} c_{\text{mlp}}^{\,l}
 #   + \sum_{l=1}^{L}\sum_{h=1}^{H}\sum_{i=0}^{N} c^{\,l,h}_{i},$$
 # where $i$ runs over the image tokens (`decompose`). Nothing is approximated: the two sides agree to rounding.
+#
+# **Predict.** What heads and MLPs write is added up, and compared with CLIP's own embedding. How large will the
+# difference be?
 
 # %%
 some = torch.stack([data.images[i] for i in range(min(16, len(data)))]).to(cfg.device)
@@ -144,7 +152,7 @@ for level in ("layer", "head", "token", "head-token"):
 display(pd.Series(errors, name="largest error of a coordinate").to_frame())
 
 # %% [markdown]
-# *Exercise.* The mean that the layer norm takes off belongs to no term; it is shared out equally, $\mu/T$ each. What
+# *Question.* The mean that the layer norm takes off belongs to no term; it is shared out equally, $\mu/T$ each. What
 # would change if each term lost its own mean instead? (`Readout.of(tower, own_mean=True)`)
 #
 # ## Table 1: the MLPs matter little
@@ -154,6 +162,8 @@ display(pd.Series(errors, name="largest error of a coordinate").to_frame())
 #
 # All images are decomposed once, and what each head wrote about each of them is kept in a store, from which every
 # section below reads.
+#
+# **Predict.** All MLPs are replaced by their mean. How much accuracy is lost?
 
 # %%
 validation = pictures.classification(cfg, seed, "validation")
@@ -214,6 +224,8 @@ display(table1.round(3))
 #
 # Now the attention of layers 1 to $x$ is replaced by its mean, the MLPs stay. All is linear, so one cumulative sum over
 # the layers gives the whole curve (`ablate_attention_cumulatively`).
+#
+# **Predict.** From which layer on does it hurt to replace attention by its mean?
 
 # %%
 msa, early, ceiling = [], {}, {}
@@ -255,7 +267,7 @@ record.figure(
 )  # fmt: skip
 
 # %% [markdown]
-# *Exercise.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
+# *Question.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
 # CLIP decides?
 #
 # **Instrument.** Would the ablation find an answer that *is* in the MLPs, or in the first layers? We plant it there:
@@ -290,6 +302,8 @@ display(record.instrument("gandelsman.ablation"))
 #
 # One more thing is corrected with them: a picture's class is asked for within its family, so what tells a bird from a
 # car is left out of the variance that these texts explain (ImageNet is one family, so there it changes nothing).
+#
+# **Predict.** Will the texts of one head be of one topic? And would those of a random direction look less convincing?
 
 # %%
 rule = {"first": cfg.role_texts, "least": cfg.role_share, "margin": cfg.role_margin}
@@ -483,6 +497,8 @@ display(record.instrument("gandelsman.texts"))
 # **Instrument.** Of heads that are planted to write one factor, that one must come out, and hardly any other. Of
 # photographs one factor alone is known, their class, and nothing can be redrawn: there is the share of the variance
 # between classes, and nothing that it could explain more than.
+#
+# **Predict.** A head is called one for colours. When the colour is redrawn, will it move most of all heads?
 
 # %%
 every = [(layer, head) for layer in range(layers) for head in range(heads)]
@@ -559,7 +575,7 @@ display(record.instrument("gandelsman.carried"))
 # **Notice.** Compare the panels row by row. A head whose texts name one topic carries that topic, where texts *can*
 # name one alone. Many heads carry several topics: no one label would be right.
 #
-# *Exercise.* Which topics are in early layers already? They cannot matter for the answer there (the MSA figure), but
+# *Question.* Which topics are in early layers already? They cannot matter for the answer there (the MSA figure), but
 # later layers may read them.
 #
 # ## Table "Waterbirds": taking the place out
@@ -578,6 +594,9 @@ display(record.instrument("gandelsman.carried"))
 # - *class token*: what its attention to itself adds, as the public code ablates it, on a random part of the birds.
 #
 # Means come from validation pictures, and as published from the test set itself.
+#
+# **Predict.** Heads for places are silenced. Will the worst group gain more if MLPs and early layers are silenced as
+# well, as in the published recipe?
 
 # %%
 birds, bird_validation = (pictures.waterbirds(cfg, seed, split) for split in ("test", "validation"))
@@ -713,6 +732,8 @@ display(record.instrument("gandelsman.silencing"), record.instrument("gandelsman
 # of whose variance its texts on that topic explain most (texts like the paper's), whether that makes it a role or not;
 # beside it stands the head's own first text, which may be about something else. Of photographs we know their class
 # alone: for the other topics one has to look, and beside each head stands the one that the paper names.
+#
+# **Predict.** By one head for colours, will the nearest pictures have the same colour, or the same thing?
 
 # %%
 of_last = labels["two-topic"].of_some(last)
@@ -804,6 +825,8 @@ else:
 # $\langle c^{\text{token}}_i, M_{\text{text}}(t)\rangle$ says how much token $i$ speaks for text $t$. As in the paper,
 # the mean over the texts is taken off. Bright speaks for the text, dark against it, from the lowest to the highest
 # value of each panel.
+#
+# **Predict.** A text names something that is not in the picture. What will its map show?
 
 # %%
 examples, texts = pictures.heatmap_examples(cfg, seed)
@@ -864,6 +887,8 @@ else:
 # the same score with relevance, gradients or attention. In the drawn world the masks are exact; the published code
 # compares a cropped image with a squashed mask, which the loader of the paper profile can do too
 # (`alignment="legacy"`).
+#
+# **Predict.** Seven heat maps. Does one that is made for CLIP beat plain Grad-CAM?
 
 # %%
 families = pictures.segmentation(cfg, seed)
@@ -950,6 +975,9 @@ display(record.instrument("gandelsman.segmentation"))
 #
 # **Instrument.** A thing that is there must be told from the others by its own text, but not by that of another
 # picture, nor by an untrained CLIP; and the map for a thing that is nowhere must be flat: vary at most half as much.
+#
+# **Predict.** Three things, and a text that names the least salient of them. Will the map be on it? And if the text
+# names what is not there?
 
 # %%
 groups_of_several = asked.several(cfg, model, seed)

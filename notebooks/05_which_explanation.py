@@ -34,6 +34,11 @@
 # 4. look at false alarms, at heads on one backbone, and at what repairs a method,
 # 5. add a method of your own in a few lines.
 #
+# **After it you can** measure what a classifier uses by redrawing, rank explanations against it, and name the nulls
+# that any explanation has to beat.
+#
+# **Time**: about 30 minutes to read, 115 for the exercises at the end, 3 to run on two cores.
+#
 # > No paper stands behind this notebook. Its nearest relatives are FunnyBirds (Hesse et al., 2023), which asks maps
 # > about parts of drawn birds, and CoSy (Kopf et al., 2024), which asks what texts say of neurons.
 
@@ -104,6 +109,8 @@ for name in cfg.tasks:
 #
 # *Before you look:* a tag is in all pictures of one class and in none of the other. Will a network use the tag, the
 # class, or both?
+#
+# **Predict.** A shortcut holds in all training pictures. Will every architecture take it up?
 
 # %%
 specs = {spec.name: spec for spec in zoo.specs(cfg)}
@@ -182,6 +189,9 @@ display(pd.DataFrame([{"method": name, "form": METHODS[name].form, "its number":
 # (Somers' D): 0 for a method that gives all factors the same, and nothing is asked of two factors that do not matter.
 # It is averaged within a task, and its interval is over tasks, as tasks are what may differ. A method **explains**
 # where it beats the best null on the same classifiers, with an interval above 0.
+#
+# **Predict.** Which will order the factors better: the four papers' methods, or a table of the training data that
+# never sees a model?
 
 # %%
 scores = {name: board.within(name) for name in board.methods}
@@ -226,12 +236,14 @@ record.table("by_group", groups.reset_index(names="method"), item="leaderboard")
 display(groups.round(2))
 
 # %% [markdown]
-# *Exercise.* Leave the class out of the ranking: which nulls fall, and which methods rise? (`board.rows[~is_class]`)
+# *Question.* Leave the class out of the ranking: which nulls fall, and which methods rise? (`board.rows[~is_class]`)
 #
 # ## Importance against truth
 #
 # A method may order the factors of one classifier and still say the same of all. Here every point is a factor of a
 # classifier; for a good method they rise from the lower left to the upper right.
+#
+# **Predict.** In which panel will the points rise? In which will they stand in columns, the same for all classifiers?
 
 # %%
 record.figure(
@@ -244,6 +256,8 @@ record.figure(
 #
 # The stronger the shortcut was in training, the more it is used (left). Do methods follow? Grey lines are single tasks,
 # architectures and shortcuts.
+#
+# **Predict.** The use of a shortcut rises with its strength in training. Which methods will follow?
 
 # %%
 shown = [name for name in ("co-occurrence", "variance of the margin", "text-to-concept", "Grad-CAM",
@@ -260,6 +274,8 @@ record.figure(
 # Is a factor *used*, yes or no? The threshold is the best one for the classifiers of all *other* tasks. Hits are used
 # factors; alarms are ignored ones, counted also by kind: networks that were not trained, that had labels at random,
 # that had no shortcut, and those that ignore a cue which lies in their data.
+#
+# **Predict.** Which methods will name a cue of a network that has learned nothing?
 
 # %%
 rates = study.alarm_rates(alarms)
@@ -275,7 +291,7 @@ else:
     )  # fmt: skip
 
 # %% [markdown]
-# *Exercise.* A null cannot raise a false alarm on an untrained network *because it is untrained*: it says the same of
+# *Question.* A null cannot raise a false alarm on an untrained network *because it is untrained*: it says the same of
 # it as of a trained one. What does that mean for reading this figure?
 #
 # ## As published, and tied to the decision
@@ -283,6 +299,8 @@ else:
 # Each paper's method can be asked more closely: surgery with the maps that speak for the answer, the words of the
 # direction that the head reads in place of those of a picture, masks that were checked to take the answer away, heads
 # weighted by the probe. Does it help?
+#
+# **Predict.** Does it help a method to look at what the answer needs? Which of the four has most to gain?
 
 # %%
 PAIRS = [("network surgery", "network surgery, by relevance"), ("words of TExplain", "words of the class direction"),
@@ -335,7 +353,7 @@ record.figure(
 #
 # ## Add your own
 #
-# *Exercise (20 minutes).* A method is a function of a classifier, images and concepts. Write one, and see where it
+# *Try it (20 minutes).* A method is a function of a classifier, images and concepts. Write one, and see where it
 # lands. Here is a start: the mean size of the gradient of the margin where the factor is seen.
 # `xaikit score my_method.py` does the same for a file (docs/leaderboard.md).
 
