@@ -34,6 +34,11 @@
 # 4. put every way of reading to networks of which repainting the digits shows what they use, networks that learned
 #    nothing among them: only a reading that tells these apart, an *instrument*, may decide a claim.
 #
+# **After it you can** match and swap activation maps by hand, put a null beside a caption score, and say what two
+# heads on one backbone show about a method.
+#
+# **Time**: about 40 minutes to read, 65 for the exercises at the end, 7 to run on two cores.
+#
 # > P. Koller, A. V. Dravid, G. M. Schuster, A. K. Katsaggelos: *Caption-Driven Explainability: Probing CNNs for Bias
 # > via CLIP*.
 
@@ -128,6 +133,9 @@ plots.show(figure, "Four rows of the same digits: coloured by class, at random, 
 # few steps are too few for the running averages of its batch norms, so before it is measured, and at the end, they are
 # taken anew over all training images. The *unbiased* model, which comes later in the story, is the same network behind
 # a colour-to-grey preprocessor.
+#
+# **Predict.** Which of the four sets will show that something is wrong: training, validation, test, or the real
+# world?
 
 # %%
 clip = load_from(cfg.clip, cfg.device)
@@ -186,7 +194,7 @@ for name, item in (("biased", "fig1"), ("unbiased", "fig5")):
 # departure. (The training accuracy is that of the batches since the last point; the other sets are measured on their
 # first digits only, so Figure 5, on all of them, differs a little.)
 #
-# *Exercise.* Where would the red line end if the real world had the *inverted* colours? Look at
+# *Question.* Where would the red line end if the real world had the *inverted* colours? Look at
 # `study.accuracy(standalone["biased"], painted["inverted"], seed)`.
 #
 # ## Figure 3: the maps that are open for swapping
@@ -258,6 +266,9 @@ display(pd.Series(counts, name="maps").to_frame())
 # adjoint $U^\top$ is exact, and several times cheaper (`benchmarks/surgery/matching.py`).
 #
 # CLIP map $j$ then receives the standalone map $\arg\max_i Z_{ij}$.
+#
+# **Predict.** CLIP has thousands of maps to fill. Will most of them take different standalone maps, or will a few be
+# taken again and again? From early layers or from late ones?
 
 # %%
 matched = {
@@ -371,7 +382,7 @@ note("stem.gain", difference, "section 2.1", "control", "difference")
 # maps. The paper's "3840 / 22720 = 16.9 %" counts CLIP's maps, not the standalone maps that reach it. Nor are the
 # values of a map Gaussian, as the paper says: CLIP's, behind a ReLU, are mostly zero.
 #
-# *Exercise.* Anti-correlated maps ($Z_{ij} \approx -1$) carry the same information, yet the signed argmax ignores them.
+# *Question.* Anti-correlated maps ($Z_{ij} \approx -1$) carry the same information, yet the signed argmax ignores them.
 # How many CLIP maps would choose another partner by $|Z|$?
 #
 # ## Figure 2: the surgery, on single images
@@ -380,6 +391,9 @@ note("stem.gain", difference, "section 2.1", "control", "difference")
 # $$A^X_j = N^S_i \cdot \sigma^C_j + \mu^C_j .$$
 # `network_surgery` does it in a `with` block and leaves the model as it was. Then CLIP's own rule (Eq. 1) reads the
 # captions: the cosine of image and text embedding.
+#
+# **Predict.** Before the surgery CLIP reads digit and colour. With the biased model inside, which of the two will it
+# still read, and with the unbiased one?
 
 # %%
 real_world, real_grey = painted["random"], painted["grey"]
@@ -485,6 +499,8 @@ display(wide[["zero", "swapped", "influence"]].rename_axis(columns="percent here
 #
 # The rule, fixed beforehand: *colour dominates* if the accuracy of the colour cue minus that of the shape cue lies
 # above zero with its 95 % interval, *shape dominates* if it lies below; the interval covers images and folds.
+#
+# **Predict.** Three ways of scoring the same models. Do you expect them to agree on which cue dominates?
 
 # %%
 fig4 = {}
@@ -557,6 +573,8 @@ record.figure(
 #
 # Biased, found out, made grey, trained again, free of bias. The accuracies are measured on the real-world digits in
 # four colourings.
+#
+# **Predict.** How right will the biased model be on grey digits, and on digits whose colours are inverted?
 
 # %%
 loop = {
@@ -597,7 +615,7 @@ record.figure(
 # **Notice.** The unbiased model's four accuracies are one number: behind its preprocessor the colourings are the same
 # picture.
 #
-# *Exercise.* The biased model is wrong on nearly every *inverted* digit. Is that worse than chance on *random* ones,
+# *Question.* The biased model is wrong on nearly every *inverted* digit. Is that worse than chance on *random* ones,
 # or the same fact seen twice?
 #
 # ## Controls
@@ -724,6 +742,9 @@ cue_panels(
 # so there the colour cue has no accuracy; the published share needs none. A third model is the unbiased one *without*
 # its preprocessor: it learned from grey digits and now meets colour for the first time. (Here and in the next section
 # the published protocol is its scoring and its resizing; the matched maps are the same for both.)
+#
+# **Predict.** The unbiased model differs from the biased one in two things: its weights, and that it sees grey. Which
+# of the two makes CLIP's captions change?
 
 # %%
 bare = [study.without_preprocessor(case) for case in matched["unbiased"]]
@@ -788,6 +809,9 @@ record.figure(
 #
 # **The causal readout** asks of the operated CLIP what we ask of the network: does the *shape* caption that wins change
 # when the digit is repainted?
+#
+# **Predict.** Two heads on one backbone, the one for colour, the other for shape. Which kinds of explanation can tell
+# them apart? And what will be said of an untrained network?
 
 # %%
 on = {name: standalone[name][0] for name in plans}
@@ -897,12 +921,14 @@ record.figure(
 # captions beside the answers": there is no surgery in it at all. Comparing captions with answers, on digits whose cues
 # disagree, orders the networks better than all that looks inside them.
 #
-# *Exercise.* Weigh maps by $r_i$ in place of $r_i^2$, or by $r_i^3$ (`Matched.dimmed`). Which of the two heads moves?
+# *Question.* Weigh maps by $r_i$ in place of $r_i^2$, or by $r_i^3$ (`Matched.dimmed`). Which of the two heads moves?
 #
 # ## Dose and response
 #
 # The same for the strength of the bias alone: the more often the colour agrees with the digit in training, the more
 # should the answer, and the explanation, depend on it.
+#
+# **Predict.** From 60 to 100 % of the training images have their class's colour. From where on will a network use it?
 
 # %%
 doses = [each for each in networks if each.kind in ("colour in part", "biased", "unbiased", "shape user")]
@@ -931,12 +957,14 @@ record.figure(
 # **Notice.** There is little to see until nearly all colours agree with the digits: a few counterexamples are enough
 # for shape to be learned. Two seeds of one recipe may differ by more than two recipes.
 #
-# *Exercise.* Train three more models at each $p$ (`repeats` in the profile), and look at the order of the means.
+# *Question.* Train three more models at each $p$ (`repeats` in the profile), and look at the order of the means.
 #
 # ## What a saliency map can and cannot tell apart here
 #
 # Grad-CAM weighs the maps of a layer by the mean gradient of the answer (Selvaraju et al.). Below, both models look
 # at the same digits. How much of the heat lies on the stroke, beside the stroke's share of the picture?
+#
+# **Predict.** One model looks at colour, the other at shape. Will their maps differ?
 
 
 # %%
@@ -1044,3 +1072,356 @@ plots.style_claims(record.claims())
 # %%
 record.save()
 record.numbers()
+
+# %% [markdown]
+# ## Exercises
+#
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1: which map looks like which
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# Write Eq. 2 and 3 for maps of one size: standardise each map over **all images and positions**, and take the mean
+# product of every pair. `first` has three maps, `second` two; the result is a matrix of 3 × 2.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(1)
+second = torch.randn(6, 2, 5, 5, generator=draw)  # images, maps, height, width
+mixing = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [0.0, 0.0]])
+first = 3.0 + torch.einsum("ij,bjhw->bihw", mixing, second) + torch.randn(6, 3, 5, 5, generator=draw)
+first = first * torch.linspace(0.2, 3.0, 6).reshape(6, 1, 1, 1)  # some images are brighter than others
+
+
+# %% tags=["exercise"]
+def match(first, second):
+    """The score Z of every map of the one with every map of the other: [maps of first, maps of second]."""
+    ...
+
+
+# %% tags=["check"]
+def correlations(first, second):
+    rows = torch.cat([first, second], 1).transpose(0, 1).flatten(1)
+    return torch.corrcoef(rows)[: first.shape[1], first.shape[1] :]
+
+
+check.function(
+    match,
+    correlations,
+    (first, second),
+    (second, second),
+    name="match",
+    hint="over which axes are mean and deviation taken?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Mean and deviation of a map are two numbers for the whole data set: `mean((0, 2, 3), keepdim=True)`. A map scored
+# against itself must give 1.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def match(first, second):
+    """The score Z of every map of the one with every map of the other: [maps of first, maps of second]."""
+    over = (0, 2, 3)
+    first, second = (
+        (maps - maps.mean(over, keepdim=True)) / maps.std(over, correction=0, keepdim=True) for maps in (first, second)
+    )
+    return torch.einsum("bihw,bjhw->ij", first, second) / first[:, 0].numel()
+
+
+# %% tags=["wrong"]
+def match(first, second):  # each picture by itself: how bright a picture is no longer counts
+    first, second = ((m - m.mean((2, 3), True)) / m.std((2, 3), correction=0, keepdim=True) for m in (first, second))
+    return torch.einsum("bihw,bjhw->ij", first, second) / first[:, 0].numel()
+
+
+# %% tags=["wrong"]
+def match(first, second):  # a sum, not a mean
+    over = (0, 2, 3)
+    first, second = ((m - m.mean(over, True)) / m.std(over, correction=0, keepdim=True) for m in (first, second))
+    return torch.einsum("bihw,bjhw->ij", first, second)
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: swap a map
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# Write Eq. 4: bring a map of the classifier to the scale of the map of CLIP that it replaces. Both have a mean and a
+# deviation over the data set. Then swap map 1 of CLIP, and no other, in every picture, without changing the maps that
+# you were given.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(2)
+standalone = 5.0 + 0.3 * torch.randn(20, 6, 6, generator=draw)  # one map of the classifier: images, height, width
+clip_maps = 2.0 * torch.rand(20, 4, 6, 6, generator=draw)  # four maps of CLIP: images, maps, height, width
+
+
+# %% tags=["exercise"]
+def swapped(clip_maps, standalone, place):
+    """CLIP's maps, of which the one at `place` is the standalone map, with the mean and deviation of CLIP's own."""
+    ...
+
+
+# %% tags=["check"]
+before = clip_maps.clone()
+after = swapped(clip_maps, standalone, 1)
+check.same(clip_maps, before, "the maps that were given", hint="work on a copy")
+check.same(None if after is None else after[:, [0, 2, 3]], before[:, [0, 2, 3]], "the maps that stay")
+new, old = after[:, 1], before[:, 1]
+check.same(new.mean(), old.mean(), "the mean of the new map")
+check.same(new.std(), old.std(), "the deviation of the new map", tolerance=1e-3)
+alike = torch.corrcoef(torch.stack([new.flatten(), standalone.flatten()]))[0, 1]
+check.that(alike > 0.999, "the pattern of the new map", "it is not that of the standalone map")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# First standardise the standalone map (Eq. 2), then multiply by CLIP's deviation and add CLIP's mean. `clone()` makes a
+# copy.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def swapped(clip_maps, standalone, place):
+    """CLIP's maps, of which the one at `place` is the standalone map, with the mean and deviation of CLIP's own."""
+    old, result = clip_maps[:, place], clip_maps.clone()
+    standardised = (standalone - standalone.mean()) / standalone.std()
+    result[:, place] = standardised * old.std() + old.mean()
+    return result
+
+
+# %% tags=["wrong"]
+def swapped(clip_maps, standalone, place):  # the map as it is: it would flood the next layer
+    result = clip_maps.clone()
+    result[:, place] = standalone
+    return result
+
+
+# %% tags=["wrong"]
+def swapped(clip_maps, standalone, place):  # in place
+    old = clip_maps[:, place].clone()
+    clip_maps[:, place] = (standalone - standalone.mean()) / standalone.std() * old.std() + old.mean()
+    return clip_maps
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: how much of the classifier is carried over?
+# *Difficulty 1 of 3 · 5 minutes*
+#
+# The paper says that 3,840 of 22,720 maps, 16.9 %, are used. `source[j]` is the standalone map that CLIP's map $j$
+# receives. Which share of the `total` standalone maps reaches CLIP at all?
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(3)
+source = torch.randint(0, 40, (120,), generator=draw) ** 2  # of 120 maps of CLIP
+total = 2_000
+
+
+# %% tags=["exercise"]
+def carried(source, total):
+    """The share of the `total` standalone maps that some map of CLIP receives."""
+    ...
+
+
+# %% tags=["check"]
+check.same(carried(torch.tensor([0, 1, 2, 3]), 8), 0.5, "carried, of four different maps of eight")
+check.same(
+    carried(torch.tensor([7, 7, 7, 7]), 8),
+    0.125,
+    "carried, where one map is chosen four times",
+    hint="of whom is this the share: of CLIP's maps, or of the classifier's?",
+)
+check.that(
+    carried(source, total) < 0.06, "carried(source, total)", "that is how many maps CLIP has, not what reaches it"
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# One standalone map may be the best match of many maps of CLIP. `torch.unique` gives each of them once.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def carried(source, total):
+    """The share of the `total` standalone maps that some map of CLIP receives."""
+    return len(torch.unique(source)) / total
+
+
+# %% tags=["wrong"]
+def carried(source, total):  # as in the paper
+    return len(source) / total
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: a null for a caption score
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# After surgery the right caption beats the wrong one on nine pictures of ten. Is that a finding? If CLIP says "red" of
+# every picture and nine of ten pictures are red, it is none. Deal the labels anew, as `dealt` does 199 times, and see
+# how often that is as good. The order that was found is one of the 200 that might have come out.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(4)
+label = (torch.arange(40) < 4).long()  # 36 pictures of class 0, 4 of class 1
+dealt = [label[torch.randperm(40, generator=draw)] for _ in range(199)]
+reads = torch.nn.functional.one_hot(label, 2) + 0.1 * torch.randn(40, 2, generator=draw)  # similarities, [40, captions]
+says_red = torch.tensor([1.0, 0.0]) + 0.1 * torch.randn(40, 2, generator=draw)
+
+
+# %% tags=["exercise"]
+def p_value(similarity, label, dealt):
+    """How likely a share of rightly read pictures as high as that with `label` is, were the labels dealt at random."""
+    ...
+
+
+# %% tags=["check"]
+check.same(p_value(-reads, label, dealt), 1.0, "p, where all is read wrongly")
+check.that(
+    p_value(says_red, label, dealt) > 0.2,
+    "p, where all pictures are called red",
+    "it is low, though nothing is read: compare with what the same answers get for other labels",
+)
+check.same(
+    p_value(reads, label, dealt),
+    1 / 200,
+    "p, where the captions read the labels",
+    tolerance=0.01,
+    hint="it is never 0, as the labels that were found are one way of dealing them",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Write a small function for the share that is read rightly, `(similarity.argmax(1) == label)`, and call it 200 times:
+# $p = (1 + \#\{\text{dealt} \ge \text{found}\}) / (1 + \#\text{dealt})$.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def p_value(similarity, label, dealt):
+    """How likely a share of rightly read pictures as high as that with `label` is, were the labels dealt at random."""
+    answers = similarity.argmax(1)
+    found = (answers == label).sum()
+    as_good = sum(int((answers == other).sum() >= found) for other in dealt)
+    return (1 + as_good) / (1 + len(dealt))
+
+
+# %% tags=["wrong"]
+def p_value(similarity, label, dealt):  # a coin for each picture: the null of balanced classes
+    from scipy.stats import binomtest
+
+    right = int((similarity.argmax(1) == label).sum())
+    return binomtest(right, len(label), 0.5, "greater").pvalue
+
+
+# %% tags=["wrong"]
+def p_value(similarity, label, dealt):  # 0 where nothing was as good
+    answers = similarity.argmax(1)
+    found = (answers == label).sum()
+    return sum(int((answers == other).sum() >= found) for other in dealt) / len(dealt)
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: two heads on one backbone
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# One backbone, two heads: the one answers by colour, the other by shape. An explanation that says the same of both
+# cannot know what is *used*. Write this control for any explanation `explain(maps, head)`: the largest difference
+# between what it says of any two heads, as a share of the largest number that it says. 0 is "blind to the head".
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(5)
+maps = torch.rand(8, 3, 4, 4, generator=draw)  # what the backbone gives: images, maps, height, width
+colour, shape = torch.tensor([2.0, 0.0, 0.1]), torch.tensor([0.0, 1.5, 0.1])  # what each head makes of the three maps
+
+
+def strength_of_maps(maps, head):
+    return maps.mean((0, 2, 3))
+
+
+def map_times_weight(maps, head):
+    return maps.mean((0, 2, 3)) * head
+
+
+# %% tags=["exercise"]
+def told_apart(explain, maps, heads):
+    """How far apart explanations of several heads lie, between 0 (they are the same) and 1 or 2."""
+    ...
+
+
+# %% tags=["check"]
+check.same(
+    told_apart(strength_of_maps, maps, [colour, shape]),
+    0.0,
+    "told_apart, of a method that sees maps alone",
+    hint="compare explanations, and not the answers",
+)
+check.same(told_apart(lambda maps, head: head, maps, [colour, shape]), 1.0, "told_apart, of the heads themselves")
+check.same(
+    told_apart(lambda maps, head: 1_000 * head, maps, [colour, shape]),
+    1.0,
+    "told_apart, in other units",
+    hint="a thousand times larger numbers differ no more",
+)
+check.that(
+    told_apart(map_times_weight, maps, [colour, colour.clone(), shape]) > 0.5,
+    "told_apart, of three heads",
+    "the first two are alike and the third is not: look at every pair",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Stack what is said of each head. For every pair take the largest absolute difference, and divide the largest of these
+# by the largest absolute value of all.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def told_apart(explain, maps, heads):
+    """How far apart explanations of several heads lie, between 0 (they are the same) and 1 or 2."""
+    said = torch.stack([explain(maps, head) for head in heads])
+    spread = said.max(0).values - said.min(0).values  # of the pair that is farthest apart, number by number
+    return (spread.max() / said.abs().max()).item()
+
+
+# %% tags=["wrong"]
+def told_apart(explain, maps, heads):  # of the answers
+    answers = torch.stack([maps.mean((2, 3)) @ head for head in heads])
+    return ((answers.max(0).values - answers.min(0).values).max() / answers.abs().max()).item()
+
+
+# %% tags=["wrong"]
+def told_apart(explain, maps, heads):  # the first two heads alone
+    one, other = (explain(maps, head) for head in heads[:2])
+    return ((one - other).abs().max() / torch.stack([one, other]).abs().max()).item()

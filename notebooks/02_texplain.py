@@ -38,6 +38,11 @@
 # 37 degrees for everybody has passed no negative control. Where one fails, the claims that rest on it read
 # `no-instrument`, whatever the numbers say. Rules stand in `data/claims.toml`, written before the run.
 #
+# **After it you can** sample by nucleus, tell what is *read* from features from what a classifier *uses*, and put a
+# null beside a word cloud.
+#
+# **Time**: about 60 minutes to read, 90 for the exercises at the end, 11 to run on two cores.
+#
 # > S. A. Taghanaki, A. Khani, A. Khasahmadi, A. Sanghi, K. D. D. Willis, A. Mahdavi-Amiri: *TExplain: Explaining
 # > Learned Visual Features via Pre-trained (Frozen) Language Models*.
 
@@ -223,7 +228,7 @@ record.figure(
 # the first of its kind, the words name another category than its answer does: the translator reads all that the
 # features hold, not what the last layer makes of it.
 #
-# *Exercise.* Sample from smaller nuclei. Which words vanish first?
+# *Question.* Sample from smaller nuclei. Which words vanish first?
 #
 # ```python
 # careful = study.Explainer(features, translator, language, {**cfg.sampling, "top_p": 0.5})
@@ -237,6 +242,8 @@ record.figure(
 # given two more translators, one that learned from a quarter of the pairs, and one from twice the pairs in twice the
 # steps, the *floor*. All are judged by captions of pictures that none has seen. The instrument must find the first
 # undertrained (positive control), and claims that compare features need the one in use within 2 % of the floor.
+#
+# **Predict.** Which costs more: a quarter of the pairs, or half of the steps?
 
 # %%
 if not drawn:
@@ -271,12 +278,14 @@ else:
 # %% [markdown]
 # **Notice.** Is the blue bar at the green one? If not, all that is *not* said below may only not have been learned.
 #
-# *Exercise.* Double `cfg.translator.epochs` in the profile. Which of the three moves most?
+# *Question.* Double `cfg.translator.epochs` in the profile. Which of the three moves most?
 #
 # ## Figure 2: pictures, and their backgrounds alone
 #
 # In `only_bg_t` the thing is gone and its place is left. Where the classifier still gives the same answer, it has used
 # the background, and the paper expects the words to say so.
+#
+# **Predict.** The thing is gone. Will its word be gone, too?
 
 # %%
 same = (answers["only_bg_t"] == answers["original"]).double().numpy()
@@ -326,6 +335,8 @@ pd.Series({key: str(value) for key, value in on_background.items()}, name="its c
 #
 # "Top word" has a catch as well: a caption names colours and patterns as often as things. As published, every word
 # counts; corrected, only things and places do, and words for the same thing count as one ("truck", "vehicle").
+#
+# **Predict.** Ten words of a picture. How many of them would be true of *another* picture, chosen at random?
 
 # %%
 predicted = [original.names[answer] if answer >= 0 else "" for answer in answers["original"].tolist()]
@@ -479,6 +490,9 @@ print("The answer loses", probability_lost, "of its probability.")
 # - from an **untrained** classifier, whose features no training has shaped, with a translator of its own,
 # - from the same network **before fine-tuning**, which has never heard of the nine categories' task, likewise,
 # - by the **captioner**, which sees the picture itself: the most that words can say here.
+#
+# **Predict.** Whose cloud will resemble the classifier's more: that of the same network before fine-tuning, or that
+# of an untrained one? How much is left of it from zeros?
 
 
 # %%
@@ -567,6 +581,9 @@ display(record.instrument("taghanaki.raters"), record.instrument("taghanaki.cate
 #
 # Beside it stand what the classifier *does* (its answer flips with the colour) and the most that any reader of the
 # features could tell (a linear probe of the colour).
+#
+# **Predict.** A colour is planted in six of ten dogs, in eight, in all. Where does its word appear first: where the
+# answer follows the colour, or where the colour can be read?
 
 # %%
 if not drawn:
@@ -640,7 +657,7 @@ else:
 # it. Silence is no proof of absence. Does the ViT's twin, all of whose tokens are translated, stay as silent as the
 # ResNet's, which has one? Where it does not, a word tells what can be read from the features, not what was learned.
 #
-# *Exercise.* Plant a pattern in place of a colour (`cfg.planted.colour` is a value of the factor that `planted.scenes`
+# *Question.* Plant a pattern in place of a colour (`cfg.planted.colour` is a value of the factor that `planted.scenes`
 # alters). Does the word appear as readily?
 #
 # ## Waterbirds: a classifier that leans on the background
@@ -717,6 +734,10 @@ print(f"Flagged: {by_rule['concepts']} of the training pictures; by the paper's 
 # %% [markdown]
 # ## Figure 7: birds in training and in the test
 
+#
+# **Predict.** In the test half of the birds stand where they do not belong. Will the words follow the birds or the
+# places? And what would a captioner say that has never met this classifier?
+
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8.4, 5.4))
 told_of, members = {}, {}
@@ -782,6 +803,8 @@ pd.DataFrame(rows).set_index(["birds", "words for", "said by"])
 #
 # Where there is nothing to find: the maps judged by *another picture's* birds, and those through an *untrained*
 # translator.
+#
+# **Predict.** Two kinds of maps for the words "duck" and "lake". Which of them will put the duck's on the duck?
 
 # %%
 if not drawn:
@@ -836,7 +859,7 @@ else:
 # duck and "lake" off it. A map of the *next* picture still finds a third of this one's birds, as birds are near the
 # middle: that is what chance is here.
 #
-# *Exercise.* `word_attention(..., layer=0)` looks into the first layer of the decoder, `layer=2` into the last. Which
+# *Question.* `word_attention(..., layer=0)` looks into the first layer of the decoder, `layer=2` into the last. Which
 # would have passed?
 #
 # ## Table 2: mending the classifier
@@ -856,6 +879,9 @@ else:
 # The paper flags a picture if its first word is not "bird", and finds 29 %. Captions of drawn birds name colours and
 # numbers as often, so here these do not count, and words count as concepts: species as their kind, sea and lake as
 # water. Flagged are those whose first concept is neither "bird" nor their own kind.
+#
+# **Predict.** Of all these ways of tuning, which need to know where the birds are? And which will help the worst
+# group most?
 
 # %%
 positions = flags.chosen.nonzero()[:, 0].tolist()[:6]
@@ -928,7 +954,7 @@ display(table2.set_index("method").T, repair.published_table2_frame().set_index(
 # group. The averages fit the four rows with weights 2300, 597, 2300, 597, the test set with corrected labels, to 0.02
 # points. In subgroup 2, the truly worst, TExplain gains 4.6 points over ERM, whose standard deviation is 5.4.
 #
-# *Exercise.* Tune on all pictures, the flagged ones masked. Does the worst group gain as much?
+# *Question.* Tune on all pictures, the flagged ones masked. Does the worst group gain as much?
 # (`study.Tuning(models["ERM"], …)` with the pixels of `masks["TExplain"]` put in place, as in the cell above.)
 
 # %%
@@ -966,6 +992,9 @@ pd.DataFrame(gains).set_index(["method", "over"])
 #
 # One comparison needs no statistics: training the last layer again changes what a classifier depends on, and leaves all
 # its features, and so every word, exactly as they were.
+#
+# **Predict.** Each classifier changes its answer with some causes. Will the words that are said most be those of the
+# causes that matter most?
 
 # %%
 if not drawn:
@@ -1142,6 +1171,8 @@ display(record.instrument("taghanaki.overlap"))
 #
 # The paper samples 1,000 a picture. Words are counted in the first $N$ sentences and ranked; how well does this order
 # agree with that from 1,000 other sentences?
+#
+# **Predict.** The paper samples 1,000 sentences a picture. After how many does the order of the words stop changing?
 
 # %%
 chosen_z = known["original"][: cfg.sample_images]
@@ -1189,3 +1220,412 @@ plots.style_claims(record.decide())
 # %%
 record.save()
 record.numbers()
+
+# %% [markdown]
+# ## Exercises
+#
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1: the nucleus
+# *Difficulty 2 of 3 · 15 minutes*
+#
+# Nucleus sampling draws from the **fewest** most probable tokens that together **reach** `top_p`. Which are these?
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+even = torch.tensor([0.05, 0.5, 0.15, 0.3])  # of four tokens
+sure = torch.tensor([0.97, 0.01, 0.01, 0.01])
+
+
+# %% tags=["exercise"]
+def nucleus(probabilities, top_p):
+    """Whether each token is in the nucleus: booleans, in the order of the tokens."""
+    ...
+
+
+# %% tags=["check"]
+check.same(
+    nucleus(even, 0.7),
+    [False, True, False, True],
+    "nucleus(even, 0.7)",
+    hint="the token with which top_p is reached belongs to it",
+)
+check.same(nucleus(even, 0.9), [False, True, True, True], "nucleus(even, 0.9)")
+check.same(nucleus(sure, 0.5), [True, False, False, False], "nucleus(sure, 0.5)", hint="it is never empty")
+check.same(
+    nucleus(sure, 0.975),
+    [True, True, False, False],
+    "nucleus(sure, 0.975)",
+    hint="of equally probable tokens the fewest are enough",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Sort from the most probable on (`sort(descending=True, stable=True)`). A token is in if what comes **before** it does
+# not reach `top_p` yet. Then bring the answer back to the order of the tokens.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def nucleus(probabilities, top_p):
+    """Whether each token is in the nucleus: booleans, in the order of the tokens."""
+    ordered, place = probabilities.sort(descending=True, stable=True)
+    before = ordered.cumsum(0) - ordered
+    inside = torch.zeros_like(probabilities, dtype=torch.bool)
+    inside[place] = before < top_p
+    return inside
+
+
+# %% tags=["wrong"]
+def nucleus(probabilities, top_p):  # stops before top_p is reached; empty where one token is sure
+    ordered, place = probabilities.sort(descending=True, stable=True)
+    inside = torch.zeros_like(probabilities, dtype=torch.bool)
+    inside[place] = ordered.cumsum(0) <= top_p
+    return inside
+
+
+# %% tags=["wrong"]
+def nucleus(probabilities, top_p):  # in the order of probability, not of the tokens
+    ordered, _ = probabilities.sort(descending=True, stable=True)
+    return ordered.cumsum(0) - ordered < top_p
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: the loss that aligns tokens
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# The translator learns by the decoder's own loss: at each place of a caption the decoder predicts the **next** token.
+# Write the mean negative log-probability of the tokens that follow, where those that only fill up (`pad`) do not count.
+
+# %% tags=["given"]
+import math
+
+import torch
+
+from xaikit.companion import check
+
+PAD, words = 0, 7
+captions = torch.tensor([[1, 4, 3, 2, 5], [1, 6, 2, PAD, PAD]])  # two captions, filled up to five tokens
+draw = torch.Generator().manual_seed(2)
+knows = torch.nn.functional.one_hot(captions.roll(-1, 1), words) * 50.0  # logits, [captions, places, words]
+
+
+# %% tags=["exercise"]
+def caption_loss(logits, tokens, pad):
+    """The mean loss of all tokens that follow another one, without those that fill up."""
+    ...
+
+
+# %% tags=["check"]
+check.same(
+    caption_loss(knows, captions, PAD),
+    0.0,
+    "the loss of a decoder that knows what follows",
+    hint="which token do the logits at a place predict?",
+)
+check.same(
+    caption_loss(torch.zeros(2, 5, words), captions, PAD),
+    math.log(words),
+    "the loss where all is equally likely",
+    hint="over how many tokens is the mean taken?",
+)
+other = knows.clone()
+other[1, 2:] = torch.randn(3, words, generator=draw)
+check.that(
+    caption_loss(other, captions, PAD) < 1e-6,
+    "the loss, where only what follows the end is wrong",
+    "what fills up is counted",
+)
+other[0, 0] = 0.0
+check.same(
+    caption_loss(other, captions, PAD),
+    math.log(words) / 6,
+    "the loss, where one of six tokens is a guess",
+    hint="six tokens follow another one in these two captions, however they are filled up",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Logits at places 0 … 3 predict tokens 1 … 4: `logits[:, :-1]` against `tokens[:, 1:]`.
+# `torch.nn.functional.cross_entropy` takes `[batch, words, places]`, and has an argument `ignore_index`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def caption_loss(logits, tokens, pad):
+    """The mean loss of all tokens that follow another one, without those that fill up."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], ignore_index=pad)
+
+
+# %% tags=["wrong"]
+def caption_loss(logits, tokens, pad):  # each token predicts itself
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens, ignore_index=pad)
+
+
+# %% tags=["wrong"]
+def caption_loss(logits, tokens, pad):  # what fills up counts
+    return torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:])
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: count words, and what would be said anyway
+# *Difficulty 1 of 3 · 15 minutes*
+#
+# First the share of sentences that hold a word: a sentence counts once, and "car" is not in "carpet". Then, of each of
+# some words, the share that is **beyond** what is said of other pictures: share here minus share there. Which word
+# tells something of *this* picture?
+
+# %% tags=["given"]
+from xaikit import document_frequency
+from xaikit.companion import check
+
+here = ["a red bird on the water", "a red red duck", "two birds near the water", "a red carpet of water"]
+there = ["a car near the water", "the water of a lake", "a red car in the water", "water and a boat"]
+
+
+# %% tags=["exercise"]
+def share(sentences, word):
+    """The share of the sentences that hold the word."""
+    ...
+
+
+def beyond(here, there, words):
+    """For each of the words, by how much its share here exceeds that there: a dictionary."""
+    ...
+
+
+# %% tags=["check"]
+def reference(sentences, word):
+    return document_frequency(sentences).get(word, 0.0)
+
+
+check.function(share, reference, (here, "red"), (here, "water"), name="share", hint="does a sentence count once?")
+check.function(share, reference, (here, "car"), (there, "car"), name="share of a word that another one begins with")
+found = beyond(here, there, ["red", "water", "car"])
+check.that(
+    isinstance(found, dict) and set(found) == {"red", "water", "car"}, "beyond", "a number for each word is wanted"
+)
+check.that(found["water"] == min(0.0, found["water"]), "what 'water' tells", "it is said of every other picture, too")
+check.same([found["red"], found["water"], found["car"]], [0.5, -0.25, -0.5], "beyond(here, there, words)")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `word in sentence.split()` looks at whole words, `word in sentence` does not. The mean of booleans is a share.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def share(sentences, word):
+    """The share of the sentences that hold the word."""
+    return sum(word in sentence.split() for sentence in sentences) / len(sentences)
+
+
+def beyond(here, there, words):
+    """For each of the words, by how much its share here exceeds that there: a dictionary."""
+    return {word: share(here, word) - share(there, word) for word in words}
+
+
+# %% tags=["wrong"]
+def share(sentences, word):  # as often as it is said
+    return sum(sentence.split().count(word) for sentence in sentences) / len(sentences)
+
+
+def beyond(here, there, words):
+    return {word: share(here, word) - share(there, word) for word in words}
+
+
+# %% tags=["wrong"]
+def share(sentences, word):  # "car" is found in "carpet"
+    return sum(word in sentence for sentence in sentences) / len(sentences)
+
+
+def beyond(here, there, words):
+    return {word: share(here, word) - share(there, word) for word in words}
+
+
+# %% tags=["wrong"]
+def share(sentences, word):
+    return sum(word in sentence.split() for sentence in sentences) / len(sentences)
+
+
+def beyond(here, there, words):  # most frequent words, as published, with no null
+    return {word: share(here, word) for word in words}
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: read, or used?
+# *Difficulty 3 of 3 · 30 minutes*
+#
+# Features hold the shape in one number and the colour in another. A classifier `answer(features)` uses the shape alone.
+# Write both measures. `readable`: how often a linear probe, fitted by least squares on half of the pictures, tells the
+# factor (0 or 1) on the other half. `used`: how often the **answer** changes when the factor, and nothing else, is
+# changed. What does a word say that a translator reads from these features?
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(4)
+shape, colour = torch.randint(0, 2, (2, 200), generator=draw)
+noise = 0.1 * torch.randn(200, 3, generator=draw)
+
+
+def see(shape, colour):
+    """What the backbone makes of a picture: three numbers, the last one of which is noise."""
+    return torch.stack([2.0 * shape - 1, 2.0 * colour - 1, 0.0 * shape], 1) + noise
+
+
+def answer(features):
+    """The classifier's head."""
+    return (features[:, 0] > 0).long()
+
+
+# %% tags=["exercise"]
+def readable(features, factor):
+    """The accuracy with which a linear probe of the first half tells the factor on the second half."""
+    ...
+
+
+def used(answer, before, after):
+    """The share of the pictures whose answer changes with their features."""
+    ...
+
+
+# %% tags=["check"]
+features = see(shape, colour)
+for name, factor in (("shape", shape), ("colour", colour)):
+    check.that((readable(features, factor) or 0) > 0.95, f"readable, of the {name}", "it is there, and is not found")
+at_random = torch.randint(0, 2, (200,), generator=draw)
+check.that(0.3 < readable(features, at_random) < 0.7, "readable, of a coin", "that is not half: what was it tested on?")
+few, of_few = torch.randn(24, 24, generator=draw), torch.randint(0, 2, (24,), generator=draw)
+check.that(
+    readable(few, of_few) < 0.95,
+    "readable, of a coin in few pictures and many features",
+    "a probe knows by heart what it was fitted on: test it on other pictures",
+)
+check.same(
+    used(answer, features, see(shape, 1 - colour)), 0.0, "used, of the colour", hint="whose answers are compared?"
+)
+check.same(used(answer, features, see(1 - shape, colour)), 1.0, "used, of the shape")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `torch.linalg.lstsq(x, y).solution` with a column of ones beside the features, and $y = \pm 1$. Then compare signs.
+# `used` needs no probe and no factor: two calls of `answer`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def readable(features, factor):
+    """The accuracy with which a linear probe of the first half tells the factor on the second half."""
+    half = len(features) // 2
+    x = torch.cat([features, torch.ones(len(features), 1)], 1)
+    y = 2.0 * factor[:, None] - 1
+    probe = torch.linalg.lstsq(x[:half], y[:half]).solution
+    return ((x[half:] @ probe > 0) == (y[half:] > 0)).float().mean().item()
+
+
+def used(answer, before, after):
+    """The share of the pictures whose answer changes with their features."""
+    return (answer(before) != answer(after)).float().mean().item()
+
+
+# Both factors can be read, one is used. A translator reads, so its words tell of both.
+
+
+# %% tags=["wrong"]
+def readable(features, factor):  # tested on what it was fitted on
+    x = torch.cat([features, torch.ones(len(features), 1)], 1)
+    y = 2.0 * factor[:, None] - 1
+    return ((x @ torch.linalg.lstsq(x, y).solution > 0) == (y > 0)).float().mean().item()
+
+
+def used(answer, before, after):
+    return (answer(before) != answer(after)).float().mean().item()
+
+
+# %% tags=["wrong"]
+def readable(features, factor):
+    half = len(features) // 2
+    x = torch.cat([features, torch.ones(len(features), 1)], 1)
+    y = 2.0 * factor[:, None] - 1
+    probe = torch.linalg.lstsq(x[:half], y[:half]).solution
+    return ((x[half:] @ probe > 0) == (y[half:] > 0)).float().mean().item()
+
+
+def used(answer, before, after):  # whether the features move: that is what can be read
+    return ((before - after).abs().max(1).values > 0.5).float().mean().item()
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: the worst group
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# Table 2 reports three runs of four groups. Which group is the worst may change from run to run, so the minimum is
+# taken **within each run**, and then the mean over runs. With it goes the standard deviation of the runs (that of a
+# sample, $n - 1$).
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+accuracy = torch.tensor([[0.95, 0.40, 0.70, 0.90], [0.93, 0.60, 0.50, 0.92], [0.97, 0.55, 0.45, 0.88]])  # runs, groups
+
+
+# %% tags=["exercise"]
+def worst_group(accuracy):
+    """The mean over runs of the worst group's accuracy, and its standard deviation between runs."""
+    ...
+
+
+# %% tags=["check"]
+found = worst_group(accuracy)
+check.that(found is not None and len(found) == 2, "worst_group", "two numbers are wanted, a mean and a deviation")
+check.that(
+    worst_group(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))[0] == 0,
+    "two runs that each fail in a group of their own",
+    "no group is worst in both, and still each run has one that gets nothing: take the minimum within each run",
+)
+check.same(found[0], 0.45, "the mean")
+check.same(found[1], 0.05, "the deviation", hint="of how many runs less one?")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `min` over the groups comes before `mean` over the runs. torch's `std` divides by $n - 1$, numpy's by $n$.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def worst_group(accuracy):
+    """The mean over runs of the worst group's accuracy, and its standard deviation between runs."""
+    worst = accuracy.min(1).values
+    return worst.mean(), worst.std()
+
+
+# %% tags=["wrong"]
+def worst_group(accuracy):  # the group that is worst on average
+    group = accuracy[:, accuracy.mean(0).argmin()]
+    return group.mean(), group.std()
+
+
+# %% tags=["wrong"]
+def worst_group(accuracy):  # the deviation of a population
+    worst = accuracy.min(1).values
+    return worst.mean(), worst.std(correction=0)

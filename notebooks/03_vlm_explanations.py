@@ -38,6 +38,11 @@
 # 4. compare what the maps say with what the answers really depend on,
 # 5. take the score's scale out of the comparison, and see which claims are left.
 #
+# **After it you can** search for a mask, measure it by deletion and beside chance, and say when two scores may be
+# compared.
+#
+# **Time**: about 45 minutes to read, 95 for the exercises at the end, 9 to run on two cores.
+#
 # > C. Agarwal: *Intriguing Properties of Visual-Language Model Explanations*.
 
 # %% tags=["parameters"]
@@ -168,6 +173,9 @@ plots.show(figure, "Pictures of cars and of people at work that both settings cl
 # from that of several deletions which has the lowest loss (`Recipe.start`), a picture of which none lowers the
 # probability by 0.05 is searched by its log-odds, which do not saturate, and every mask is checked (`check_masks`): is
 # there anything in it, and what share of the score's range does it take away?
+#
+# **Predict.** The cosine of a picture and its caption falls by little, a probability from 1 to 0. Which setting will
+# get the larger masks, at the same price?
 
 # %%
 recipe = study.recipe_of(cfg, cfg.size)
@@ -224,6 +232,8 @@ display(record.table("search", pd.DataFrame(rows), item="search"))
 # ## Figure 1: the maps
 #
 # Bright is what has to go.
+#
+# **Predict.** A car with its name on the door, a person at work. What has to go for each answer to go?
 
 
 # %%
@@ -281,6 +291,9 @@ else:
 # a patch, one the **clothing** (`vlm_planted`). Redrawing that factor changes their answers, redrawing any other one
 # does not. Their maps come from the very same search. *Lift* is how many times more of the map lies on the part than
 # its area, by chance 1. Beside each the same network **before training**, which reads nothing.
+#
+# **Predict.** A network that reads the text on the door, and one that reads the body. Will their maps show it? And
+# what will the map of a network show that has learned nothing?
 
 # %%
 read, readers = planted.read(cfg, seed)
@@ -331,6 +344,9 @@ for instrument in ("search", "text", "face.energy", "face.hit", "face.rank", "ob
 # person) have to score better than random orders and than the picture's edges, which need no model; a map better than
 # another picture's; two random orders alike; and one and the same order (from the centre outwards) alike for both
 # models.
+#
+# **Predict.** Which setting deletes faster as published? And will it be the same one when both are measured by the
+# probability, beside random orders?
 
 # %%
 measured = {"mean": cfg.mean, "step": cfg.step, "seed": seed, "ties": cfg.ties}
@@ -420,12 +436,15 @@ for name in test:
 display(record.table("fills", pd.DataFrame(rows), item="Figure 4"))
 
 # %% [markdown]
-# *Exercise.* By which of the columns is the zero-shot setting the better one? Would you have chosen the fill before?
+# *Question.* By which of the columns is the zero-shot setting the better one? Would you have chosen the fill before?
 #
 # ## Figure 2: text in the picture
 #
 # Half of the cars have the name of their make on the door. Do zero-shot maps find it? Measured: the share of the
 # attribution that lies on the text, beside the share of the picture that the text covers.
+#
+# **Predict.** Which of the two has more of its map on the text: the setting that knows sentences, or the probe that
+# has learned from pictures?
 
 # %%
 texts, unknown = pictures.text_regions(test["cars"], chosen["cars"], cfg)
@@ -515,6 +534,8 @@ else:
 #
 # A black patch hides each face. Who still "attributes importance" to it? Beware: **inside the patch there is nothing to
 # blur**, black stays black. A map can point there only by its coarse cells, which reach over the patch's edge.
+#
+# **Predict.** Behind a black patch nothing is left to be seen. How can a map still point there?
 
 # %%
 those = study.right_in_all(both_ways, everyone.labels, cfg.portraits, **choice)
@@ -629,6 +650,8 @@ record.figure(
 # pixel of the face stands higher in the map than one outside: 0.5 by chance, for small maps and for large ones.
 #
 # **Q3** has a second part: more hits among men, "highlighting gender disparity". What do the counts say of that?
+#
+# **Predict.** The paper finds 12.5 and 20.5 %, of 88 pictures each. Is that a difference?
 
 # %%
 pointing = {
@@ -703,6 +726,9 @@ for setting in (ZERO_SHOT, FINE_TUNED):
 # The same zero-shot model, explained through three scores. *Size* is the mean of the attribution; *on the object* how
 # much of it lies there. The control of *size* needs no other model: **one and the same** model, through two scores.
 # Where its maps change their size, a difference in size says nothing of two models.
+#
+# **Predict.** One and the same model, explained through three scores. What will be the same about its maps, and what
+# will not?
 
 # %%
 rows, sizes, control, on = [], {}, {}, {}
@@ -757,13 +783,15 @@ for name in test:
                           "difference", of=f"{name} of controls")  # fmt: skip
 
 # %% [markdown]
-# *Exercise.* Choose $\lambda_1$ for the fine-tuned setting so that its maps are as small as the zero-shot ones. Which
+# *Question.* Choose $\lambda_1$ for the fine-tuned setting so that its maps are as small as the zero-shot ones. Which
 # of the two then deletes better?
 #
 # ## Causal: what the answers really depend on
 #
 # In the drawn world we need not guess. Change one cause, draw again, and count how often the answer flips; then see how
 # much of the attribution lies on that part. A part that flips many answers should get much of it.
+#
+# **Predict.** Of all parts of a car and of a person, which flip the answer when they are redrawn? Do faces?
 
 # %%
 rows = []
@@ -825,6 +853,8 @@ else:
 # Adebayo et al. ask that the map of a model with random weights, or one that learned shuffled labels, differ from the
 # real one. We compare by the correlation of the pixels, beside the same model explained twice. This time the masks
 # start at random, or the same model would give the very same map.
+#
+# **Predict.** Would the maps of a network with random weights look different from these?
 
 # %%
 rows = []
@@ -921,3 +951,403 @@ plots.style_claims(record.decide())
 # %%
 record.save()
 record.numbers()
+
+# %% [markdown]
+# ## Exercises
+#
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1: deletion
+# *Difficulty 2 of 3 · 25 minutes*
+#
+# Make pixels black, `step` at a time, those of highest attribution first, until all are black; score the picture at
+# every stage, the untouched one included. The area under that curve, over the share of pixels from 0 to 1, is the
+# deletion score.
+
+# %% tags=["given"]
+import torch
+
+from xaikit import removal_curves
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(1)
+image = torch.rand(3, 6, 6, generator=draw)
+on_the_left = torch.arange(6.0, 0.0, -1.0).expand(6, 6) + 0.01 * torch.rand(6, 6, generator=draw)  # no two are equal
+anywhere = torch.rand(6, 6, generator=draw)
+
+
+def score(images):
+    """How bright the left half is, for each of [batch, 3, 6, 6]."""
+    return images[:, :, :, :3].mean((1, 2, 3))
+
+
+# %% tags=["exercise"]
+def deletion(score, image, attribution, step):
+    """The area under the score of [3, height, width] while `step` pixels after `step` pixels go black."""
+    ...
+
+
+# %% tags=["check"]
+def reference(score, image, attribution, step):
+    black = torch.zeros_like(image)[None]
+    return removal_curves(lambda x, which: score(x), image[None], attribution[None], black, step=step).areas()[0]
+
+
+check.function(
+    deletion,
+    reference,
+    (score, image, on_the_left, 6),
+    (score, image, anywhere, 6),
+    (score, image, anywhere, 1),
+    (score, image, on_the_left, 10),
+    name="deletion",
+    hint="which pixels go first, and does the curve begin with the untouched picture?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `attribution.flatten().argsort(descending=True)` is the order. Keep a copy of the picture as `[3, pixels]` and set
+# columns to 0. `torch.trapezoid(scores, shares)` is the area; the last step may have fewer pixels than the others.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def deletion(score, image, attribution, step):
+    """The area under the score of [3, height, width] while `step` pixels after `step` pixels go black."""
+    order = attribution.flatten().argsort(descending=True)
+    pixels, scores, shares = image.flatten(1).clone(), [score(image[None])[0]], [0.0]
+    for start in range(0, len(order), step):
+        pixels[:, order[start : start + step]] = 0.0
+        scores.append(score(pixels.reshape(image.shape)[None])[0])
+        shares.append(min(start + step, len(order)) / len(order))
+    return torch.trapezoid(torch.stack(scores), torch.tensor(shares))
+
+
+# %% tags=["wrong"]
+def deletion(score, image, attribution, step):  # the least important first
+    order = attribution.flatten().argsort()
+    pixels, scores, shares = image.flatten(1).clone(), [score(image[None])[0]], [0.0]
+    for start in range(0, len(order), step):
+        pixels[:, order[start : start + step]] = 0.0
+        scores.append(score(pixels.reshape(image.shape)[None])[0])
+        shares.append(min(start + step, len(order)) / len(order))
+    return torch.trapezoid(torch.stack(scores), torch.tensor(shares))
+
+
+# %% tags=["wrong"]
+def deletion(score, image, attribution, step):  # the mean of the points is no area
+    order = attribution.flatten().argsort(descending=True)
+    pixels, scores = image.flatten(1).clone(), [score(image[None])[0]]
+    for start in range(0, len(order), step):
+        pixels[:, order[start : start + step]] = 0.0
+        scores.append(score(pixels.reshape(image.shape)[None])[0])
+    return torch.stack(scores).mean()
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: total variation
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# The second term of Eq. 1 wants smooth masks: over all pairs of neighbours, below each other and side by side, the sum
+# of the absolute difference to the power β.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+from xaikit.perturbation import Recipe, variation
+
+flat = torch.ones(1, 8, 8)
+half = (torch.arange(8) < 4).float().expand(1, 8, 8).clone()  # one edge, eight cells high
+rough = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+# %% tags=["exercise"]
+def roughness(mask, power):
+    """TV of masks [masks, height, width]: a number for each."""
+    ...
+
+
+# %% tags=["check"]
+def reference(mask, power):
+    return variation(mask, Recipe(power=power))
+
+
+check.function(
+    roughness,
+    reference,
+    (flat, 2.0),
+    (half, 3.0),
+    (half.transpose(1, 2), 3.0),
+    (rough, 1.0),
+    (rough, 3.0),
+    (torch.cat([half, rough]), 2.0),
+    name="roughness",
+    hint="is each pair counted once, in both directions?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `mask.diff(dim=1)` and `mask.diff(dim=2)` are the differences of neighbours. Sum over all but the first axis.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def roughness(mask, power):
+    """TV of masks [masks, height, width]: a number for each."""
+    return sum(mask.diff(dim=axis).abs().pow(power).sum((1, 2)) for axis in (1, 2))
+
+
+# %% tags=["wrong"]
+def roughness(mask, power):  # in one direction
+    return mask.diff(dim=2).abs().pow(power).sum((1, 2))
+
+
+# %% tags=["wrong"]
+def roughness(mask, power):  # of signed differences
+    return sum(mask.diff(dim=axis).pow(power).sum((1, 2)) for axis in (1, 2))
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: one step of the search
+# *Difficulty 2 of 3 · 25 minutes*
+#
+# Here $A$ is what is deleted, in [0, 1], at the size of the picture. One step of plain gradient descent on Eq. 1
+# without its TV term, $\lambda \sum A + \hat y\big((1 - A) \odot x + A \odot \mathrm{blur}(x)\big)$, and back into
+# [0, 1].
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(3)
+image, blurred = torch.rand(3, 6, 6, generator=draw) + 0.5, torch.full((3, 6, 6), 0.2)
+start = torch.full((6, 6), 0.5)
+
+
+def score(image):
+    """How bright the two rows in the middle are: they alone speak for the answer."""
+    return image[:, 2:4].mean()
+
+
+# %% tags=["exercise"]
+def step(deleted, image, blurred, score, price, rate):
+    """What is deleted, [height, width], after a step down the loss, in which `price` is λ."""
+    ...
+
+
+# %% tags=["check"]
+middle, outside = torch.arange(6) // 2 == 1, torch.arange(6) // 2 != 1
+after = step(start, image, blurred, score, 0.0, 1.0)
+check.that(after is not None and after.shape == start.shape, "step", "a map of the size of what is deleted is wanted")
+check.that((after[middle] > start[middle]).all(), "where the answer lies", "less is deleted there: is it a step up?")
+check.same(after[outside], start[outside], "where nothing counts, and deleting costs nothing")
+paid = step(start, image, blurred, score, 0.1, 1.0)
+check.same(
+    (after - paid)[outside],
+    torch.full((4, 6), 0.1),
+    "what a price of 0.1 for each cell changes",
+    hint="the first term is a sum over cells",
+)
+far = step(start, image, blurred, score, 0.1, 100.0)
+check.that(far.min() >= 0 and far.max() <= 1, "a long step", "a share that is deleted lies between 0 and 1")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `deleted = deleted.clone().requires_grad_()`, build the loss from it, `torch.autograd.grad(loss, deleted)` gives a
+# tuple of one. Go *against* the gradient, and `clamp(0, 1)`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def step(deleted, image, blurred, score, price, rate):
+    """What is deleted, [height, width], after a step down the loss, in which `price` is λ."""
+    deleted = deleted.clone().requires_grad_()
+    loss = price * deleted.sum() + score((1 - deleted) * image + deleted * blurred)
+    (gradient,) = torch.autograd.grad(loss, deleted)
+    return (deleted - rate * gradient).detach().clamp(0, 1)
+
+
+# %% tags=["wrong"]
+def step(deleted, image, blurred, score, price, rate):  # keeps what it should delete
+    deleted = deleted.clone().requires_grad_()
+    loss = price * deleted.sum() + score(deleted * image + (1 - deleted) * blurred)
+    (gradient,) = torch.autograd.grad(loss, deleted)
+    return (deleted - rate * gradient).detach().clamp(0, 1)
+
+
+# %% tags=["wrong"]
+def step(deleted, image, blurred, score, price, rate):  # leaves [0, 1]
+    deleted = deleted.clone().requires_grad_()
+    loss = price * deleted.sum() + score((1 - deleted) * image + deleted * blurred)
+    (gradient,) = torch.autograd.grad(loss, deleted)
+    return (deleted - rate * gradient).detach()
+
+
+# %% tags=["wrong"]
+def step(deleted, image, blurred, score, price, rate):  # a mean in place of the sum: the price is 36 times lower
+    deleted = deleted.clone().requires_grad_()
+    loss = price * deleted.mean() + score((1 - deleted) * image + deleted * blurred)
+    (gradient,) = torch.autograd.grad(loss, deleted)
+    return (deleted - rate * gradient).detach().clamp(0, 1)
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: random masks of the same size
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# A mask takes the answer away. Would any mask of that size? Shuffle its cells 99 times, and count how often the score
+# then falls at least as low: $p = (1 + \#) / (1 + 99)$. What is deleted goes black.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+image = torch.ones(3, 6, 6)
+on_the_thing, beside_it, nearly_all = torch.zeros(3, 6, 6)
+on_the_thing[2:4, 2:4] = 1.0
+beside_it[:2, :2] = 1.0
+nearly_all[1:] = 1.0
+
+
+def score(image):
+    """How much of the thing in the middle is seen."""
+    return image[:, 2:4, 2:4].mean()
+
+
+# %% tags=["exercise"]
+def no_better_than_chance(deleted, image, score, seed):
+    """The p with which a shuffled mask takes away as much as `deleted` [height, width] does."""
+    ...
+
+
+# %% tags=["check"]
+found = no_better_than_chance(on_the_thing, image, score, 0)
+check.same(
+    found, 0.01, "p of the mask on the thing", tolerance=0.01, hint="the mask that was found is one of the hundred"
+)
+check.that(
+    no_better_than_chance(beside_it, image, score, 0) > 0.5,
+    "p of the mask beside the thing",
+    "it takes nothing away, and any mask of its size does as well or better",
+)
+check.that(
+    no_better_than_chance(nearly_all, image, score, 0) > 0.2,
+    "p of a mask that deletes nearly all",
+    "random masks of its own size hide the thing often: are yours as large?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `deleted.flatten()[torch.randperm(deleted.numel(), generator=draw)]` has the same cells in other places. With one
+# generator for all 99, made from the seed.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def no_better_than_chance(deleted, image, score, seed):
+    """The p with which a shuffled mask takes away as much as `deleted` [height, width] does."""
+    draw = torch.Generator().manual_seed(seed)
+    found, as_low = score((1 - deleted) * image), 0
+    for _ in range(99):
+        shuffled = deleted.flatten()[torch.randperm(deleted.numel(), generator=draw)].reshape(deleted.shape)
+        as_low += int(score((1 - shuffled) * image) <= found)
+    return (1 + as_low) / 100
+
+
+# %% tags=["wrong"]
+def no_better_than_chance(deleted, image, score, seed):  # masks of half the picture, whatever the mask's own size
+    draw = torch.Generator().manual_seed(seed)
+    found, as_low = score((1 - deleted) * image), 0
+    for _ in range(99):
+        other = (torch.rand(deleted.shape, generator=draw) > 0.5).float()
+        as_low += int(score((1 - other) * image) <= found)
+    return (1 + as_low) / 100
+
+
+# %% tags=["wrong"]
+def no_better_than_chance(deleted, image, score, seed):  # one and the same shuffled mask 99 times
+    found, as_low = score((1 - deleted) * image), 0
+    for _ in range(99):
+        draw = torch.Generator().manual_seed(seed)
+        shuffled = deleted.flatten()[torch.randperm(deleted.numel(), generator=draw)].reshape(deleted.shape)
+        as_low += int(score((1 - shuffled) * image) <= found)
+    return as_low / 99
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: area as a null
+# *Difficulty 1 of 3 · 15 minutes*
+#
+# 40 % of the attribution lies on faces. Much? If faces cover 40 % of the pictures, it is what a map gives that knows
+# nothing. *Lift* is how many times more of each map lies on its region than chance puts there: 1 by chance.
+
+# %% tags=["given"]
+import torch
+
+from xaikit import pointing_game
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(5)
+regions = torch.zeros(3, 8, 8, dtype=torch.bool)
+regions[0, 2:4, 2:4], regions[1, :, :6], regions[2, :1] = True, True, True  # a small one, most of the picture, a row
+maps = torch.rand(3, 8, 8, generator=draw) + 2.0 * regions
+
+
+# %% tags=["exercise"]
+def lift(maps, regions):
+    """For each map [maps, height, width], its share on the region over the region's share of the picture."""
+    ...
+
+
+# %% tags=["check"]
+def reference(maps, regions):
+    found = pointing_game(maps, regions)
+    return found.energy / found.area
+
+
+check.same(
+    lift(torch.ones(3, 8, 8), regions),
+    torch.ones(3),
+    "the lift of maps that are the same everywhere",
+    hint="by chance it is 1, for a small region and for a large one",
+)
+check.function(lift, reference, (maps, regions), (torch.rand(3, 8, 8, generator=draw), regions), name="lift")
+check.function(lift, reference, (1_000 * maps, regions), name="the lift of larger numbers")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Share of the map: `(maps * regions).sum((1, 2)) / maps.sum((1, 2))`. Share of the picture: the mean of the region.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def lift(maps, regions):
+    """For each map [maps, height, width], its share on the region over the region's share of the picture."""
+    share = (maps * regions).sum((1, 2)) / maps.sum((1, 2))
+    return share / regions.float().mean((1, 2))
+
+
+# %% tags=["wrong"]
+def lift(maps, regions):  # how much lies there, with no null
+    return (maps * regions).sum((1, 2)) / maps.sum((1, 2))
+
+
+# %% tags=["wrong"]
+def lift(maps, regions):  # one area for all
+    share = (maps * regions).sum((1, 2)) / maps.sum((1, 2))
+    return share / regions.float().mean()

@@ -34,6 +34,11 @@
 # 3. take out the heads for places, and nothing else, and watch the worst group,
 # 4. search, look and segment with single heads and tokens, where a picture shows one thing and where it shows several.
 #
+# **After it you can** take an embedding apart into heads, describe a head by texts, silence it, and ask whether its
+# label is right.
+#
+# **Time**: about 50 minutes to read, 95 for the exercises at the end, 2 to run on two cores.
+#
 # > Y. Gandelsman, A. A. Efros, J. Steinhardt: *Interpreting CLIP's Image Representation via Text-Based Decomposition*.
 
 # %% tags=["parameters"]
@@ -130,6 +135,9 @@ plots.show(figure, "Pictures of the data set, each under the name of its class."
 # $$\frac{M(I)}{\lVert M(I)\rVert} = \sum_{l=0}^{L} c_{\text{mlp}}^{\,l}
 #   + \sum_{l=1}^{L}\sum_{h=1}^{H}\sum_{i=0}^{N} c^{\,l,h}_{i},$$
 # where $i$ runs over the image tokens (`decompose`). Nothing is approximated: the two sides agree to rounding.
+#
+# **Predict.** What heads and MLPs write is added up, and compared with CLIP's own embedding. How large will the
+# difference be?
 
 # %%
 some = torch.stack([data.images[i] for i in range(min(16, len(data)))]).to(cfg.device)
@@ -144,7 +152,7 @@ for level in ("layer", "head", "token", "head-token"):
 display(pd.Series(errors, name="largest error of a coordinate").to_frame())
 
 # %% [markdown]
-# *Exercise.* The mean that the layer norm takes off belongs to no term; it is shared out equally, $\mu/T$ each. What
+# *Question.* The mean that the layer norm takes off belongs to no term; it is shared out equally, $\mu/T$ each. What
 # would change if each term lost its own mean instead? (`Readout.of(tower, own_mean=True)`)
 #
 # ## Table 1: the MLPs matter little
@@ -154,6 +162,8 @@ display(pd.Series(errors, name="largest error of a coordinate").to_frame())
 #
 # All images are decomposed once, and what each head wrote about each of them is kept in a store, from which every
 # section below reads.
+#
+# **Predict.** All MLPs are replaced by their mean. How much accuracy is lost?
 
 # %%
 validation = pictures.classification(cfg, seed, "validation")
@@ -214,6 +224,8 @@ display(table1.round(3))
 #
 # Now the attention of layers 1 to $x$ is replaced by its mean, the MLPs stay. All is linear, so one cumulative sum over
 # the layers gives the whole curve (`ablate_attention_cumulatively`).
+#
+# **Predict.** From which layer on does it hurt to replace attention by its mean?
 
 # %%
 msa, early, ceiling = [], {}, {}
@@ -255,7 +267,7 @@ record.figure(
 )  # fmt: skip
 
 # %% [markdown]
-# *Exercise.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
+# *Question.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
 # CLIP decides?
 #
 # **Instrument.** Would the ablation find an answer that *is* in the MLPs, or in the first layers? We plant it there:
@@ -290,6 +302,8 @@ display(record.instrument("gandelsman.ablation"))
 #
 # One more thing is corrected with them: a picture's class is asked for within its family, so what tells a bird from a
 # car is left out of the variance that these texts explain (ImageNet is one family, so there it changes nothing).
+#
+# **Predict.** Will the texts of one head be of one topic? And would those of a random direction look less convincing?
 
 # %%
 rule = {"first": cfg.role_texts, "least": cfg.role_share, "margin": cfg.role_margin}
@@ -483,6 +497,8 @@ display(record.instrument("gandelsman.texts"))
 # **Instrument.** Of heads that are planted to write one factor, that one must come out, and hardly any other. Of
 # photographs one factor alone is known, their class, and nothing can be redrawn: there is the share of the variance
 # between classes, and nothing that it could explain more than.
+#
+# **Predict.** A head is called one for colours. When the colour is redrawn, will it move most of all heads?
 
 # %%
 every = [(layer, head) for layer in range(layers) for head in range(heads)]
@@ -559,7 +575,7 @@ display(record.instrument("gandelsman.carried"))
 # **Notice.** Compare the panels row by row. A head whose texts name one topic carries that topic, where texts *can*
 # name one alone. Many heads carry several topics: no one label would be right.
 #
-# *Exercise.* Which topics are in early layers already? They cannot matter for the answer there (the MSA figure), but
+# *Question.* Which topics are in early layers already? They cannot matter for the answer there (the MSA figure), but
 # later layers may read them.
 #
 # ## Table "Waterbirds": taking the place out
@@ -578,6 +594,9 @@ display(record.instrument("gandelsman.carried"))
 # - *class token*: what its attention to itself adds, as the public code ablates it, on a random part of the birds.
 #
 # Means come from validation pictures, and as published from the test set itself.
+#
+# **Predict.** Heads for places are silenced. Will the worst group gain more if MLPs and early layers are silenced as
+# well, as in the published recipe?
 
 # %%
 birds, bird_validation = (pictures.waterbirds(cfg, seed, split) for split in ("test", "validation"))
@@ -713,6 +732,8 @@ display(record.instrument("gandelsman.silencing"), record.instrument("gandelsman
 # of whose variance its texts on that topic explain most (texts like the paper's), whether that makes it a role or not;
 # beside it stands the head's own first text, which may be about something else. Of photographs we know their class
 # alone: for the other topics one has to look, and beside each head stands the one that the paper names.
+#
+# **Predict.** By one head for colours, will the nearest pictures have the same colour, or the same thing?
 
 # %%
 of_last = labels["two-topic"].of_some(last)
@@ -804,6 +825,8 @@ else:
 # $\langle c^{\text{token}}_i, M_{\text{text}}(t)\rangle$ says how much token $i$ speaks for text $t$. As in the paper,
 # the mean over the texts is taken off. Bright speaks for the text, dark against it, from the lowest to the highest
 # value of each panel.
+#
+# **Predict.** A text names something that is not in the picture. What will its map show?
 
 # %%
 examples, texts = pictures.heatmap_examples(cfg, seed)
@@ -864,6 +887,8 @@ else:
 # the same score with relevance, gradients or attention. In the drawn world the masks are exact; the published code
 # compares a cropped image with a squashed mask, which the loader of the paper profile can do too
 # (`alignment="legacy"`).
+#
+# **Predict.** Seven heat maps. Does one that is made for CLIP beat plain Grad-CAM?
 
 # %%
 families = pictures.segmentation(cfg, seed)
@@ -950,6 +975,9 @@ display(record.instrument("gandelsman.segmentation"))
 #
 # **Instrument.** A thing that is there must be told from the others by its own text, but not by that of another
 # picture, nor by an untrained CLIP; and the map for a thing that is nowhere must be flat: vary at most half as much.
+#
+# **Predict.** Three things, and a text that names the least salient of them. Will the map be on it? And if the text
+# names what is not there?
 
 # %%
 groups_of_several = asked.several(cfg, model, seed)
@@ -1099,3 +1127,391 @@ plots.style_claims(record.decide())
 # %%
 record.save()
 record.numbers()
+
+# %% [markdown]
+# ## Exercises
+#
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1: attention is a sum over heads
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# What attention writes is usually computed at once: the heads' values are laid side by side and multiplied by one
+# matrix $W_O$. Write the same as a **sum**: a contribution of each head, which together give that output.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(1)
+values = torch.randn(5, 3, 4, generator=draw)  # what three heads read: images, heads, head width
+w_o = torch.randn(3 * 4, 7, generator=draw)  # from all heads' numbers to seven features
+output = values.flatten(1) @ w_o
+
+
+# %% tags=["exercise"]
+def by_head(values, w_o):
+    """What each head writes: [images, heads, features]."""
+    ...
+
+
+# %% tags=["check"]
+def alone(values, w_o):
+    """All other heads silenced, one head after the other."""
+    silent = [values * (torch.arange(values.shape[1]) == head)[:, None] for head in range(values.shape[1])]
+    return torch.stack([each.flatten(1) @ w_o for each in silent], 1)
+
+
+check.function(by_head, alone, (values, w_o), name="by_head", hint="which rows of the matrix belong to which head?")
+check.same(by_head(values, w_o).sum(1), output, "the sum over heads")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Rows 0 … 3 of $W_O$ are those of head 0, rows 4 … 7 those of head 1: `w_o.reshape(heads, width, features)`. Then
+# `torch.einsum`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def by_head(values, w_o):
+    """What each head writes: [images, heads, features]."""
+    _, heads, width = values.shape
+    return torch.einsum("bhw,hwf->bhf", values, w_o.reshape(heads, width, -1))
+
+
+# %% tags=["wrong"]
+def by_head(values, w_o):  # an equal share for each head: that has the right sum, too
+    heads = values.shape[1]
+    return (values.flatten(1) @ w_o)[:, None].expand(-1, heads, -1) / heads
+
+
+# %% tags=["wrong"]
+def by_head(values, w_o):  # every third row
+    _, heads, width = values.shape
+    return torch.einsum("bhw,whf->bhf", values, w_o.reshape(width, heads, -1))
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: one step of TextSpan
+# *Difficulty 3 of 3 · 30 minutes*
+#
+# Which of some texts says most about what a head writes? Greedily: take the text along whose direction the
+# contributions **vary** most over pictures, then take that direction out of the contributions and out of the other
+# texts. What a head adds to every picture alike is no topic of it.
+
+# %% tags=["given"]
+import torch
+
+from xaikit import textspan
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(2)
+pool = torch.nn.functional.normalize(torch.randn(6, 5, generator=draw), dim=1)  # six texts in five features
+always = 8.0 * pool[0]  # the head says this of every picture
+contributions = (
+    always + 2.0 * torch.randn(60, 1, generator=draw) * pool[3] + 0.3 * torch.randn(60, 5, generator=draw)
+)  # [images, features]
+
+
+# %% tags=["exercise"]
+def pick(contributions, pool):
+    """The place in the pool of the text along which the contributions vary most."""
+    ...
+
+
+def without(rows, direction):
+    """Rows [any, features] without their part along a direction, which need not be of unit length."""
+    ...
+
+
+# %% tags=["check"]
+check.that(
+    pick(contributions, pool) == 3,
+    "pick",
+    "it is another text: do you look at the mean, or at how much it varies?",
+)
+left = without(contributions, 5.0 * pool[3])
+check.same(
+    None if left is None else left @ pool[3],
+    torch.zeros(60),
+    "what is left along the direction that was taken out",
+    hint="is it of unit length?",
+)
+across = torch.linalg.svd(pool[3:4]).Vh[1:]
+check.same(
+    left @ across.T, contributions @ across.T, "what stands at right angles to it", hint="it should stay as it was"
+)
+picks, rest, texts = [], contributions, pool
+for _ in range(3):
+    picks.append(int(pick(rest, texts)))
+    rest, texts = without(rest, texts[picks[-1]]), without(texts, texts[picks[-1]])
+wanted = textspan(contributions[:, None], pool, 3).picks[0]
+check.same(picks, wanted, "three steps, one after the other")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `(contributions @ pool.T).var(0)` is the variance along each text. To take a direction out: make it of unit length,
+# $r - (r \cdot u)\,u$. In later steps texts are no longer of unit length; take them as they are.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def pick(contributions, pool):
+    """The place in the pool of the text along which the contributions vary most."""
+    return (contributions @ pool.T).var(0).argmax().item()
+
+
+def without(rows, direction):
+    """Rows [any, features] without their part along a direction, which need not be of unit length."""
+    unit = direction / direction.norm()
+    return rows - (rows @ unit)[:, None] * unit
+
+
+# %% tags=["wrong"]
+def pick(contributions, pool):  # what the head always says
+    return (contributions @ pool.T).mean(0).argmax().item()
+
+
+def without(rows, direction):
+    unit = direction / direction.norm()
+    return rows - (rows @ unit)[:, None] * unit
+
+
+# %% tags=["wrong"]
+def pick(contributions, pool):
+    return (contributions @ pool.T).var(0).argmax().item()
+
+
+def without(rows, direction):  # takes the direction for a unit vector
+    return rows - (rows @ direction)[:, None] * direction
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: silence a head
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# To see what a head matters for, its contribution is replaced by its **mean** over pictures, not by zero: what it adds
+# to every picture stays, what it says of each is gone. `contributions` has all heads; the embedding is their sum.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(3)
+contributions = torch.randn(30, 4, 6, generator=draw) + torch.arange(4.0)[:, None]  # images, heads, features
+
+
+# %% tags=["exercise"]
+def silenced(contributions, head):
+    """The embeddings [images, features] with one head at its mean."""
+    ...
+
+
+# %% tags=["check"]
+whole = contributions.sum(1)
+found = silenced(contributions, 2)
+check.same(
+    None if found is None else found.mean(0),
+    whole.mean(0),
+    "the mean embedding",
+    hint="it should stay where it was, as only what differs between pictures is taken away",
+)
+check.same(contributions.sum(1), whole, "the contributions that were given", hint="work on a copy")
+others = contributions[:, [0, 1, 3]].sum(1)
+check.same(
+    (found - others).std(0),
+    torch.zeros(6),
+    "how much head 2 still differs between pictures",
+    hint="is the mean taken over pictures?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Take what the head adds off the sum, and add its mean over the first axis. Or put the mean in its place in a `clone()`
+# and sum over heads.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def silenced(contributions, head):
+    """The embeddings [images, features] with one head at its mean."""
+    own = contributions[:, head]
+    return contributions.sum(1) - own + own.mean(0)
+
+
+# %% tags=["wrong"]
+def silenced(contributions, head):  # zero ablation
+    return contributions.sum(1) - contributions[:, head]
+
+
+# %% tags=["wrong"]
+def silenced(contributions, head):  # the mean over heads
+    own = contributions[:, head]
+    return contributions.sum(1) - own + contributions.mean(1)
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: explained variance
+# *Difficulty 2 of 3 · 15 minutes*
+#
+# How much of what a head writes lies in the span of a few texts? Of the variance over pictures, summed over features,
+# the share that is left when contributions are projected onto that span. The `texts` are no orthonormal basis.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(4)
+contributions = 10.0 + torch.randn(50, 6, generator=draw) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2, 0.1])
+_, scale, directions = torch.linalg.svd(contributions - contributions.mean(0), full_matrices=False)
+
+
+# %% tags=["exercise"]
+def explained(contributions, texts):
+    """The share of the variance of [images, features] that lies in the span of the texts [texts, features]."""
+    ...
+
+
+# %% tags=["check"]
+check.same(explained(contributions, torch.eye(6)), 1.0, "explained, by all directions")
+wanted = (scale[:2] ** 2).sum() / (scale**2).sum()
+check.same(
+    explained(contributions, directions[:2]),
+    wanted,
+    "explained, by the two main directions",
+    hint="is the mean over pictures taken off before?",
+)
+skew = torch.stack([directions[0], 3.0 * directions[0] + 0.5 * directions[1]])
+check.same(
+    explained(contributions, skew),
+    wanted,
+    "explained, by two texts that say much the same",
+    hint="they span the same plane: what is needed of them is an orthonormal basis",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `torch.linalg.qr(texts.T).Q` has an orthonormal basis of their span in its columns. The variance of the coordinates
+# in it, summed, over the variance of all features, summed.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def explained(contributions, texts):
+    """The share of the variance of [images, features] that lies in the span of the texts [texts, features]."""
+    basis = torch.linalg.qr(texts.T).Q
+    return (contributions @ basis).var(0).sum() / contributions.var(0).sum()
+
+
+# %% tags=["wrong"]
+def explained(contributions, texts):  # of squares, not of variance: what is said of all pictures counts most
+    basis = torch.linalg.qr(texts.T).Q
+    return (contributions @ basis).square().sum() / contributions.square().sum()
+
+
+# %% tags=["wrong"]
+def explained(contributions, texts):  # each text by itself, as if they were at right angles
+    unit = texts / texts.norm(dim=1, keepdim=True)
+    return (contributions @ unit.T).var(0).sum() / contributions.var(0).sum()
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: a control head
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# TextSpan calls head 2 the head for colours. Redraw the colour: does *this* head move, more than others? A head with
+# large numbers moves more whatever is redrawn, so measure each by its own scale: the mean squared change of its
+# contribution, over its variance between pictures (both summed over features). Then say how many heads move at least
+# as much as the one in question, itself included: 1 is what the label promises.
+
+# %% tags=["given"]
+import torch
+
+from xaikit.companion import check
+
+draw = torch.Generator().manual_seed(5)
+loud = torch.tensor([20.0, 1.0, 1.0, 1.0])[:, None]  # head 0 writes twenty times larger numbers
+before = loud * torch.randn(80, 4, 6, generator=draw)  # images, heads, features
+change = loud * torch.randn(80, 4, 6, generator=draw) * torch.tensor([0.3, 0.3, 1.2, 0.0])[:, None]
+after = before + change  # the same pictures in other colours
+
+
+# %% tags=["exercise"]
+def response(before, after):
+    """How much each head moves, in units of its own variance: [heads]."""
+    ...
+
+
+def rank(response, head):
+    """How many heads move at least as much as this one; 1 if none but itself does."""
+    ...
+
+
+# %% tags=["check"]
+found = response(before, after)
+check.same(response(before, before), torch.zeros(4), "the response where nothing is redrawn")
+check.same(
+    found,
+    response(before / loud, after / loud),
+    "the response of heads that write smaller numbers",
+    hint="it should not depend on how large a head's numbers are",
+)
+check.same(
+    found,
+    [0.09, 0.09, 1.44, 0.0],
+    "the response",
+    tolerance=0.1,
+    hint="a mean over pictures and a variance over pictures, each summed over features",
+)
+check.same([rank(found, head) for head in (2, 3)], [1, 4], "the ranks of the heads 2 and 3")
+check.same(rank(torch.ones(4), 1), 4, "the rank of a head where all move alike", hint="count those that are equal, too")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `(after - before).square().mean(0).sum(-1)` and `before.var(0).sum(-1)`. A comparison gives booleans, which can be
+# summed.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def response(before, after):
+    """How much each head moves, in units of its own variance: [heads]."""
+    return (after - before).square().mean(0).sum(-1) / before.var(0).sum(-1)
+
+
+def rank(response, head):
+    """How many heads move at least as much as this one; 1 if none but itself does."""
+    return (response >= response[head]).sum().item()
+
+
+# %% tags=["wrong"]
+def response(before, after):  # in the head's own units: the loud one wins
+    return (after - before).square().mean(0).sum(-1)
+
+
+def rank(response, head):
+    return (response >= response[head]).sum().item()
+
+
+# %% tags=["wrong"]
+def response(before, after):
+    return (after - before).square().mean(0).sum(-1) / before.var(0).sum(-1)
+
+
+def rank(response, head):  # ties in favour of the label
+    return 1 + (response > response[head]).sum().item()

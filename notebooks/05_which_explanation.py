@@ -34,6 +34,11 @@
 # 4. look at false alarms, at heads on one backbone, and at what repairs a method,
 # 5. add a method of your own in a few lines.
 #
+# **After it you can** measure what a classifier uses by redrawing, rank explanations against it, and name the nulls
+# that any explanation has to beat.
+#
+# **Time**: about 30 minutes to read, 115 for the exercises at the end, 3 to run on two cores.
+#
 # > No paper stands behind this notebook. Its nearest relatives are FunnyBirds (Hesse et al., 2023), which asks maps
 # > about parts of drawn birds, and CoSy (Kopf et al., 2024), which asks what texts say of neurons.
 
@@ -104,6 +109,8 @@ for name in cfg.tasks:
 #
 # *Before you look:* a tag is in all pictures of one class and in none of the other. Will a network use the tag, the
 # class, or both?
+#
+# **Predict.** A shortcut holds in all training pictures. Will every architecture take it up?
 
 # %%
 specs = {spec.name: spec for spec in zoo.specs(cfg)}
@@ -182,6 +189,9 @@ display(pd.DataFrame([{"method": name, "form": METHODS[name].form, "its number":
 # (Somers' D): 0 for a method that gives all factors the same, and nothing is asked of two factors that do not matter.
 # It is averaged within a task, and its interval is over tasks, as tasks are what may differ. A method **explains**
 # where it beats the best null on the same classifiers, with an interval above 0.
+#
+# **Predict.** Which will order the factors better: the four papers' methods, or a table of the training data that
+# never sees a model?
 
 # %%
 scores = {name: board.within(name) for name in board.methods}
@@ -226,12 +236,14 @@ record.table("by_group", groups.reset_index(names="method"), item="leaderboard")
 display(groups.round(2))
 
 # %% [markdown]
-# *Exercise.* Leave the class out of the ranking: which nulls fall, and which methods rise? (`board.rows[~is_class]`)
+# *Question.* Leave the class out of the ranking: which nulls fall, and which methods rise? (`board.rows[~is_class]`)
 #
 # ## Importance against truth
 #
 # A method may order the factors of one classifier and still say the same of all. Here every point is a factor of a
 # classifier; for a good method they rise from the lower left to the upper right.
+#
+# **Predict.** In which panel will the points rise? In which will they stand in columns, the same for all classifiers?
 
 # %%
 record.figure(
@@ -244,6 +256,8 @@ record.figure(
 #
 # The stronger the shortcut was in training, the more it is used (left). Do methods follow? Grey lines are single tasks,
 # architectures and shortcuts.
+#
+# **Predict.** The use of a shortcut rises with its strength in training. Which methods will follow?
 
 # %%
 shown = [name for name in ("co-occurrence", "variance of the margin", "text-to-concept", "Grad-CAM",
@@ -260,6 +274,8 @@ record.figure(
 # Is a factor *used*, yes or no? The threshold is the best one for the classifiers of all *other* tasks. Hits are used
 # factors; alarms are ignored ones, counted also by kind: networks that were not trained, that had labels at random,
 # that had no shortcut, and those that ignore a cue which lies in their data.
+#
+# **Predict.** Which methods will name a cue of a network that has learned nothing?
 
 # %%
 rates = study.alarm_rates(alarms)
@@ -275,7 +291,7 @@ else:
     )  # fmt: skip
 
 # %% [markdown]
-# *Exercise.* A null cannot raise a false alarm on an untrained network *because it is untrained*: it says the same of
+# *Question.* A null cannot raise a false alarm on an untrained network *because it is untrained*: it says the same of
 # it as of a trained one. What does that mean for reading this figure?
 #
 # ## As published, and tied to the decision
@@ -283,6 +299,8 @@ else:
 # Each paper's method can be asked more closely: surgery with the maps that speak for the answer, the words of the
 # direction that the head reads in place of those of a picture, masks that were checked to take the answer away, heads
 # weighted by the probe. Does it help?
+#
+# **Predict.** Does it help a method to look at what the answer needs? Which of the four has most to gain?
 
 # %%
 PAIRS = [("network surgery", "network surgery, by relevance"), ("words of TExplain", "words of the class direction"),
@@ -335,7 +353,7 @@ record.figure(
 #
 # ## Add your own
 #
-# *Exercise (20 minutes).* A method is a function of a classifier, images and concepts. Write one, and see where it
+# *Try it (20 minutes).* A method is a function of a classifier, images and concepts. Write one, and see where it
 # lands. Here is a start: the mean size of the gradient of the margin where the factor is seen.
 # `xaikit score my_method.py` does the same for a file (docs/leaderboard.md).
 
@@ -366,3 +384,445 @@ for name in ("network surgery", "network surgery, by relevance"):
 table = record.decide()
 record.save()
 plots.style_claims(table)
+
+# %% [markdown]
+# ## Exercises
+#
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 1: rank correlation, with ties
+# *Difficulty 1 of 3 · 15 minutes*
+#
+# Many factors flip no answer at all, so the truth has ties. Spearman's correlation is Pearson's of the ranks, where
+# equal values share the **mean** of the ranks that they take up.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.companion import check
+from xaikit.metrics import spearman
+
+truth = np.array([0.0, 0.0, 0.0, 0.4, 0.9, 0.0])
+method = np.array([0.3, 0.1, 0.2, 0.5, 0.9, 0.0])
+backwards = -method
+
+
+# %% tags=["exercise"]
+def rank_correlation(x, y):
+    """Spearman's rank correlation of two rows of numbers."""
+    ...
+
+
+# %% tags=["check"]
+def reference(x, y):
+    return spearman(x, y).value
+
+
+check.function(
+    rank_correlation, reference, (method, method**3), (method, backwards), name="rank_correlation, without ties"
+)
+check.function(
+    rank_correlation,
+    reference,
+    (truth, method),
+    (truth, backwards),
+    (truth, truth),
+    name="rank_correlation",
+    hint="which ranks do the four zeros get?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# The mean rank of $x_i$: how many are smaller, plus half of how many are equal. `np.corrcoef(a, b)[0, 1]` is Pearson's.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def rank_correlation(x, y):
+    """Spearman's rank correlation of two rows of numbers."""
+
+    def ranks(values):
+        return (values[:, None] > values).sum(1) + 0.5 * (values[:, None] == values).sum(1)
+
+    return np.corrcoef(ranks(x), ranks(y))[0, 1]
+
+
+# %% tags=["wrong"]
+def rank_correlation(x, y):  # equal values get different ranks, by where they stand
+    return np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
+
+
+# %% tags=["wrong"]
+def rank_correlation(x, y):  # Pearson's, of the values
+    return np.corrcoef(x, y)[0, 1]
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: redraw and count the flips
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# The truth of this notebook: of a factor, the share of pictures whose answer changes when the factor is redrawn and all
+# else stays. Scenes of `xaikit.world` can do that: `scene.replace(colour="red")`, `scene.image(32)`. Redraw to a value
+# that the scene does **not** have.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.companion import check
+from xaikit.world import Several
+
+THINGS = [("duck", "red"), ("duck", "white"), ("owl", "red"), ("owl", "white")]
+scenes = [
+    Several(seed, thing, "sedan", colour1=colour, pattern1="plain", colour2="black")
+    for seed, (thing, colour) in enumerate(3 * THINGS)
+]
+
+
+def answer(image):
+    """Whether there is more red than green or blue in a picture: it looks at colour alone."""
+    red, green, blue = image.reshape(-1, 3).astype(float).T
+    return bool(((red > 1.4 * green) & (red > 1.4 * blue)).mean() > 0.02)
+
+
+# %% tags=["exercise"]
+def flips(answer, scenes, factor, values):
+    """The share of the scenes whose answer changes when `factor` takes the other one of two values."""
+    ...
+
+
+# %% tags=["check"]
+def never(image):
+    return True
+
+
+asked = []
+check.that(
+    (flips(answer, scenes, "colour1", ("red", "white")) or 0) > 0.7,
+    "flips, of the colour",
+    "the answer follows the colour: is it redrawn in every scene?",
+)
+check.that(
+    flips(answer, scenes, "kind1", ("duck", "owl")) < 0.3,
+    "flips, of the kind",
+    "the answer does not follow the kind: is anything else redrawn?",
+)
+check.same(flips(never, scenes, "colour1", ("red", "white")), 0.0, "flips, of a classifier that looks at nothing")
+flips(lambda image: asked.append(image) or True, scenes, "colour1", ("red", "white"))
+pairs = [np.array_equal(one, other) for index, one in enumerate(asked) for other in asked[:index]]
+check.that(
+    len(asked) == 24 and sum(pairs) == 0,
+    "the pictures that were asked about",
+    "24 different ones are wanted, each scene as it is and redrawn",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `getattr(scene, factor)` is the value that a scene has; the other one of two is `values[0] if ... else values[1]`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def flips(answer, scenes, factor, values):
+    """The share of the scenes whose answer changes when `factor` takes the other one of two values."""
+    changed = []
+    for scene in scenes:
+        other = values[1] if getattr(scene, factor) == values[0] else values[0]
+        changed.append(answer(scene.image(32)) != answer(scene.replace(**{factor: other}).image(32)))
+    return np.mean(changed)
+
+
+# %% tags=["wrong"]
+def flips(answer, scenes, factor, values):  # to one value, which half of the scenes have already
+    redrawn = [scene.replace(**{factor: values[0]}) for scene in scenes]
+    return np.mean([answer(a.image(32)) != answer(b.image(32)) for a, b in zip(scenes, redrawn, strict=True)])
+
+
+# %% tags=["wrong"]
+def flips(answer, scenes, factor, values):  # compares with another scene, in which all else differs
+    others = [*scenes[1:], scenes[0]]
+    return np.mean([answer(a.image(32)) != answer(b.image(32)) for a, b in zip(scenes, others, strict=True)])
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: a null that knows the training table
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# Write an explanation that never sees a model: how much does each factor tell of the label *in the training data*? As
+# mutual information in nats, $\sum p(a, b) \ln \frac{p(a, b)}{p(a)\,p(b)}$. It orders the factors of every classifier
+# alike, and well where classifiers use what their data offer. What is better than it knows something of the *model*.
+
+# %% tags=["given"]
+import numpy as np
+from sklearn.metrics import mutual_info_score
+
+from xaikit.companion import check
+
+draw = np.random.default_rng(3)
+label = draw.integers(0, 2, 300)
+table = {
+    "shape": label,  # the label itself
+    "colour": np.where(draw.random(300) < 0.9, label, 1 - label),  # a shortcut that holds in nine of ten pictures
+    "place": draw.choice(["sea", "street", "farm"], 300),  # nothing
+    "sign": np.array(["none", "STOP", "GO"])[
+        np.where(label == 1, 0, draw.integers(1, 3, 300))
+    ],  # three values, no order
+}
+
+
+# %% tags=["exercise"]
+def told_by_the_table(table, label):
+    """For each factor, by its name, the mutual information of its values and the label, in nats."""
+    ...
+
+
+# %% tags=["check"]
+found = told_by_the_table(table, label)
+check.that(
+    isinstance(found, dict) and list(found) == list(table), "told_by_the_table", "a number for each factor is wanted"
+)
+for name, hint in (
+    ("shape", "are they natural logarithms?"),
+    ("colour", ""),
+    ("place", "pairs that never occur add nothing"),
+    ("sign", "its values are names, and have no order"),
+):
+    check.same(found[name], mutual_info_score(label, table[name]), f"what the {name} tells", tolerance=1e-3, hint=hint)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# For each value $a$ of the factor and each $b$ of the label: `p_ab = ((values == a) & (label == b)).mean()`, and pairs
+# with `p_ab == 0` are left out.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def told_by_the_table(table, label):
+    """For each factor, by its name, the mutual information of its values and the label, in nats."""
+
+    def information(values):
+        total = 0.0
+        for a in np.unique(values):
+            for b in np.unique(label):
+                both = ((values == a) & (label == b)).mean()
+                if both > 0:
+                    total += both * np.log(both / ((values == a).mean() * (label == b).mean()))
+        return total
+
+    return {name: information(values) for name, values in table.items()}
+
+
+# %% tags=["wrong"]
+def told_by_the_table(table, label):  # a correlation with the numbers that stand for the values
+    codes = {name: np.unique(values, return_inverse=True)[1] for name, values in table.items()}
+    return {name: abs(np.corrcoef(code, label)[0, 1]) for name, code in codes.items()}
+
+
+# %% tags=["wrong"]
+def told_by_the_table(table, label):  # in bits
+    return {name: mutual_info_score(label, values) / np.log(2) for name, values in table.items()}
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: false alarms
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# "Is the factor used?" needs a threshold, and a method that always says yes finds everything. So take the threshold
+# from networks that were **not trained**: the lowest one of the scores found there above which at most `rate` of them
+# lie. Then report which share of the used factors lies above it.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.companion import check
+
+draw = np.random.default_rng(4)
+untrained = draw.normal(0.0, 1.0, 200)  # a method's scores where nothing was learned
+used = draw.normal(2.5, 1.0, 100)  # and where a factor is used
+always_high = (np.full(200, 5.0), np.full(100, 5.0))  # a method that says the same of all
+no_idea = (draw.normal(size=200), draw.normal(size=100))
+
+
+# %% tags=["exercise"]
+def threshold(untrained, rate):
+    """The lowest of the scores above which at most the share `rate` of them lies."""
+    ...
+
+
+def found(used, untrained, rate):
+    """The share of the used factors that lies above that threshold."""
+    ...
+
+
+# %% tags=["check"]
+check.same(
+    threshold(np.arange(1.0, 11.0), 0.1),
+    9.0,
+    "the threshold of ten scores, at a rate of 0.1",
+    hint="one of ten may lie above it",
+)
+check.same(threshold(np.arange(1.0, 11.0), 0.0), 10.0, "the threshold at a rate of 0")
+check.that((untrained > threshold(untrained, 0.05)).mean() <= 0.05, "the alarms on untrained networks", "too many")
+check.that(found(used, untrained, 0.05) > 0.6, "found, by a method that knows something", "too few")
+check.same(
+    found(always_high[1], always_high[0], 0.05),
+    0.0,
+    "found, by a method that always says the same",
+    hint="what lies at the threshold is not above it",
+)
+check.that(
+    found(no_idea[1], no_idea[0], 0.05) < 0.15,
+    "found, by a method that knows nothing",
+    "as many as there are alarms would be right: from which networks is the threshold?",
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Sort the scores. For the score at place $k$ of $n$, at most $n - 1 - k$ lie above it; look for the first $k$ for which
+# that is at most `rate * n`.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def threshold(untrained, rate):
+    """The lowest of the scores above which at most the share `rate` of them lies."""
+    return min(score for score in untrained if (untrained > score).mean() <= rate)
+
+
+def found(used, untrained, rate):
+    """The share of the used factors that lies above that threshold."""
+    return (used > threshold(untrained, rate)).mean()
+
+
+# %% tags=["wrong"]
+def threshold(untrained, rate):
+    return min(score for score in untrained if (untrained > score).mean() <= rate)
+
+
+def found(used, untrained, rate):  # a threshold that suits the used ones: it knows the answers
+    return (used > np.quantile(used, rate)).mean()
+
+
+# %% tags=["wrong"]
+def threshold(untrained, rate):
+    return min(score for score in untrained if (untrained > score).mean() <= rate)
+
+
+def found(used, untrained, rate):  # what lies at the threshold counts
+    return (used >= threshold(untrained, rate)).mean()
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: a method of your own
+# *Difficulty 3 of 3 · 40 minutes*
+#
+# A world in small: pictures of 8 × 8 in which five factors are drawn, each bright or dark in a place of its own size.
+# `classifiers` are twelve functions from pictures to answers (0 or 1). Write a method that gives each factor a number,
+# from the classifier, pictures and where each factor is seen. It has to order what each of the twelve really uses with
+# a mean rank correlation of at least 0.8, and to be silent on a classifier that looks at nothing. You may change
+# pictures as you like; redrawing factors is left to the check, which knows the table.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.companion import check
+from xaikit.metrics import spearman
+
+draw = np.random.default_rng(5)
+SIZES = (1, 2, 3, 4, 4)  # of what is drawn in the four quarters, and of what is left of the middle
+PLACES = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+SEEN = np.zeros((5, 8, 8), bool)  # where each factor is seen
+for which, ((y, x), size) in enumerate(zip(PLACES, SIZES, strict=True)):
+    SEEN[which, y : y + size, x : x + size] = True
+SEEN[4] &= ~SEEN[:4].any(0)
+factors = draw.integers(0, 2, (64, 5))
+
+
+def pictures_of(factors):
+    """Grey pictures [pictures, 8, 8]: a factor that is 1 is bright where it is seen."""
+    shade = draw.random((len(factors), 8, 8)) * 0.1
+    return shade + np.einsum("nf,fhw->nhw", factors * 0.8, SEEN)
+
+
+WEIGHTS = draw.permuted(np.tile([0.0, 0.3, 0.7, 1.2, 2.0], (12, 1)), axis=1)
+
+
+def classifier_of(weights):
+    means = SEEN / SEEN.sum((1, 2), keepdims=True)
+    return lambda pictures: (np.einsum("nhw,fhw->nf", pictures - 0.45, means) @ weights > 0).astype(int)
+
+
+classifiers = [classifier_of(weights) for weights in WEIGHTS]
+pictures = pictures_of(factors)
+
+
+# %% tags=["exercise"]
+def own_method(classifier, pictures, seen):
+    """A number for each factor, seen at `seen` [factors, 8, 8]: how much does this classifier use it?"""
+    ...
+
+
+# %% tags=["check"]
+def truth(classifier):
+    """What nobody but the check may do: the share of answers that flip when a factor is redrawn."""
+    redrawn = [np.where(np.arange(5) == which, 1 - factors, factors) for which in range(5)]
+    return [(classifier(pictures) != classifier(pictures_of(each))).mean() for each in redrawn]
+
+
+said = [own_method(classifier, pictures, SEEN) for classifier in classifiers]
+check.that(np.shape(said) == (12, 5), "own_method", "five numbers are wanted, one a factor")
+constant = own_method(lambda pictures: np.ones(len(pictures), int), pictures, SEEN)
+check.that(
+    np.abs(constant).max() < 1e-9,
+    "own_method, on a classifier that looks at nothing",
+    "it says that something is used; does it ask the classifier at all?",
+)
+check.that(
+    len({tuple(np.argsort(each)) for each in said}) > 3, "own_method", "it orders the factors of all twelve alike"
+)
+ranks = [spearman(truth(classifier), each).value for classifier, each in zip(classifiers, said, strict=True)]
+check.that(np.mean(ranks) >= 0.8, "the mean rank correlation with the truth", "it lies below 0.8")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Change a place and ask again: how many answers change when what is seen there is replaced by the same place of
+# *another* picture? That stays within what pictures look like; black squares may not.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def own_method(classifier, pictures, seen):
+    """A number for each factor, seen at `seen` [factors, 8, 8]: how much does this classifier use it?"""
+    answers = classifier(pictures)
+    importance = []
+    for where in seen:
+        flipped = []
+        for shift in range(1, 16):  # the same place of fifteen other pictures
+            swapped = np.where(where, np.roll(pictures, shift, axis=0), pictures)
+            flipped.append(classifier(swapped) != answers)
+        importance.append(np.mean(flipped))
+    return np.array(importance)
+
+
+# %% tags=["wrong"]
+def own_method(classifier, pictures, seen):  # size: it never asks the classifier
+    return seen.mean((1, 2))
+
+
+# %% tags=["wrong"]
+def own_method(
+    classifier, pictures, seen
+):  # how often the answer is 1 where the place is bright, of one picture in two
+    answers = classifier(pictures)
+    return np.array([answers.mean() * pictures[:, where].mean() for where in seen])

@@ -186,6 +186,23 @@ def notebooks(names: Names = None, profile: Profile = "mini") -> None:
     write_pages(jobs(names or (), profile))
 
 
+@app.command(rich_help_panel=RUN)
+def course(
+    names: Names = None,
+    edition: Annotated[
+        Literal["student", "solution"], Option(help="Cells to complete, or solutions in their place.")
+    ] = "student",
+    output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Gets the notebooks and a list.")] = Path(
+        "course"
+    ),
+) -> None:
+    """Write the notebooks with their exercises for a class, in the edition of students or of teachers."""
+    from xaikit.companion import course
+    from xaikit.companion.run import jobs
+
+    print(*course.write(jobs(names or (), "mini"), edition, output), sep="\n")
+
+
 @app.command(rich_help_panel=RUN, context_settings={"ignore_unknown_options": True})
 def lab(
     arguments: Annotated[list[str] | None, Argument(help="Handed on to JupyterLab: --port 9999, say.")] = None,

@@ -14,6 +14,7 @@ from xaikit.__main__ import app
 from xaikit.companion import cost, profiles, scale, tables
 from xaikit.companion import sections as counted
 from xaikit.companion.cost import CARDS, ONE, Machine, Work, estimate
+from xaikit.companion.run import jobs
 from xaikit.companion.sections import sections
 from xaikit.companion.towers import Decoder
 from xaikit.datasets import waterbirds
@@ -23,7 +24,7 @@ from xaikit.studies import caption_driven, texplain_mitigation
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.translator import Translator, sentence_loss
 
-NOTEBOOK_NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+NOTEBOOK_NAMES = [job.name for job in jobs((), "paper")]
 
 
 def of_profile(profile: str, notebook: str) -> list[Work]:

@@ -17,6 +17,7 @@ from xaikit.storage import sources
 from xaikit.storage.paths import NOTEBOOKS
 
 NAMES = sorted(file.stem for file in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+SHORT = "00_start_here"  # one figure, and no claim
 
 
 @pytest.fixture(scope="session", params=NAMES)
@@ -42,14 +43,16 @@ def test_the_page_shows_the_script(folder: Path) -> None:
         (cell.cell_type, cell.source) for cell in script.cells
     ]
     for cell in page.cells:
-        assert cell.cell_type != "code" or not cell.source or cell.execution_count, "not executed: make notebooks"
+        if cell.cell_type == "code" and cell.source:
+            exercise = sources.of_exercise(sources.counted(cell))
+            assert bool(cell.execution_count) != exercise, "not executed: make notebooks"
 
 
 def test_every_picture_of_a_page_has_a_text_in_its_place(folder: Path) -> None:
     page = nbformat.read(NOTEBOOKS / f"{folder.name}.ipynb", as_version=4)
     outputs = [each for cell in page.cells if cell.cell_type == "code" for each in cell.outputs if "data" in each]
     pictures = [each for each in outputs if "image/png" in each["data"]]
-    assert len(pictures) > 5
+    assert len(pictures) > (0 if folder.name == SHORT else 5)
     assert all(len(each["metadata"].get("image/png", {}).get("alt", "").split()) >= 5 for each in pictures)
 
 
@@ -65,7 +68,7 @@ def test_every_artefact_is_there_and_opens(folder: Path, record: dict[str, Any])
 
 
 def test_every_claim_rests_on_numbers_with_intervals(record: dict[str, Any]) -> None:
-    assert record["claims"]
+    assert bool(record["claims"]) == (record["notebook"] != SHORT)
     numbers = {number["id"]: number for number in record["numbers"]}
     for claim in record["claims"]:
         if claim["verdict"] == "not-run":

@@ -21,9 +21,9 @@ from xaikit.__main__ import app
 from xaikit.companion import download, preflight, run
 from xaikit.companion.preflight import Item, examine, require
 from xaikit.storage import paths
-from xaikit.storage.paths import NOTEBOOKS, ROOT
+from xaikit.storage.paths import ROOT
 
-ALL = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+ALL = [job.name for job in run.jobs((), "paper")]
 FEW = 3  # images of each set that the profile here takes
 
 

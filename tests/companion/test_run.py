@@ -449,8 +449,8 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     assert ran.stdout.splitlines()[-1] == "[]"
     listed = re.findall(r"^│ ([a-z][a-z-]*) ", ran.stdout, re.MULTILINE)
     named = (
-        "run report review score notebooks lab audit download extract train-translator cost train-models towers world "
-        "states accept"
+        "run report review score notebooks course lab audit download extract train-translator cost train-models towers "
+        "world states accept"
     )
     assert listed == named.split()
 

@@ -68,7 +68,7 @@ def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False
     import matplotlib.pyplot as plt
     import torch
 
-    from xaikit.storage import paths
+    from xaikit.storage import paths, sources
 
     shutil.rmtree(out, ignore_errors=True)  # with what it had in its cache, or the seconds would mean nothing
     out.mkdir(parents=True)
@@ -80,6 +80,8 @@ def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False
     sections: dict[str, list[float]] = {}
     heading, start = "the start", time.monotonic()
     for number, cell in enumerate(jupytext.read(ROOT / "notebooks" / f"{name}.py").cells):
+        if sources.of_exercise(sources.counted(cell)):
+            continue
         if cell.cell_type != "code":
             if lines := [line for line in cell.source.splitlines() if line.startswith("#")]:
                 heading = lines[-1].lstrip("# ")

@@ -165,8 +165,10 @@ def rehearsed(name: str, variables: Mapping[str, str], build: Path) -> tuple[lis
 
 
 def main(names: Sequence[str]) -> int:
+    from xaikit.companion.run import jobs
+
     build, start = ROOT / "build" / PROFILE, time.monotonic()
-    chosen = names or sorted(script.stem for script in (ROOT / "notebooks").glob("[0-9]*.py"))
+    chosen = names or [job.name for job in jobs((), PROFILE)]
     lines, failed = ["| notebook | section | seconds | of a CPU | peak MiB |", "|---|---|---|---|---|"], []
     # Small networks on two threads wait for each other: two notebooks on one thread each are done sooner.
     with environment(build) as variables, ThreadPoolExecutor(BESIDE) as beside:

@@ -97,6 +97,18 @@ def test_notebook_source_ignores_what_the_notebook_does_not_use(root: Path) -> N
     assert sources.notebook_source("01_x", "mini", root) == before
 
 
+def test_exercises_count_for_nothing_and_any_other_tag_does(root: Path) -> None:
+    before = sources.notebook_source("01_x", "mini", root)
+    script = root / "notebooks" / "01_x.py"
+    text = script.read_text()
+    for tag in ("given", "exercise", "check", "hint", "solution", "wrong"):
+        script.write_text(f'{text}\n# %% tags=["{tag}"]\n1 / 0\n')
+        assert sources.notebook_source("01_x", "mini", root) == before, tag
+    for tags in ('["folded"]', "[]"):
+        script.write_text(f"{text}\n# %% tags={tags}\n1 / 0\n")
+        assert sources.notebook_source("01_x", "mini", root) != before, tags
+
+
 OTHER_HEADERS = {
     "of another jupytext": """# -*- coding: utf-8 -*-
 # ---

@@ -30,6 +30,7 @@ except ImportError:  # of Windows
     resource = None
 
 _INJECTED = "injected-parameters"
+_FOLDED = {"solution", "wrong"}  # tags of cells that JupyterLab opens folded
 # What Python, numpy and torch say when memory runs out, on a CPU and on a GPU.
 _NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|not enough memory|CUDA out of memory|OutOfMemoryError")
 _METADATA = {
@@ -50,13 +51,24 @@ def read(file: Path) -> NotebookNode:
     return sources.read_notebook(file)
 
 
+def without_exercises(notebook: NotebookNode) -> NotebookNode:
+    """The cells that a run executes, and the prose around them."""
+    kept = [cell for cell in notebook.cells if not sources.of_exercise(sources.counted(cell))]
+    return NotebookNode({**notebook, "cells": kept})
+
+
 def write(notebook: NotebookNode, file: Path) -> None:
     """Write a notebook as an .ipynb file, the same bytes for the same notebook."""
     nbformat.write(notebook, file)
 
 
 def page_of(executed: Path, script: Path) -> NotebookNode:
-    """The cells of a script with the outputs of its run, whose prose, comments and imports may have been older."""
+    """The cells of a script with the outputs of its run, whose prose, comments and imports may have been older.
+
+    Those of exercises are there as they are written, for readers to execute. A page without the solutions would be
+    handsomer, but page and script are a pair: JupyterLab refuses a pair that differs, or writes one over the other. So
+    solutions are folded; `xaikit course` writes notebooks without them.
+    """
     page = read(script)
     ran, code = (
         [cell for cell in notebook.cells if sources.does_something(sources.counted(cell))]
@@ -65,9 +77,9 @@ def page_of(executed: Path, script: Path) -> NotebookNode:
     for shown, cell in zip(ran, code, strict=True):
         cell.outputs = shown.outputs
     for cell in page.cells:
-        if cell.cell_type == "code" and cell.source.strip():
+        if cell.cell_type == "code" and cell.source.strip() and not sources.of_exercise(sources.counted(cell)):
             cell.execution_count = 1  # counted anew below
-    return _cleaned(page)
+    return clean(page)
 
 
 def headings(notebook: NotebookNode) -> list[str]:
@@ -169,7 +181,7 @@ def execute(
         except DeadKernelError:
             raise failure(_memory("the kernel died: it was killed, perhaps for want of memory")) from None
         reached("", time.monotonic() - start)
-    return _cleaned(executed)
+    return clean(executed)
 
 
 def _memory(what: str) -> str:
@@ -203,7 +215,7 @@ def _kernel_manager(environment: Mapping[str, str], log: TextIO) -> type[AsyncKe
     return ThisInterpreter
 
 
-def _cleaned(executed: NotebookNode) -> NotebookNode:
+def clean(executed: NotebookNode) -> NotebookNode:
     """The executed notebook as a page that repeats: no times, no progress bars, the cells of the script."""
     cells = [cell for cell in executed.cells if _INJECTED not in cell.metadata.get("tags", [])]
     count = 0
@@ -211,6 +223,8 @@ def _cleaned(executed: NotebookNode) -> NotebookNode:
         cell.id = f"cell-{index}"
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if _FOLDED.intersection(tags or ()):
+            cell.metadata["jupyter"] = NotebookNode(source_hidden=True)
         if cell.cell_type == "code":
             cell.outputs = [shown for shown in cell.outputs if not _is_progress(shown)]
             count += cell.execution_count is not None

@@ -98,7 +98,8 @@ def page(profile: str = "mini", *, root: Path = paths.ROOT, committed: bool = Fa
     if all(status.record is None for _, status in found):
         raise ValueError(f"No notebook has results of the profile {profile!r}: run `make figures PROFILE={profile}`.")
     known = read_toml(paths.DATA / "published.toml")["papers"]
-    papers = [_paper(job, status, known) for job, status in found if status.record is not None]
+    # A notebook that decides no claim, as the first one, has nothing to review.
+    papers = [_paper(job, status, known) for job, status in found if status.record and status.record["claims"]]
     missing = [job.name for job, status in found if status.record is None]
     environment = Environment(
         loader=PackageLoader("xaikit.companion", "templates"), autoescape=True, undefined=StrictUndefined,

@@ -28,6 +28,7 @@ from xaikit.storage.files import read_toml, replacing, write_text
 from xaikit.storage.paths import ROOT, shipped, workplace
 
 DEFAULT_SEED = 0
+PAGES_OF = "mini"  # the profile whose executed pages are committed
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def checksums(job: Job) -> dict[str, str]:
 def _execute(job: Job, made_from: Mapping[str, Any], timeout: int) -> None:
     from xaikit.companion import execute  # here, as Jupyter takes seconds to import and often nothing is to be done
 
-    notebook = execute.read(job.script)
+    notebook = execute.without_exercises(execute.read(job.script))
     parameters = {"profile": job.profile, "seed": job.seed, **made_from["parameters"]}
     execute.check_parameters(notebook, job.name, parameters)
 
@@ -345,20 +346,40 @@ def _publish(part: Path, results: Path) -> None:
 
 
 def write_pages(chosen: Sequence[Job]) -> None:
-    """Put the executed notebooks, run first where they are not fresh, beside their scripts."""
+    """Put the executed notebooks beside their scripts: run first where their results are of other code or settings.
+
+    Where the results came with the repository and are of the present source, so are the outputs on the page: then it
+    takes over prose and exercises without a run.
+    """
     from xaikit.companion import execute
 
     for job in chosen:
-        run_notebook(job.name, job.profile, seed=job.seed, root=job.root, arithmetic=job.arithmetic)
         page = workplace(job.root) / "notebooks" / f"{job.name}.ipynb"
+        executed = page
+        if is_fresh(job, _made_from(job, None)) or not _is_of_the_source(page, job):
+            run_notebook(job.name, job.profile, seed=job.seed, root=job.root, arithmetic=job.arithmetic)
+            executed = job.file(".ipynb")
         page.parent.mkdir(exist_ok=True)
         before = page.read_bytes() if page.exists() else b""
         with replacing(page) as part:
-            execute.write(execute.page_of(job.file(".ipynb"), job.script), part)
+            execute.write(execute.page_of(executed, job.script), part)
         written = job.script.stat().st_mtime
         os.utime(page, (written, written))  # Jupytext refuses a page that is newer than its script
         name = page.relative_to(workplace(job.root))
         print(f"{job.name}: " + (f"{name} is as it was" if page.read_bytes() == before else f"wrote {name}"))
+
+
+def _is_of_the_source(page: Path, job: Job) -> bool:
+    """Whether a committed page shows what the present source gives, as far as page and record say."""
+    if job.variant or job.profile != PAGES_OF:
+        return False
+    try:
+        record = json.loads((job.results / "numbers.json").read_text(encoding="utf-8"))
+        shown = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        same = sources.same_code(sources.holding_something(shown), job.script, job.root)
+        return same and record["source"] == sources.notebook_source(job.name, job.profile, job.root)
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # not there, or damaged
+        return False
 
 
 def page_is_older(job: Job) -> bool:

@@ -40,9 +40,14 @@ def instruments_table(record: Mapping[str, Any]) -> str:
 
 
 def summary_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each notebook, in Markdown: instruments that pass, and claims by verdict, by construction apart."""
+    """A row for each notebook that decides claims, in Markdown: instruments that pass, and claims by verdict.
+
+    What holds by construction is counted apart.
+    """
     rows = []
     for record in records:
+        if not record["claims"]:
+            continue
         reached = [claim["verdict"] for claim in record["claims"] if not claim.get("by_construction")]
         passing = sum(each["passes"] for each in record["instruments"])
         counts = [*map(reached.count, VERDICTS), len(record["claims"]) - len(reached)]

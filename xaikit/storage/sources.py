@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PACKAGE = canonical.PACKAGE
+# The tags of an exercise's cells (`companion.course`): they are for readers, no run has them, and no result is of them.
+OF_EXERCISES = frozenset({"exercise", "given", "check", "hint", "solution", "wrong"})
 # What jupytext writes above the first cell: formats, kernel, its own version. It differs from one Jupyter to the next.
 _HEADER = re.compile(r"\s*(#!.*\n|# -\*-.*\n)*\s*# ---\n(#.*\n)*?# ---[ \t]*(\n|$)")
 
@@ -53,20 +55,21 @@ def notebook_source(name: str, profile: str, root: Path = ROOT) -> str:
 
     That is what the code of its cells does (`storage.canonical`) with their tags, its own and the common settings of
     the profile, the shipped weights that these name (their keys `weights`), what data/claims.toml states for it, and
-    `requirements.lock`. Its prose is on pages alone.
+    `requirements.lock`. Its prose and its exercises are on pages alone.
     Raises FileNotFoundError when one of them is missing, and SyntaxError for a cell that is no Python or has tags that
     are none.
     """
     tables = read_settings(root / PACKAGE / "companion" / "profiles", profile)
     settings = {section: tables.get(section, {}) for section in ("common", name)}
     given = shipped(root)
+    script = given / "notebooks" / f"{name}.py"
     parts = {
         "profile": profile,
         "settings": json.dumps(settings, sort_keys=True, default=str),
         "lock": text_hash([given / "requirements.lock"], given),
         "weights": {weights: _whole(given / "data" / "weights" / weights) for weights in _weights_named(settings)},
         "claims": json.dumps(_stated(given / "data" / "claims.toml", name), sort_keys=True),
-        "cells": _code(given / "notebooks" / f"{name}.py", root),
+        "cells": _code(cells(script, root), script, root),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -100,9 +103,23 @@ def holding_something(notebook_cells: Iterable[Mapping[str, Any]]) -> list[Cell]
     return [cell for each in notebook_cells if (cell := counted(each)).source]
 
 
+def of_exercise(cell: Cell) -> bool:
+    """Whether a cell belongs to an exercise, by its tags."""
+    return not OF_EXERCISES.isdisjoint(cell.tags)
+
+
 def does_something(cell: Cell) -> bool:
-    """Whether a cell holds code, and not comments alone."""
-    return cell.kind == "code" and re.search(r"^\s*[^\s#]", cell.source, re.MULTILINE) is not None
+    """Whether a run executes a cell: it holds code, and not comments alone, and belongs to no exercise."""
+    code = cell.kind == "code" and re.search(r"^\s*[^\s#]", cell.source, re.MULTILINE) is not None
+    return code and not of_exercise(cell)
+
+
+def same_code(found: Iterable[Cell], script: Path, root: Path = ROOT) -> bool:
+    """Whether cells, of a page say, run what those of a script do.
+
+    Raises SyntaxError for a cell that is no Python.
+    """
+    return _code(found, script, root) == _code(cells(script, root), script, root)
 
 
 def counted(cell: Mapping[str, Any]) -> Cell:
@@ -137,9 +154,9 @@ def _parsed(script: Path, text: str) -> "NotebookNode":
         raise SyntaxError(f"{script} is no notebook: {error.message}") from None
 
 
-def _code(script: Path, root: Path) -> list[list[object]]:
-    """The tags of each cell of code, and what it does."""
-    code = [cell for cell in cells(script, root) if does_something(cell)]
+def _code(found: Iterable[Cell], script: Path, root: Path) -> list[list[object]]:
+    """The tags of each cell of code that is run, and what it does."""
+    code = [cell for cell in found if does_something(cell)]
     digests = canonical.read(root).script([_python(cell.source, script) for cell in code])
     return [[cell.tags, digest] for cell, digest in zip(code, digests, strict=True)]
 
