@@ -100,8 +100,8 @@ record.figure(
 
 # %% [markdown]
 # The answers are those of the classifier with the shortcut. **Notice** that where the other picture's bird was, the
-# ground is filled from around it: an exchange is never perfect, and need not be, as its control is imperfect in the same
-# way.
+# ground is filled from around it: an exchange is never perfect, and need not be, as its control is imperfect in the
+# same way.
 #
 # ## The whole audit
 #
