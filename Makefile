@@ -25,7 +25,7 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures review $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
+.PHONY: help setup figures review $(NOTEBOOKS) models data notebooks smoke lab test test-fast test-lowest gpu pretend-gpu rehearse accept \
   check audit-deps chaos format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
@@ -55,6 +55,9 @@ notebooks: $(READY) ## write the executed notebooks/*.ipynb
 	@$(PY) -m xaikit notebooks
 
 # == Try a notebook
+
+smoke: $(READY) ## each notebook's first figure at the smallest sizes, in build/smoke/: a minute
+	@$(PY) -m xaikit smoke
 
 lab: $(READY) ## JupyterLab with the paired notebooks
 	@$(PY) -m xaikit lab

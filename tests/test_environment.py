@@ -450,8 +450,19 @@ def test_help_names_every_target(copy: Copy):
     assert listed == {
         "": ["help"],
         "See results": ["figures", "review", "notebooks"],
-        "Try a notebook": ["lab", "01_one", "02_two"],
-        "Check": ["test", "test-lowest", "gpu", "pretend-gpu", "rehearse", "check", "audit-deps", "chaos", "bench"],
+        "Try a notebook": ["smoke", "lab", "01_one", "02_two"],
+        "Check": [
+            "test",
+            "test-fast",
+            "test-lowest",
+            "gpu",
+            "pretend-gpu",
+            "rehearse",
+            "check",
+            "audit-deps",
+            "chaos",
+            "bench",
+        ],
         "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
         "The papers' own models and data": ["data"],
     }
@@ -470,6 +481,7 @@ def test_help_names_every_target(copy: Copy):
         ("notebooks", "notebooks"),
         ("models", "train-models"),
         ("lab", "lab"),
+        ("smoke", "smoke"),
     ],
 )
 def test_targets_give_the_command_what_it_takes(copy: Copy, target: str, call: str):
