@@ -15,7 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from xaikit.__main__ import app
-from xaikit.companion import accept, run, states
+from xaikit.companion import accept, references, run, states
 from xaikit.storage.paths import DATA, NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -189,8 +189,20 @@ def test_the_table_has_the_states_of_the_records():
         shown = PAGES[ROOT / name]
         made_here = states.filled(shown)
         if not all(as_accepted(notebook) for notebook in BUILT):  # another machine's digits may give other verdicts
-            made_here, shown = states.TABLE.sub("", made_here), states.TABLE.sub("", shown)
+            made_here, shown = (references.REFERENCE.sub("", states.TABLE.sub("", page)) for page in (made_here, shown))
         assert made_here == shown, "write it anew with: xaikit states"
+
+
+def test_every_measured_number_of_the_article_is_by_reference():
+    """A number with decimals is one that was measured, or printed in a paper, or it is a rule's, told here."""
+    rules = {"99.9"}  # per cent, of bands
+    prose = BLOCK.sub("", references.REFERENCE.sub("", states.TABLE.sub("", PAGES[ROOT / "docs" / "article.md"])))
+    assert set(re.findall(r"\d+[.]\d+", prose)) == rules
+    results = README.partition("## Results so far")[2].partition("\n## ")[0]
+    assert set(re.findall(r"\d+[.]\d+", references.REFERENCE.sub("", states.TABLE.sub("", results)))) == set()
+    assert not re.search(r"^\s*<!-- (number|n|band|published|verdict|count|rows|cell):", ALL, re.MULTILINE), (
+        "a line that begins with a mark is none of its paragraph"
+    )
 
 
 def as_accepted(notebook: str) -> bool:
