@@ -61,7 +61,7 @@ def _not_in_git() -> set[str]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Say first what is run before the tests of the notebooks can be, as that may take a while, and how long."""
+    """Say first what is run before the tests of the notebooks can be, and how long all of it may take."""
     if hasattr(session.config, "workerinput"):
         return
     asked, otherwise, first = _asked(session.config), "", ""
