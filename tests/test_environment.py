@@ -516,6 +516,7 @@ def test_help_names_every_target(copy: Copy):
         ("models", "train-models"),
         ("lab", "lab"),
         ("smoke", "smoke"),
+        ("review", "review --profile paper"),
     ],
 )
 def test_targets_give_the_command_what_it_takes(copy: Copy, target: str, call: str):
