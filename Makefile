@@ -25,7 +25,7 @@ unexport PROFILE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup figures review $(NOTEBOOKS) models data notebooks lab test test-lowest gpu pretend-gpu rehearse accept \
+.PHONY: help setup figures review $(NOTEBOOKS) models data notebooks smoke lab test test-fast test-lowest gpu pretend-gpu rehearse accept \
   check audit-deps chaos format bench lock clean FORCE
 .DEFAULT_GOAL := help
 
@@ -56,6 +56,9 @@ notebooks: $(READY) ## write the executed notebooks/*.ipynb
 
 # == Try a notebook
 
+smoke: $(READY) ## each notebook's first figure at the smallest sizes, in build/smoke/: a minute
+	@$(PY) -m xaikit smoke
+
 lab: $(READY) ## JupyterLab with the paired notebooks
 	@$(PY) -m xaikit lab
 
@@ -66,6 +69,9 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
 	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: $(READY) ## the quick tests of the methods: at most 90 seconds, for who changes one
+	@$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(METHODS:%=tests/%)
 
 # By uv, as pip can only resolve the newest versions. What old libraries say of newer ones is no fault of this code.
 test-lowest: ## the methods' tests with the lowest versions that pyproject.toml allows, in an environment of their own

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,14 @@ import xaikit.arguments  # noqa: F401 - as users have it: the hook would check e
 # Shapes and types of all calls are checked. (Its option for pytest refuses a package of which a module is loaded.)
 install_import_hook("xaikit", "beartype.beartype")
 
+import seconds_taken  # noqa: E402
 from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 
 from xaikit.companion import report, run  # noqa: E402
 from xaikit.storage import arithmetic, paths  # noqa: E402
+
+SECONDS = paths.BUILD / "seconds_of_tests.json"
+BEGAN = pytest.StashKey[float | None]()
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +61,30 @@ def _not_in_git() -> set[str]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Say first what is run before the tests of the notebooks can be, as that may take a while."""
-    asked = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
-    if any(Path(__file__).with_name("companion").joinpath("test_notebooks.py").is_relative_to(path) for path in asked):
-        print(report.to_run(run.jobs([], "mini")) + " The tests themselves take about 20 minutes on two cores.")
+    """Say first what is run before the tests of the notebooks can be, and how long all of it may take."""
+    if hasattr(session.config, "workerinput"):
+        return
+    asked, otherwise, first = _asked(session.config), "", ""
+    places = [Path(argument.partition("::")[0]).resolve() for argument in session.config.args]
+    if any(Path(__file__).with_name("companion").joinpath("test_notebooks.py").is_relative_to(path) for path in places):
+        first = report.to_run(run.jobs([], "mini"))
+        otherwise = "The tests themselves take about 20 minutes on two cores."
+    if words := f"{first} {seconds_taken.said(asked, SECONDS, otherwise)}".strip():
+        print(words)
+    session.config.stash[BEGAN] = time.monotonic() if "Runs first" not in first else None
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep how long it took, where all that was asked for was run and no notebook was run with it."""
+    began = session.config.stash.get(BEGAN, None)
+    if began is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        seconds_taken.keep(_asked(session.config), time.monotonic() - began, SECONDS)
+
+
+def _asked(config: pytest.Config) -> list[str]:
+    """What selects the tests, on the command line or by default."""
+    chosen = {"-m": config.option.markexpr, "-k": config.option.keyword}
+    return [*config.args, *(word for flag, words in chosen.items() if words for word in (flag, words))]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import os
 import re
 import shutil
@@ -99,9 +100,42 @@ def reachable_from(roots: Iterable[str], system: dict[str, str]) -> set[str]:
     return {name for name, _ in found}
 
 
-def test_version_is_the_same_everywhere():
+def test_what_is_said_of_the_project_is_the_same_everywhere():
+    """In pyproject.toml, and in the files that citation managers, software catalogues and archives read."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert PROJECT["version"] == __version__ == citation["version"]
+    codemeta, zenodo = (json.loads((ROOT / name).read_text()) for name in ("codemeta.json", ".zenodo.json"))
+    changes = re.search(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert changes, "the newest version of CHANGELOG.md has no heading like '## 0.1.0 (2026-11-30)'"
+    versions = [
+        PROJECT["version"],
+        __version__,
+        *(each["version"] for each in (citation, codemeta, zenodo)),
+        changes[1],
+    ]
+    assert len(set(versions)) == 1, versions
+    dates = [str(citation["date-released"]), codemeta["datePublished"], zenodo["publication_date"], changes[2]]
+    assert len(set(dates)) == 1, dates
+    assert PROJECT["name"] == codemeta["name"] == citation["title"].partition(":")[0]
+    assert citation["title"] == zenodo["title"]
+    assert PROJECT["license"] == citation["license"] == zenodo["license"] == codemeta["license"].rpartition("/")[2]
+    assert PROJECT["description"] == codemeta["description"] == zenodo["description"] == citation["abstract"]
+    authors = [[author["name"] for author in PROJECT["authors"]], [author["name"] for author in citation["authors"]]]
+    authors += [[author["name"] for author in each] for each in (codemeta["author"], zenodo["creators"])]
+    assert all(each == authors[0] for each in authors), authors
+    assert PROJECT["keywords"] == citation["keywords"] == codemeta["keywords"] == zenodo["keywords"]
+    assert codemeta["runtimePlatform"].partition(" ")[2] == PROJECT["requires-python"]
+
+
+def test_the_papers_are_those_that_are_cited_everywhere():
+    references = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
+    papers = json.loads((ROOT / "codemeta.json").read_text())["referencePublication"]
+    assert [(each["title"], each.get("url")) for each in references] == [
+        (each["name"], each.get("url")) for each in papers
+    ]
+    archived = json.loads((ROOT / ".zenodo.json").read_text())["related_identifiers"]
+    assert [each["url"].rpartition("/")[2] for each in references if "url" in each] == [
+        each["identifier"].removeprefix("arXiv:") for each in archived
+    ]
 
 
 def test_the_command_that_is_installed_is_the_one_that_python_runs():
@@ -450,8 +484,19 @@ def test_help_names_every_target(copy: Copy):
     assert listed == {
         "": ["help"],
         "See results": ["figures", "review", "notebooks"],
-        "Try a notebook": ["lab", "01_one", "02_two"],
-        "Check": ["test", "test-lowest", "gpu", "pretend-gpu", "rehearse", "check", "audit-deps", "chaos", "bench"],
+        "Try a notebook": ["smoke", "lab", "01_one", "02_two"],
+        "Check": [
+            "test",
+            "test-fast",
+            "test-lowest",
+            "gpu",
+            "pretend-gpu",
+            "rehearse",
+            "check",
+            "audit-deps",
+            "chaos",
+            "bench",
+        ],
         "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
         "The papers' own models and data": ["data"],
     }
@@ -470,6 +515,8 @@ def test_help_names_every_target(copy: Copy):
         ("notebooks", "notebooks"),
         ("models", "train-models"),
         ("lab", "lab"),
+        ("smoke", "smoke"),
+        ("review", "review --profile paper"),
     ],
 )
 def test_targets_give_the_command_what_it_takes(copy: Copy, target: str, call: str):

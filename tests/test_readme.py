@@ -2,12 +2,16 @@
 
 import ast
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,7 +19,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from xaikit.__main__ import app
-from xaikit.companion import accept, run, states
+from xaikit.audit import run as audit_run
+from xaikit.companion import accept, download, preflight, references, report, review, run, states
 from xaikit.storage.paths import DATA, NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -189,8 +194,20 @@ def test_the_table_has_the_states_of_the_records():
         shown = PAGES[ROOT / name]
         made_here = states.filled(shown)
         if not all(as_accepted(notebook) for notebook in BUILT):  # another machine's digits may give other verdicts
-            made_here, shown = states.TABLE.sub("", made_here), states.TABLE.sub("", shown)
+            made_here, shown = (references.REFERENCE.sub("", states.TABLE.sub("", page)) for page in (made_here, shown))
         assert made_here == shown, "write it anew with: xaikit states"
+
+
+def test_every_measured_number_of_the_article_is_by_reference():
+    """A number with decimals is one that was measured, or printed in a paper, or it is a rule's, told here."""
+    rules = {"99.9"}  # per cent, of bands
+    prose = BLOCK.sub("", references.REFERENCE.sub("", states.TABLE.sub("", PAGES[ROOT / "docs" / "article.md"])))
+    assert set(re.findall(r"\d+[.]\d+", prose)) == rules
+    results = README.partition("## Results so far")[2].partition("\n## ")[0]
+    assert set(re.findall(r"\d+[.]\d+", references.REFERENCE.sub("", states.TABLE.sub("", results)))) == set()
+    assert not re.search(r"^\s*<!-- (number|n|band|published|verdict|count|rows|cell):", ALL, re.MULTILINE), (
+        "a line that begins with a mark is none of its paragraph"
+    )
 
 
 def as_accepted(notebook: str) -> bool:
@@ -210,6 +227,40 @@ def test_the_lines_for_a_gpu_run_in_a_rehearsal(monkeypatch: pytest.MonkeyPatch)
         ran = CliRunner().invoke(app, line)
         assert ran.exit_code == 0, ran.output
     assert started == [("04_clip_decomposition", "rehearsal")]
+
+
+def calls_of_make(target: str) -> list[list[str]]:
+    """What `make` would have the command xaikit do."""
+    hidden = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PROFILE", "PYTHON", "TORCH_INDEX")
+    variables = {key: value for key, value in os.environ.items() if key not in hidden}
+    command = ["make", "--dry-run", "--always-make", target]
+    said = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True).stdout
+    return [shlex.split(call) for call in re.findall(r"-m xaikit ([^&;\n]*)", said)]
+
+
+def test_the_lines_of_every_door_run(monkeypatch: pytest.MonkeyPatch):
+    """All but what takes long, which is only seen to be called; Python has tests of its own, below."""
+    if shutil.which("make") is None:
+        pytest.skip("GNU make is not here")
+    doors = README.partition("## Find your door\n")[2].partition("\n## ")[0]
+    blocks = [code.splitlines() for language, code in BLOCK.findall(doors) if not language]
+    assert len(blocks) == 4 and all(0 < len(lines) <= 5 for lines in blocks)
+    work = {
+        "run_notebooks": (run, []), "report": (report, []), "write": (review, "page"), "execve": (os, None),
+        "run_audit": (audit_run, MagicMock(seconds=1.0)), "download": (download, None),
+        "check": (preflight, MagicMock(missing=[])),
+    }  # fmt: skip
+    mocks = {name: MagicMock(return_value=result) for name, (_, result) in work.items()}
+    for name, (owner, _) in work.items():
+        monkeypatch.setattr(owner, name, mocks[name])
+    for line in (line for lines in blocks for line in lines):
+        program, *arguments = shlex.split(line, comments=True)
+        calls = calls_of_make(*arguments) if program == "make" else [arguments]
+        assert calls, line
+        for call in calls:
+            ran = CliRunner().invoke(app, call)
+            assert ran.exit_code == 0, (line, ran.output)
+    assert all(mock.called for mock in mocks.values()), [name for name, mock in mocks.items() if not mock.called]
 
 
 # ---- the rest ----

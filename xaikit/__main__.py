@@ -130,6 +130,16 @@ def run(
 
 
 @app.command(rich_help_panel=RUN)
+def smoke(names: Names = None) -> None:
+    """Draw each notebook's first figure at the smallest sizes, into build/smoke/: a minute, and no result changes."""
+    from xaikit.companion import smoke
+    from xaikit.companion.run import jobs
+
+    if failed := smoke.first_figures(jobs(names or (), smoke.PROFILE)):
+        raise RuntimeError(f"failed: {', '.join(failed)}")
+
+
+@app.command(rich_help_panel=RUN)
 def report(
     names: Names = None,
     profile: Profile = "mini",

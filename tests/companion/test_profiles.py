@@ -116,6 +116,21 @@ def test_a_subset_is_a_profiles_or_a_sections_own(folder: Path) -> None:
     assert profiles.subset("mini", "01_x", folder) is None and profiles.subset("none", "01_x", folder) is None
 
 
+def paths_of(table: dict, before: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """Every setting of a table of tables, as the names that lead to it."""
+    found = set()
+    for key, value in table.items():
+        found |= paths_of(value, (*before, key)) if isinstance(value, dict) else {(*before, key)}
+    return found
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_smallest_profile_changes_what_mini_has(name: str) -> None:
+    mini, smoke = (paths_of(profiles.load(profile, name, 0).as_dict()) for profile in ("mini", "smoke"))
+    assert smoke - mini <= {("time_limit",), ("subset",)} and mini <= smoke
+    assert profiles.load("smoke", name, 0).as_dict() != profiles.load("mini", name, 0).as_dict()
+
+
 def test_a_profile_of_some_notebooks_runs_these_alone() -> None:
     assert [job.name for job in jobs((), "full")] == ["05_which_explanation"]
     assert [job.name for job in jobs((), "mini")] == NOTEBOOKS

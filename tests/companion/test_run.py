@@ -257,7 +257,9 @@ def test_other_seeds_and_parameters_keep_apart(checkout: Path) -> None:
 
 
 def test_bad_requests_are_named_and_write_nothing(checkout: Path) -> None:
-    with pytest.raises(ValueError, match=r"^unknown profile 'huge': choose one of full, mini, paper, rehearsal$"):
+    with pytest.raises(
+        ValueError, match=r"^unknown profile 'huge': choose one of full, mini, paper, rehearsal, smoke$"
+    ):
         run.run_notebook(NAME, "huge", root=checkout)
     with pytest.raises(ValueError, match=r"^unknown notebook '02_none': choose one of 01_small$"):
         run.run_notebook("02_none", root=checkout)
@@ -355,7 +357,10 @@ def test_the_command_reports_failures(checkout: Path) -> None:
     assert [row[:2] for row in rows] == [[NAME, "failed"], ["02_later", "fresh"]]
     assert times_run(checkout) == ["0 more"] * 2
     refused = start(checkout, "run", "--profile", "huge")
-    assert refused.communicate(timeout=60)[0] == "unknown profile 'huge': choose one of full, mini, paper, rehearsal\n"
+    assert (
+        refused.communicate(timeout=60)[0]
+        == "unknown profile 'huge': choose one of full, mini, paper, rehearsal, smoke\n"
+    )
     assert refused.returncode == 1
 
 
@@ -449,8 +454,8 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     assert ran.stdout.splitlines()[-1] == "[]"
     listed = re.findall(r"^│ ([a-z][a-z-]*) ", ran.stdout, re.MULTILINE)
     named = (
-        "run report review score notebooks course lab audit download extract train-translator cost train-models towers "
-        "world states accept"
+        "run smoke report review score notebooks course lab audit download extract train-translator cost train-models "
+        "towers world states accept"
     )
     assert listed == named.split()
 

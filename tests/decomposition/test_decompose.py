@@ -142,6 +142,7 @@ def test_each_term_is_that_of_a_slow_forward_pass_and_all_sum_to_the_unit_embedd
             assert found.level == level and found.attention.dtype == model.proj.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patch", "width", "layers", "features", "precision", "tolerance"),
     [

@@ -47,6 +47,7 @@ def check_exact(tower: nn.Module, tolerance: float = 1e-5, own_mean: bool = Fals
         assert (cells.sum(dims) - found[level].attention).norm(dim=-1).max() < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names())
 def test_every_configuration_of_open_clip_is_exact_or_refused_with_its_reason(name: str) -> None:
     tower = small(name)
@@ -124,6 +125,7 @@ def built(build: Callable[[], nn.Module]) -> nn.Module:
         return draw(build()).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOWERS)
 def test_every_design_is_exact(name: str) -> None:
     if name == "timm, grouped queries" and "num_kv_heads" not in inspect.signature(Eva.__init__).parameters:

@@ -333,6 +333,7 @@ def check(folder: Path, expected: list[dict[str, Tensor]]) -> None:
     assert not (folder / "unread.log").exists()
 
 
+@pytest.mark.slow
 def test_four_processes_load_each_image_once_for_both_towers(tmp_path: Path, expected: list) -> None:
     folder, log = tmp_path / "four", tmp_path / "four.log"
     processes = start(folder, log, 4, 0.01)
@@ -343,6 +344,7 @@ def test_four_processes_load_each_image_once_for_both_towers(tmp_path: Path, exp
     check(folder, expected)
 
 
+@pytest.mark.slow
 def test_what_killed_processes_held_is_taken_up_by_those_that_are_left(tmp_path: Path, expected: list) -> None:
     folder, log = tmp_path / "killed", tmp_path / "killed.log"
     processes = start(folder, log, 4, 0.1)
@@ -358,6 +360,7 @@ def test_what_killed_processes_held_is_taken_up_by_those_that_are_left(tmp_path:
     assert set(loaded) == set(range(COUNT)) and len(loaded) <= COUNT + 2 * 3
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_whole_goes_on_with_any_number_of_processes(tmp_path: Path, expected: list) -> None:
     folder, log = tmp_path / "all", tmp_path / "all.log"
     processes = start(folder, log, 2, 0.1)

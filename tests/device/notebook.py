@@ -3,9 +3,9 @@
     python tests/device/notebook.py 04_clip_decomposition [--keep-going]
     python tests/device/notebook.py 04_clip_decomposition --real [--profile mini]
 
-Pretended, it has as few pictures and steps as reach every cell (`tiny.toml`). The results go to build/pretend/ or
-build/gpu/ and are compared with nothing. `seconds.json` there has the seconds of each section, and the MiB of a GPU's
-memory that it took at most; `reached.json` the functions of the package that were called on a pretended GPU, and
+Pretended, it has as few pictures and steps as reach every cell (the profile `smoke`). The results go to build/pretend/
+or build/gpu/ and are compared with nothing. `seconds.json` there has the seconds of each section, and the MiB of a
+GPU's memory that it took at most; `reached.json` the functions of the package that were called on a pretended GPU, and
 whether with tensors of it. With --keep-going a cell that fails is reported and the next one is tried.
 """
 
@@ -16,10 +16,7 @@ import os
 import shutil
 import sys
 import time
-import tomllib
 import traceback
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +24,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of settings with changes, table by table. Raises ValueError for a change of what is not there."""
-    if unknown := changes.keys() - table.keys():
-        raise ValueError(f"tiny.toml changes {', '.join(sorted(unknown))}, which the mini profile does not have.")
-    deep = {key: merged(table[key], value) for key, value in changes.items() if isinstance(value, Mapping)}
-    return {**table, **changes, **deep}
-
-
-def tiny() -> dict[str, Any]:
-    """What the small settings change, by notebook."""
-    return tomllib.loads((HERE / "tiny.toml").read_text(encoding="utf-8"))
-
-
-def make_tiny(digits: int = 25) -> None:
-    """Change what the mini profile asks for, and the number of digits, which no setting of it says."""
+def make_tiny() -> None:
+    """Give the notebooks the settings of the profile `smoke` where they ask for those of mini."""
     from xaikit.companion import profiles
-    from xaikit.studies import caption_driven
 
-    load, read = profiles.load, caption_driven.load_splits
-    changes = tiny()
-
-    def load_tiny(profile: str, section: str, seed: int) -> profiles.Settings:
-        table = load(profile, section, seed).as_dict()
-        return profiles.Settings(merged(table, changes[section]), f"tiny.toml, section {section!r}")
-
-    def read_few(*args: Any) -> Any:
-        splits = read(*args)
-        few = {
-            key: each.select(range(0, len(each), len(each) // digits)[:digits]) for key, each in vars(splits).items()
-        }
-        return replace(splits, **few)
-
-    profiles.load, caption_driven.load_splits = load_tiny, read_few
+    load = profiles.load
+    profiles.load = lambda profile, section, seed: load("smoke", section, seed)
 
 
 def run(name: str, out: Path, *, profile: str = "mini", keep_going: bool = False) -> list[str]:

@@ -101,6 +101,7 @@ DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 50, 200])
 @pytest.mark.parametrize("kind", DATA)
 def test_the_interval_of_a_mean_covers_what_it_promises(rng, kind, n) -> None:
@@ -117,6 +118,7 @@ def test_a_share_is_covered_for_sure(p, n) -> None:
     assert scipy_stats.binom.pmf(counts, n, p) @ [covers(proportion(k, n), p) for k in counts] >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 6, 8])
 @pytest.mark.parametrize("kind", ["normal", "bounded", "skewed"])
 def test_the_interval_over_runs_covers_what_it_promises(rng, kind, n) -> None:
@@ -138,6 +140,7 @@ def covariance(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     return (a * b).mean(axis) - a.mean(axis) * b.mean(axis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "n"),
     [("ratio", 50), ("ratio", 200), ("difference", 20), ("difference", 50), ("covariance", 90)],
@@ -216,6 +219,7 @@ def test_permutations_are_counted(rng) -> None:
     assert p == pytest.approx(scipy_stats.pearsonr(x, y, alternative="greater").pvalue, abs=0.01)
 
 
+@pytest.mark.slow
 def test_bootstrap_auc_covers_about_95_percent(rng) -> None:
     label = np.arange(100) % 2
     truth = scipy_stats.norm.cdf(1 / np.sqrt(2))  # two normal scores, one standard deviation apart
@@ -289,6 +293,7 @@ def test_bootstrap_refuses_a_statistic_that_is_not_finite() -> None:
         bootstrap(lambda a: float("nan"), [1.0, 2.0], seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crossed", [False, True])
 @pytest.mark.parametrize(("models", "images", "spread"), [(3, 60, 1.0), (5, 60, 1.0), (5, 200, 0.1)])
 def test_cluster_bootstrap_covers_about_95_percent(rng, crossed, models, images, spread) -> None:
@@ -397,6 +402,7 @@ def test_spearman_agrees_with_scipy_and_a_bootstrap(rng) -> None:
     assert (ours.low, ours.high) == pytest.approx(tuple(reference), abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [12, 14, 30])
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
 def test_spearman_covers_about_95_percent(rng, n, rho) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterable
 
+import pytest
 import torch
 from real_files import BESIDE, written_or_real
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ def explained(classifier: nn.Module, pairs: Iterable[tuple[Tensor, int]]) -> tup
     return torch.stack(images), torch.tensor([label for label, each in found.items() for _ in each])
 
 
+@pytest.mark.slow
 @written_or_real("imagenette-val", "mobilenetv2-imagenet")
 def test_maps_delete_far_better_than_random_orders(kind: str) -> None:
     classifier, scale, pairs = photographed() if kind == "real" else drawn()

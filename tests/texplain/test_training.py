@@ -342,6 +342,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     model = translator()
     features, sentences = pairs()
@@ -495,6 +496,7 @@ def command(folder: Path, *changes: str) -> Result:
     return CliRunner().invoke(app, ["train-translator", str(folder / "out"), *models, *budget, *changes])
 
 
+@pytest.mark.slow
 def test_the_command_trains_in_two_stages_and_goes_on_where_it_was_killed(downloaded: Path) -> None:
     data = ("--shards", str(downloaded / "{00000..00001}.tar"), "--pairs", "10", "--coco", str(downloaded / "coco"))
     assert "coco: a loss of" in command(downloaded, *data).stdout

@@ -6,8 +6,9 @@ A rehearsal and a run on a GPU leave records that are not committed. What they s
 commit and date, for as long as no later run says something else; records of other code than that which is here, and
 of runs that did not end, are passed over. The state column of docs/artefacts.md is then
 written from that file and from the committed records of mini, and so are the tables of claims and instruments in
-docs/results.md, between `<!-- claims: 01_name -->` (or `01_name of full`) and `<!-- end -->`, and the README's of
-verdicts.
+docs/results.md, between `<!-- claims: 01_name -->` (or `01_name of full`) and `<!-- end -->`, the README's of verdicts,
+and the one at the end of docs/article.md of what it takes to see them. Numbers in their prose are those of records too
+(`companion.references`).
 """
 
 import json
@@ -19,15 +20,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from xaikit.companion import profiles, verdicts
+from xaikit.companion import profiles, references, verdicts
 from xaikit.storage import sources
 from xaikit.storage.files import read_json, write_text
 from xaikit.storage.paths import ROOT
 
-PAGES = ("README.md", "docs/results.md", "docs/artefacts.md")
+PAGES = ("README.md", "docs/article.md", "docs/results.md", "docs/artefacts.md")
 TABLE = re.compile(
-    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts): (?P<notebook>\w+)(?: of (?P<profile>\w+))? -->\n).*?"
-    r"(?=<!-- end -->)",
+    r"(?P<start><!-- (?P<kind>claims|instruments|verdicts|evaluation): "
+    r"(?P<notebook>\w+)(?: of (?P<profile>\w+))? -->\n).*?(?=<!-- end -->)",
     re.S,
 )
 PRETENDED = "a pretended GPU"  # the device that tests/device/pretend_gpu.py names
@@ -80,7 +81,10 @@ def note(root: Path = ROOT) -> list[Ran]:
 
 
 def filled(page: str, root: Path = ROOT) -> str:
-    """The page with the state of each row of its table of artefacts, and its other tables, as the records have it."""
+    """The page with the state of each row of its table of artefacts, its other tables and the numbers in its prose.
+
+    Raises ValueError where its prose refers to what no record has.
+    """
     runs = noted(root)
 
     def with_state(row: re.Match[str]) -> str:
@@ -89,15 +93,15 @@ def filled(page: str, root: Path = ROOT) -> str:
         return f"| `{row['notebook']}` | {row['artefacts']} | {row['shows']} | {state} |"
 
     def from_record(table: re.Match[str]) -> str:
-        if table["kind"] == "verdicts":
+        if make := {"verdicts": verdicts.summary_table, "evaluation": verdicts.evaluation_table}.get(table["kind"]):
             names = sorted(file.parent.name for file in (root / "figures" / table["notebook"]).glob("*/numbers.json"))
             records = [_record(root / "figures" / table["notebook"] / name) or {} for name in names]
-            return f"{table['start']}\n{verdicts.summary_table(records)}\n\n"
+            return f"{table['start']}\n{make(records)}\n\n"
         record = _record(root / "figures" / (table["profile"] or "mini") / table["notebook"])
         make = {"claims": verdicts.claims_table, "instruments": verdicts.instruments_table}[table["kind"]]
         return f"{table['start']}\n{make(record)}\n\n" if record else table[0]
 
-    return TABLE.sub(from_record, ROW.sub(with_state, page))
+    return references.filled(TABLE.sub(from_record, ROW.sub(with_state, page)), root)
 
 
 def write(root: Path = ROOT) -> None:

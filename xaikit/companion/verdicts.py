@@ -55,6 +55,26 @@ def summary_table(records: Sequence[Mapping[str, Any]]) -> str:
     return _table(["notebook", "instruments that pass", *VERDICTS, "by construction"], rows)
 
 
+def evaluation_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """What a reviewer of the artefact sees, in Markdown: a row for each item of a notebook that claims are made of.
+
+    With the command that decides them, the minutes that it took where the record was made, and the verdicts.
+    """
+    rows = []
+    for record in records:
+        own = "" if record["profile"] == "mini" else f" PROFILE={record['profile']}"
+        by_item: dict[str, list[str]] = {each["item"]: [] for each in record["shown"].values()}
+        for claim in record["claims"]:
+            flag = " by construction" if claim.get("by_construction") else ""
+            by_item.setdefault(claim["item"], []).append(claim["verdict"] + flag)
+        command, minutes = f"`make {record['notebook']}{own}`", f"{record['seconds'] / 60:.0f}"
+        for item, reached in by_item.items():
+            if reached:
+                expected = ", ".join(f"{reached.count(each)} {each}" for each in dict.fromkeys(sorted(reached)))
+                rows.append([item, str(len(reached)), command, minutes, expected])
+    return _table(["figure or table", "claims", "command", "minutes", "expected"], rows)
+
+
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, in whose cells a bar is none."""
     lines = [headings, ["---"] * len(headings), *rows]
