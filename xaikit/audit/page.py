@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xaikit.audit.findings import Findings, removal_table, verdict_of
+from xaikit.audit.load import Loaded
 from xaikit.audit.questions import LEAST, Effect, examples
 from xaikit.metrics.intervals import Interval
 from xaikit.storage import paths
@@ -42,7 +43,7 @@ def render(audit: Findings) -> str:
         effects=[_row(each) for each in audit.effects], axis=_axis(audit.effects), least=LEAST,
         cues=[_examples(audit, each) for each in audit.claimed[:SHOWN]], accuracy=accuracy, classes=classes[:10],
         more_classes=max(0, len(classes) - 10), removals=removal_table(audit.removals).to_dict("records"),
-        maps=_maps(audit), board=_board(audit.loaded.model), mends=audit.mends, versions=_versions(),
+        maps=_maps(audit), board=_board(audit.loaded), mends=audit.mends, versions=_versions(),
     )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def _picture(image: Tensor) -> str:
 
 
 def _seen(audit: Findings) -> list[dict[str, str]]:
-    rows = np.linspace(0, len(audit.pictures) - 1, 4).round().astype(int)
+    rows = np.linspace(0, len(audit.pictures.seen) - 1, 4).round().astype(int)
     return [
         {"source": _picture(audit.pictures.seen.pixels[row]), "id": audit.pictures.ids[row],
          "answer": audit.name(int(audit.answers[row]))}
@@ -101,9 +102,10 @@ def _axis(effects: Sequence[Effect]) -> tuple[float, float]:
 
 def _examples(audit: Findings, effect: Effect) -> dict[str, Any]:
     """Pictures before and after a change, and after its control."""
-    rows = audit.look_at(effect, SHOWN)
+    first = len(audit.pictures.seen)  # of several shards, whose pictures are exchanged among themselves
+    rows = [row for row in audit.look_at(effect, first) if row < first][:SHOWN]
     concept = next(each for each in audit.concepts if each.name == effect.concept)
-    changed = examples(audit.pictures.seen, concept, audit.concepts, audit.answers, rows, audit.seed)
+    changed = examples(audit.pictures.seen, concept, audit.concepts, audit.answers[:first], rows, audit.seed)
     device = next(iter(audit.loaded.model.parameters()), torch.zeros(1)).device
     shown = []
     with torch.no_grad():
@@ -135,19 +137,19 @@ def _maps(audit: Findings) -> dict[str, Any] | None:
         shown.append({"id": audit.pictures.ids[row], "source": _picture(0.45 * picture + 0.55 * layer),
                       "plain": _picture(picture), "answer": audit.name(int(audit.answers[row]))})  # fmt: skip
     regions = [
-        {"name": name, "beyond": found.beyond[name], "untrained": found.untrained[name], "why": found.why(name)}
+        {"name": name, "beyond": found.beyond[name], "untrained": found.untrained.get(name), "why": found.why(name)}
         for name in found.beyond
     ]
     return {"method": found.method, "shown": shown, "regions": regions, "n": len(found.rows)}
 
 
-def _board(model: nn.Module) -> dict[str, Any] | None:
+def _board(loaded: Loaded) -> dict[str, Any] | None:
     """What notebook 05 found of methods, and the nearest of its kinds of network."""
     file = paths.shipped(paths.ROOT) / BOARD
     if not file.is_file():
         return None
     table = pd.read_csv(file, keep_default_na=False, na_values=[""])  # a form is called null
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    kind = "a convolutional network" if convolutions > 2 else "a vision transformer"
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in loaded.model.modules())
+    kind = "a convolutional network" if convolutions > 2 else "a vision transformer" if loaded.gradients else ""
     rows = table.sort_values("rank", ascending=False).to_dict("records")
     return {"rows": rows, "here": [row for row in rows if row["method"] in HERE], "kind": kind}
