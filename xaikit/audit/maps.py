@@ -92,8 +92,8 @@ def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, de
     sides = (images.shape[-2], images.shape[-1])
 
     def odds(seen: Tensor, which: Tensor) -> Tensor:
-        # The search of masks has batches of its own.
-        logits = model(seen).float() if gradients else torch.cat(_logits(seen))
+        # With gradients all has to go through at once: the search of masks has batches of its own.
+        logits = model(seen).float() if torch.is_grad_enabled() else torch.cat(_logits(seen))
         target = targets[which.to(targets.device)][:, None]
         return logits.gather(1, target)[:, 0] - logits.scatter(1, target, -torch.inf).logsumexp(1)
 
