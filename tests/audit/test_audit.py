@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx_files
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from squares import run, written
+from squares import SIZE, run, written
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -117,6 +118,25 @@ def test_without_labels_masks_and_names_what_can_be_said_is_said(folder: Path) -
     assert found.by_class is None and found.calibration is None and not found.groupings
     assert "class 0" in (folder / "report" / "answers.csv").read_text()
     assert "Not known: the pictures have no labels" in (folder / "report" / "report.html").read_text()
+
+
+def test_an_audit_of_onnx_says_what_it_cannot_do(folder: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="it is in no lock: pip install 'xaikit[onnx]' brings it")
+    layer, looks = nn.Linear(3 * SIZE * SIZE, 2), torch.zeros(3, SIZE, SIZE)
+    looks[:, :4] = 9 / looks[:, :4].numel()  # as the function of one's own does, of the ground alone
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([-looks, looks]).flatten(1))
+        layer.bias.copy_(torch.tensor([4.5, -4.5]))
+    (folder / "mine.onnx").write_bytes(onnx_files.linear(layer, ("n", 3, SIZE, SIZE)))
+    found = run_audit(
+        str(folder / "mine.onnx"), folder / "pictures", folder / "report", masks=folder / "masks",
+        classes=folder / "classes.txt", preprocessing="unit",
+    )  # fmt: skip
+    assert [each.concept for each in found.claimed] == ["background"] and found.maps.method == "RISE"
+    assert any("no gradients" in note for note in found.notes) and "no linear layer" in found.mends[0].why
+    assert not found.maps.untrained and "cannot be shuffled" in found.maps.why("object")
+    text = (folder / "report" / "report.html").read_text()
+    assert "this one is" not in text and found.loaded.digest in text
 
 
 def test_the_command_line(folder: Path, monkeypatch) -> None:

@@ -41,8 +41,8 @@ def both(room: int) -> tuple[Small, Small]:
 
 def test_a_larger_picture_is_one_of_fewer() -> None:
     model = nn.Identity()
-    assert [at_once(model, (side, side)) for side in (32, 224, 448, 5000)] == [128, 32, 8, 1]
-    assert at_once(model, (224, 224), "cuda") == 8 * at_once(model, (224, 224))
+    assert [at_once(model, (side, side)) for side in (32, 224, 448, 5000)] == [64, 8, 2, 1]
+    assert at_once(model, (224, 224), "cuda") == 32 * at_once(model, (224, 224))
 
 
 def test_what_is_too_much_is_halved_and_what_fits_is_kept() -> None:
@@ -90,5 +90,5 @@ def test_parts_come_in_their_order_and_what_cannot_be_split_is_done_anew() -> No
         return size
 
     model = nn.Identity()
-    assert with_memory(work, model, (224, 224)) == 16 == with_memory(work, model, (224, 224))
-    assert tried == [32, 16, 16]
+    assert with_memory(work, model, (32, 32)) == 16 == with_memory(work, model, (32, 32))
+    assert tried == [64, 32, 16, 16]

@@ -9,8 +9,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 Result = TypeVar("Result")
-ON_CPU, ON_GPU = 32, 256  # pictures of 224 x 224 at first, and of smaller ones at most so many times `SMALLER`
-SMALLER = 4
+# Pictures of 224 x 224 at first, and of smaller ones at most so many times `SMALLER`. A CPU is slower with more: what a
+# layer gives is then so large that the system takes it back each time, and most of the time goes into new pages.
+ON_CPU, ON_GPU, SMALLER = 8, 256, 8
 _FULL = "ALLOC_FAILED"  # what cuDNN and cuBLAS say of it, by no class of its own
 
 _fits: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
