@@ -145,8 +145,10 @@ def _key(loaded: Loaded, listed: Listed, beside: Iterable[Path | None], *setting
     found = [f"{file} {(about := file.stat()).st_size} {about.st_mtime_ns}" for file in sorted(files)]
     code = [file.read_bytes() for file in _written(loaded.source)]
     libraries = [version(name) for name in LIBRARIES]
+    looks = [{name: value for name, value in vars(each).items() if not name.startswith("_")}
+             for each in (loaded.look, loaded.model)]  # fmt: skip
     return keys.digest((
-        keys.code_of(run_audit), code, libraries, os.environ.get(VARIABLE), loaded.digest, loaded.source, loaded.look,
+        keys.code_of(run_audit), code, libraries, os.environ.get(VARIABLE), loaded.digest, loaded.source, looks,
         "\n".join(found), listed.labels, settings,
     ))  # fmt: skip
 
