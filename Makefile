@@ -123,7 +123,7 @@ lock: ## pin the newest versions within pyproject.toml's bounds in requirements.
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install -qq --disable-pip-version-check uv
 	@build/lock/bin/python -m uv pip compile -q --upgrade --universal --fork-strategy fewest --python-version 3.11 \
-	  --all-extras --no-emit-package xaikit --generate-hashes --no-annotate --no-header pyproject.toml -o build/new.lock
+	  --extra test --no-emit-package xaikit --generate-hashes --no-annotate --no-header pyproject.toml -o build/new.lock
 	@{ sed -n '/^#/p' requirements.lock; cat build/new.lock; } > build/requirements.lock
 	@mv build/requirements.lock requirements.lock
 	@rm -rf build/lock build/new.lock

@@ -42,7 +42,11 @@ def named(requirements: list[str]) -> dict[str, Requirement]:
 
 CORE = named(PROJECT["dependencies"])
 EXTRAS = {name: named(requirements) for name, requirements in PROJECT["optional-dependencies"].items()}
-DECLARED = CORE | {name: bound for extra in EXTRAS.values() for name, bound in extra.items()}
+# No lock has it: onnxruntime and onnxruntime-gpu, which exclude each other, are chosen by the machine.
+BY_MACHINE = {"onnx"}
+DECLARED = CORE | {
+    name: bound for extra, own in EXTRAS.items() if extra not in BY_MACHINE for name, bound in own.items()
+}
 LOCK_LINES = [
     re.split(r"\s+--hash=sha256:", line)
     for line in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
@@ -240,10 +244,10 @@ def providers(name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("folder", "allowed"),
     [
-        ("xaikit", CORE | EXTRAS["notebooks"] | EXTRAS["paper"] | EXTRAS["slurm"]),
+        ("xaikit", CORE | EXTRAS["notebooks"] | EXTRAS["paper"] | EXTRAS["slurm"] | EXTRAS["onnx"]),
         ("notebooks", CORE | EXTRAS["notebooks"]),
         ("benchmarks", CORE),
-        ("tests", DECLARED),
+        ("tests", DECLARED | EXTRAS["onnx"]),
     ],
 )
 def test_what_is_imported_is_declared(folder: str, allowed: dict[str, Requirement]):
@@ -273,7 +277,7 @@ def test_what_the_core_lacks_is_imported_by_the_name_of_its_extra():
         for name in outside - BY_HAND - {"xaikit"}:
             assert providers(name) & set(CORE), f"{path} imports {name} outside of extra(...)"
         used |= set(guarded)
-    assert used == {"notebooks", "paper", "slurm"}
+    assert used == {"notebooks", "paper", "slurm", "onnx"}
 
 
 WITHOUT_EXTRAS = """
@@ -297,7 +301,7 @@ for module in pkgutil.walk_packages(xaikit.__path__, "xaikit."):
 
 
 def test_without_the_extras_all_imports_but_what_needs_them_whole():
-    brought = set(EXTRAS["notebooks"] | EXTRAS["paper"] | EXTRAS["slurm"])
+    brought = set(EXTRAS["notebooks"] | EXTRAS["paper"] | EXTRAS["slurm"] | EXTRAS["onnx"])
     missing = {name for name, by in distributions().items() if set(map(canonicalize_name, by)) & brought}
     code = WITHOUT_EXTRAS.format(missing=missing)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -231,7 +231,8 @@ def audit(
     model: Annotated[
         str | None,
         Argument(
-            metavar="MODEL", help="timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2 or FILE.py:FUNCTION."
+            metavar="MODEL",
+            help="timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2, FILE.onnx or FILE.py:FUNCTION.",
         ),
     ] = None,
     images: Annotated[Path | None, Option(metavar="FOLDER", help="A folder a class, or pictures alone.")] = None,
@@ -241,7 +242,7 @@ def audit(
     groups: Annotated[Path | None, Option(metavar="CSV", help="What is known of each file, a column each.")] = None,
     captions: Annotated[Path | None, Option(metavar="CSV", help="With the columns file and caption.")] = None,
     classes: Annotated[Path | None, Option(metavar="TXT", help="The classes' names, a line each.")] = None,
-    preprocessing: Annotated[str, Option(help="Of a FILE.pt2: imagenet, unit, or a JSON file.")] = "",
+    preprocessing: Annotated[str, Option(help="Of a FILE.pt2 or .onnx: imagenet, unit, or a JSON file.")] = "",
     clip: Annotated[
         list[str] | None,
         Option(metavar="NAME", help="Reads concepts' texts: NAME:WEIGHTS of open_clip, or mini; again."),
@@ -256,12 +257,18 @@ def audit(
     quick: Annotated[bool, Option("--quick", help="About a minute: fewer pictures, no removals, no maps.")] = False,
     device: Annotated[str | None, Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
     seed: Seed = 0,
+    shards: Annotated[int, Option(help="Parts of the pictures that are in memory one at a time; 1000 each, say.")] = 1,
+    shard: Annotated[int | None, Option(help="This one alone, from 0 on, and no page.")] = None,
     init: Annotated[bool, Option("--init", help="Write concepts.toml to start from, and nothing else.")] = False,
     example: Annotated[
         Path | None, Option(metavar="FOLDER", help="Make a classifier and pictures to try it on, and nothing else.")
     ] = None,
 ) -> None:
-    """Audit a classifier of your own: which cues does it use, on which pictures, and how sure is that?"""
+    """Audit a classifier of your own: which cues does it use, on which pictures, and how sure is that?
+
+    What was stopped goes on where it was. With --shards, processes share them: torchrun --nproc-per-node N -m xaikit
+    audit ..., or any machines that see the same folder, each with its --shard, and once more without.
+    """
     if example is not None:
         from xaikit.studies.audit_example import write_example
 
@@ -277,8 +284,13 @@ def audit(
     found = run_audit(
         model, images, output, labels=labels, masks=masks, concepts=concepts, groups=groups, captions=captions,
         classes=classes, preprocessing=preprocessing, clip=clip or (), captioner=captioner, most=most, quick=quick,
-        device=device, seed=seed,
+        device=device, seed=seed, shards=shards, shard=shard,
     )  # fmt: skip
+    if found is None:
+        print(f"What this process had to do is done, and lies in {output / '.parts'}; another one writes the page.")
+        return
+    if shards > 1:
+        print(f"The shards are kept in {output / '.parts'}: remove it when you need them no more.")
     print(*found.summary(), f"The page is {output / 'report.html'} ({found.seconds:.0f} s).", sep="\n")
 
 

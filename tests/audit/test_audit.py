@@ -7,10 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx_files
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from squares import SIZE, run, written
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -20,61 +22,12 @@ from xaikit.audit.concepts import ENOUGH, EXAMPLE, REGIONS, concepts_for
 from xaikit.audit.run import run_audit
 from xaikit.models.preprocessing import Preprocessed
 
-SIZE = 32
 VOID = {"meta", "img", "br", "link", "line", "circle"}
-MINE = """
-import torch
-from torch import nn
-from xaikit import Preprocessed
-
-class Reads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(2, 2)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.tensor([[-2.0, -9.0], [2.0, 9.0]]))
-            self.head.bias.copy_(torch.tensor([5.5, -5.5]))
-
-    def forward(self, images):
-        return self.head(torch.stack([images[:, :, 14:18, 14:18].mean((1, 2, 3)), images[:, :, :4].mean((1, 2, 3))], 1))
-
-def model():
-    return Preprocessed(Reads(), 32, (0.0,) * 3, (1.0,) * 3)
-"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Bright and dark squares on grounds that mostly go with them, and a classifier that looks at the ground."""
-    draw = np.random.default_rng(0)
-    groups = []
-    for number in range(80):
-        label = number % 2
-        ground = label if draw.random() < 0.75 else 1 - label
-        pixels = np.full((SIZE, SIZE, 3), 50 + 130 * ground) + draw.integers(0, 25, (SIZE, SIZE, 3))
-        pixels[9:23, 9:23] = 50 + 130 * label + draw.integers(0, 25, (14, 14, 3))
-        mask = np.zeros((SIZE, SIZE), np.uint8)
-        mask[9:23, 9:23] = 255
-        name = f"{('dark', 'bright')[label]}/{number}.png"
-        for place, drawn in (("pictures", pixels.astype(np.uint8)), ("masks", mask)):
-            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(drawn).save(tmp_path / place / name)
-        groups.append({"file": name, "ground": ("low", "high")[ground], "day": number % 3})
-    pd.DataFrame(groups).to_csv(tmp_path / "groups.csv", index=False)
-    words = [f"a square, {row['ground']} ground, {row['file'].partition('/')[0]}" for row in groups]
-    pd.DataFrame({"file": [row["file"] for row in groups], "caption": words}).to_csv(
-        tmp_path / "captions.csv", index=False
-    )
-    (tmp_path / "mine.py").write_text(MINE)
-    (tmp_path / "classes.txt").write_text("dark\nbright\n")
-    return tmp_path
-
-
-def run(folder: Path, **options):
-    return run_audit(
-        f"{folder / 'mine.py'}:model", folder / "pictures", folder / "report", masks=folder / "masks",
-        classes=folder / "classes.txt", groups=folder / "groups.csv", captions=folder / "captions.csv", **options
-    )  # fmt: skip
+    return written(tmp_path)
 
 
 class Page(HTMLParser):
@@ -106,9 +59,11 @@ def test_a_planted_cue_is_found_shown_and_mended(folder: Path) -> None:
     (mended,) = found.mends
     assert mended.after.net.value < 0.2 < mended.before.net.value and mended.right_after.value > 0.9
     ground, day = found.groupings
+    assert ground.adjusted == 2 * ground.p and day.adjusted >= day.p  # two columns, by Holm
     assert ground.p < 0.01 < day.p and ground.accuracy.worst_group in ("dark, high", "bright, low")
     assert found.keywords["word"][0] in ("low", "high") or found.keywords["p"].min() > 0.05
     assert found.variances.set_index("column")["p"]["ground"] < 0.01
+    assert found.variances.set_index("column")["adjusted p"]["ground"] == 2 * found.variances["p"].min()
     files = {each.name for each in (folder / "report").iterdir()}
     assert files == {"report.html", "audit.json", "effects.csv", "removals.csv", "answers.csv"}
 
@@ -163,6 +118,25 @@ def test_without_labels_masks_and_names_what_can_be_said_is_said(folder: Path) -
     assert found.by_class is None and found.calibration is None and not found.groupings
     assert "class 0" in (folder / "report" / "answers.csv").read_text()
     assert "Not known: the pictures have no labels" in (folder / "report" / "report.html").read_text()
+
+
+def test_an_audit_of_onnx_says_what_it_cannot_do(folder: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="it is in no lock: pip install 'xaikit[onnx]' brings it")
+    layer, looks = nn.Linear(3 * SIZE * SIZE, 2), torch.zeros(3, SIZE, SIZE)
+    looks[:, :4] = 9 / looks[:, :4].numel()  # as the function of one's own does, of the ground alone
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([-looks, looks]).flatten(1))
+        layer.bias.copy_(torch.tensor([4.5, -4.5]))
+    (folder / "mine.onnx").write_bytes(onnx_files.linear(layer, ("n", 3, SIZE, SIZE)))
+    found = run_audit(
+        str(folder / "mine.onnx"), folder / "pictures", folder / "report", masks=folder / "masks",
+        classes=folder / "classes.txt", preprocessing="unit",
+    )  # fmt: skip
+    assert [each.concept for each in found.claimed] == ["background"] and found.maps.method == "RISE"
+    assert any("no gradients" in note for note in found.notes) and "no linear layer" in found.mends[0].why
+    assert not found.maps.untrained and found.maps.why("object")
+    text = (folder / "report" / "report.html").read_text()
+    assert "this one is" not in text and found.loaded.digest in text
 
 
 def test_the_command_line(folder: Path, monkeypatch) -> None:

@@ -1,7 +1,10 @@
 """A classifier is loaded by its name or file, and sees and answers what its own library has it see and answer."""
 
+import json
+import sys
 from pathlib import Path
 
+import onnx_files
 import pytest
 import timm
 import torch
@@ -11,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from xaikit.audit.load import Loaded, load_classifier, read_state
+from xaikit.audit.load import IMAGENET, Loaded, load_classifier, read_state
 from xaikit.models.preprocessing import Preprocessed
 from xaikit.storage.paths import WEIGHTS
 
@@ -104,6 +107,83 @@ def test_what_torch_exported_runs_whatever_its_batch(tmp_path: Path, photograph,
     assert not loaded.gradients
     with pytest.raises(ValueError, match="--preprocessing"):
         load_classifier(str(tmp_path / "model.pt2"))
+
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def onnxruntime():
+    return pytest.importorskip("onnxruntime", reason="it is in no lock: pip install 'xaikit[onnx]' brings it")
+
+
+@pytest.mark.parametrize("shape", [("batch", 3, 8, 8), (3, 3, 8, 8), (1, 3, 8, 8)])
+def test_onnx_runs_whatever_its_batch(tmp_path: Path, photograph, onnxruntime, shape) -> None:
+    layer = nn.Linear(3 * 8 * 8, 4)
+    (tmp_path / "model.onnx").write_bytes(onnx_files.linear(layer, shape))
+    loaded = load_classifier(str(tmp_path / "model.onnx"), preprocessing="imagenet")
+    assert not loaded.gradients and loaded.look.sides == (8, 8)
+    images = photograph.repeat(2, 1, 1, 1)
+    with torch.no_grad():
+        seen = Preprocessed(nn.Flatten(), 8, *IMAGENET, interpolation="bilinear")(images)
+        wanted = layer(seen)
+        torch.testing.assert_close(answers(loaded, images), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="--preprocessing"):
+        load_classifier(str(tmp_path / "model.onnx"))
+
+
+def test_onnx_of_pictures_of_any_size_is_told_which(tmp_path: Path, photograph, onnxruntime) -> None:
+    (tmp_path / "model.onnx").write_bytes(onnx_files.linear(nn.Linear(3, 2), ("n", 3, "h", "w"), pool=True))
+    with pytest.raises(ValueError, match="any size"):
+        load_classifier(str(tmp_path / "model.onnx"), preprocessing="unit")
+    config = {
+        "input_size": [3, 12, 12],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+        "crop_pct": 1,
+    }
+    (tmp_path / "look.json").write_text(json.dumps(config))
+    loaded = load_classifier(str(tmp_path / "model.onnx"), preprocessing=str(tmp_path / "look.json"))
+    assert loaded.look.sides == (12, 12) and answers(loaded, photograph).shape == (2, 2)
+
+
+def test_the_digest_of_onnx_is_of_all_files_that_hold_it(tmp_path: Path, onnxruntime) -> None:
+    layer = nn.Linear(3 * 8 * 8, 2)
+    (tmp_path / "model.onnx").write_bytes(onnx_files.linear(layer, elsewhere="weights.bin"))
+    digests = []
+    for weight in (layer.weight, 2 * layer.weight):
+        (tmp_path / "weights.bin").write_bytes(weight.detach().numpy().tobytes())
+        digests.append(load_classifier(str(tmp_path / "model.onnx"), preprocessing="unit").digest)
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"twice": True}, r"gives 2 tensors \(logits, again\)"),
+        ({"beside": True}, r"takes 2 tensors \(images, more\)"),
+        ({"shape": (1, 8, 8, 3)}, r"shape \[1, 8, 8, 3\]: export a model that takes images \[batch, 3,"),
+        ({"shape": ("n", 192)}, "export a model that takes images"),
+        (None, "nothing that onnxruntime can run"),
+    ],
+)
+def test_onnx_that_is_no_classifier_of_images_is_refused(tmp_path: Path, onnxruntime, options, said: str) -> None:
+    content = b"no model" if options is None else onnx_files.linear(nn.Linear(192, 2), **options)
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        load_classifier(str(tmp_path / "model.onnx"), preprocessing="unit")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_onnxruntime_it_is_said_what_brings_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "model.onnx").write_bytes(onnx_files.linear(nn.Linear(192, 2)))
+    with pytest.raises(ModuleNotFoundError, match=r"xaikit\[onnx\]"):
+        load_classifier(str(tmp_path / "model.onnx"), preprocessing="unit")
+
+
+# --- a user's own -----------------------------------------------------------------------------------------------------
 
 
 def test_a_function_of_ones_own_gives_a_classifier(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from xaikit.audit import mends
 from xaikit.audit.maps import Maps, maps_of, shuffled
 from xaikit.audit.measures import calibration, grouping, keywords, margins_by_group
 from xaikit.audit.mends import mend
-from xaikit.audit.questions import Concept, Seen, classify
+from xaikit.audit.questions import Concept, Seen, classify, examples
 from xaikit.metrics.intervals import Interval
+from xaikit.storage.seeding import rng
 
 
 def confident(n: int, seed: int, too: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +131,18 @@ def test_a_map_says_nothing_where_a_control_fails() -> None:
         assert why in found.why("a") and bool(why) == bool(found.why("a"))
 
 
+def test_a_classifier_whose_weights_cannot_be_reached_lacks_a_control() -> None:
+    class NoWeights(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([images.mean((1, 2, 3)), images[:, :, 10:22, 10:22].mean((1, 2, 3))], 1)
+
+    seen = pictures()
+    found = maps_of(NoWeights(), seen, torch.ones(20, dtype=torch.int64), range(6), gradients=False)
+    above = Interval(0.3, 0.2, 0.4, 6)
+    lacking = Maps("RISE", found.rows, found.maps, {"middle": above}, found.untrained)
+    assert not found.untrained and "cannot be shuffled" in lacking.why("middle")
+
+
 def test_weights_are_shuffled_and_the_classifier_is_left_as_it_was() -> None:
     model = Pattern()
     before = model.look.weight.clone()
@@ -174,6 +188,17 @@ def test_the_last_layer_learned_anew_on_exchanged_pictures_does_without_the_cue(
     found = mend(model, seen, labels, ground, [ground], answers)
     assert found.before.net.value > 0.8 and found.before.claimed
     assert abs(found.after.net.value) < 0.05 and found.right_after.value > 0.95 > found.right_before.value
+
+
+def test_no_picture_that_judges_a_mend_lends_its_background_to_one_that_is_learned_from(monkeypatch) -> None:
+    seen, labels = squares()
+    learn, judge = np.array_split(rng(0, "audit", "halves").permutation(120), 2)
+    asked = []
+    monkeypatch.setattr(mends, "examples", lambda given, *rest: asked.append(given) or examples(given, *rest))
+    model, ground = TwoFeatures(), Concept("ground", "background", "object")
+    mend(model, seen, labels, ground, [ground], classify(model, seen).argmax(1).numpy())
+    (given,) = asked
+    assert torch.equal(given.pixels, seen.pixels[np.sort(learn)]) and len(given) + len(judge) == 120
 
 
 def test_a_mend_that_cannot_be_tried_says_why() -> None:

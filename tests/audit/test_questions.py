@@ -1,6 +1,7 @@
 """What is said to be used is what turns answers, beyond what turns them by itself."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,13 +21,17 @@ from xaikit.audit.questions import (
     _Question,
     _shows,
     classify,
+    counted,
+    decided,
     donors,
     effects,
     examples,
     holm,
+    joined,
     removals,
     smallest_effect,
 )
+from xaikit.storage.seeding import rng
 
 SIZE = 32
 LOGO = torch.zeros(4, 6, 6, dtype=torch.uint8)
@@ -214,6 +219,38 @@ def test_donors_have_the_same_answer_or_another_and_are_never_the_picture_itself
         if same[row] >= 0:
             assert same[row] != row and answers[same[row]] == answers[row] and able[same[row]]
     assert same[5] == -1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_donors_are_those_of_the_obvious_way(seed: int) -> None:
+    """One draw after the other, from pools that are written down: committed tables rest on these very draws."""
+    draw = np.random.default_rng(seed)
+    answers, able = 3 * draw.integers(0, 5, 30), draw.random(30) < draw.random()
+    ours, stream = donors(answers, able, seed), rng(seed, "audit", "donors")
+    for row in range(30):
+        alike = answers == answers[row]
+        for found, pool in zip(ours, (able & alike & (np.arange(30) != row), able & ~alike), strict=True):
+            assert found[row] == (stream.choice(np.flatnonzero(pool)) if pool.any() else -1)
+
+
+def test_questions_of_two_halves_are_joined_to_questions_of_all() -> None:
+    halves, model = [seen_of(40, seed) for seed in range(2)], Reads(of_background)
+    given = [classify(model, half).argmax(1) for half in halves]
+    parts = [
+        counted(model, half, [BACKGROUND, COLOUR, PATCH], answers=own) for half, own in zip(halves, given, strict=True)
+    ]
+    for first, second, both in zip(*parts, joined(parts, [40, 40]), strict=True):
+        assert both.rows.tolist() == [*first.rows, *(second.rows + 40)]
+        assert both.flips.tolist() == [*first.flips, *second.flips] and both.controls.keys() == first.controls.keys()
+        assert sum(both.towards.values()) == both.flips.sum()
+    few = [[replace(each, rows=each.rows[:6], flips=each.flips[:6], controls={"a": each.flips[:6]}) for each in part]
+           for part in parts]  # fmt: skip
+    assert [bool(each.why) for each in decided(joined(few, [40, 40]), np.arange(80))] == [False] * 3
+    assert all(each.why for each in decided(few[0], np.arange(40)))
+    lacking = [[replace(parts[0][1], controls={"from the same answer": parts[0][1].flips})], [parts[1][1]]]
+    (colour,) = joined(lacking, [40, 40])  # of grey things the exchanged colours would be the change's own
+    if (name := "other colours, as far") in parts[1][1].controls:
+        assert (colour.controls[name][:40] == parts[0][1].flips).all()
 
 
 def test_examples_are_the_pictures_that_were_asked() -> None:

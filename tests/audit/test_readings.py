@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from xaikit import ablate, decompose, mean_contributions
 from xaikit.audit import Concept, Language, Loaded, Pictures, Seen, load_classifier, load_language, read_concepts
 from xaikit.audit import readings as module
-from xaikit.audit.last_layer import in_parts, inputs_of, last_layer
-from xaikit.audit.maps import shuffled
+from xaikit.audit.last_layer import inputs_of, last_layer
+from xaikit.audit.maps import MISSING, shuffled
 from xaikit.audit.questions import classify
 from xaikit.audit.readings import by_pictures, by_texts, readings_of
 from xaikit.models.clip import Clip
@@ -109,6 +109,14 @@ def test_what_the_logits_follow_is_found_and_what_they_ignore_is_not(birds, lang
     assert same.loc["background", "why"] == module.SAME  # what shuffled weights do as well is no finding
 
 
+def test_where_no_weights_can_be_shuffled_a_control_is_missing(birds, language: Language) -> None:
+    clip, seen = next(iter(language.clips.values())), Seen(birds.pixels())
+    column = TASKS["birds"].names.index("background")
+    margin = torch.from_numpy(birds.codes[:, column] * 2.0 - 1)[:, None] * torch.tensor([-1.0, 1.0])
+    (row,) = by_texts(seen, in_words("background"), clip, margin, None, birds.labels.numpy()).to_dict("records")
+    assert row["p"] <= 0.05 and row["why"] == MISSING and np.isnan(row["p, weights shuffled"])
+
+
 def test_directions_at_random_are_found_as_often_as_chance_says(birds, language: Language, monkeypatch) -> None:
     """Logits that follow a random direction of CLIP are no reason to call any text used."""
     clip, seen = next(iter(language.clips.values())), Seen(birds.pixels())
@@ -136,7 +144,7 @@ def test_the_cosine_of_pictures_is_that_of_a_ridge_probe_and_a_class(birds) -> N
     (row,) = by_pictures(loaded.model, other, [concept], np.array([0, 1]), seed=SEED).to_dict("records")
     images = torch.cat([concept.shown, concept.without]).float() / 255
     last = last_layer(loaded.model)
-    features = inputs_of(loaded.model, last, [images], "cpu").double()
+    features = inputs_of(loaded.model, last, lambda rows: images[rows], len(images), (64, 64), "cpu").double()
     x = features / features.std(0)
     x = x - x.mean(0)
     y = torch.cat([torch.ones(len(concept.shown)), -torch.ones(len(concept.without))]).double()
@@ -312,11 +320,14 @@ def test_a_classifier_without_a_last_layer_is_asked_what_can_be(birds) -> None:
 def test_the_features_are_what_the_last_layer_is_given(birds) -> None:
     loaded, seen = classifier(), Seen(birds.pixels())
     last = last_layer(loaded.model)
-    features = inputs_of(loaded.model, last, in_parts(seen), "cpu")
+    features = inputs_of(loaded.model, last, seen.images, len(seen), seen.sides, "cpu")
     assert torch.allclose(last(features), classify(loaded.model, seen), atol=1e-5)
     assert last_layer(nn.Conv2d(3, 2, 1)) is None
     twice = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.ReLU())
-    assert inputs_of(twice, last_layer(twice), [torch.rand(2, 3, 2, 2)], "cpu") is None  # it gives no logits
+    images = torch.rand(2, 3, 2, 2)
+    assert (
+        inputs_of(twice, last_layer(twice), lambda rows: images[rows], 2, (2, 2), "cpu") is None
+    )  # it gives no logits
 
 
 # --- from a file ------------------------------------------------------------------------------------------------------

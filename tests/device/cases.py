@@ -17,7 +17,7 @@ from torchvision.models import resnet18
 from torchvision.transforms.v2.functional import to_pil_image
 
 from xaikit import audit as audits
-from xaikit.audit import changes, questions, readings
+from xaikit.audit import batches, changes, questions, readings, shards
 from xaikit.audit import maps as audit_maps
 from xaikit.audit.load import outputs
 from xaikit.companion.known_towers import small
@@ -423,6 +423,17 @@ def generated(device: str) -> None:
     pictures.encode(pictures.generate(["a red bird"], seed=0, steps=2)[1].to(device))
 
 
+def _full(model: nn.Module, room: int) -> Callable[[Tensor], Tensor]:
+    """A GPU that has memory for so many pictures."""
+
+    def work(rows: Tensor) -> Tensor:
+        if len(rows) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return model(torch.zeros(len(rows), 3, 32, 32, device=next(model.parameters()).device))
+
+    return work
+
+
 @case
 def what_words_say_of_a_classifier(device: str) -> None:
     """Papers 1, 2 and 4 on a classifier of the device; pictures, logits and tables lie on the CPU."""
@@ -481,6 +492,16 @@ def an_audit(device: str) -> None:
     assert found.claimed and found.mends and not found.mends[0].why and found.maps is not None
     assert audits.audit(audits.Loaded.of(behind), pictures, device=device, quick=True).effects
     found.table()
+    halves = [replace(pictures, seen=audits.Seen(pixels[part], {"object": masks[part]}), ids=pictures.ids[part],
+                      labels=pictures.labels[part], groups=known[part], captions=texts[part])
+              for part in (slice(0, 24), slice(24, 48))]  # fmt: skip
+    counted = [
+        shards.counted_shard(found.loaded, half, concepts, device=device, seed=0, quick=False, with_logits=True)
+        for half in halves
+    ]
+    assert len(shards.together(counted, halves[0].seen).answers) == 48
+    little = batches.in_batches(_full(behind, 5), 48, behind, (32, 32), device)
+    assert max(map(len, little)) <= 5 and batches.at_once(behind, (32, 32), device) <= 5
     assert outputs(found.loaded, device) == 2
     with tempfile.TemporaryDirectory() as folder:
         assert found.save(Path(folder)).is_file()

@@ -43,16 +43,19 @@ EXCEPTIONS = {
 }
 # What is called with tensors of the CPU, whatever the device.
 ON_THE_CPU = {
+    "audit.auditing.confidence": "logits are results",
     "audit.concepts.common_regions": "pictures lie on the CPU",
     "audit.concepts.concepts_for": "pictures lie on the CPU",
     "audit.concepts.read_concepts": "pictures lie on the CPU",
-    "audit.last_layer.in_parts": "pictures lie on the CPU",
     "audit.maps.Maps.why": "maps are results",
+    "audit.photographs.read_listed": "pictures lie on the CPU",
     "audit.photographs.read_pictures": "pictures lie on the CPU",
     "audit.questions.Seen.images": "pictures lie on the CPU, of which batches are moved",
     "audit.questions.Seen.region": "pictures lie on the CPU, of which batches are moved",
+    "audit.questions.Seen.sides": "pictures lie on the CPU, of which batches are moved",
     "audit.questions.askable": "pictures and answers lie on the CPU",
     "audit.questions.examples": "pictures and answers lie on the CPU",
+    "audit.shards.together": "what shards leave are results",
     "models.classifiers.train": "moves each batch itself",
     "perturbation.removal.RemovalCurves.areas": "curves are results",
     "perturbation.search.MaskChecks.empty": "checks are results",

@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Int64
 
 from xaikit.audit.load import Loaded
@@ -17,7 +16,7 @@ from xaikit.audit.maps import Maps
 from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, grouping, margins_by_group
 from xaikit.audit.mends import Mend
 from xaikit.audit.photographs import NO_LABEL, Pictures
-from xaikit.audit.questions import LEAST, Concept, Effect
+from xaikit.audit.questions import LEAST, Concept, Effect, holm
 from xaikit.audit.readings import Readings
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 
@@ -26,13 +25,17 @@ from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 class Findings:
     """What was found of a classifier on some pictures; `table()` is a row a question.
 
-    `logits` [pictures, classes]; `known` says of which pictures the right answer is known.
+    `answers` [pictures] are the classes of the highest logit, `confidence` [pictures] their probabilities; `known` says
+    of which pictures the right answer is known. `logits` [pictures, classes], maps, mends, and the pixels that are
+    shown, are of the first shard's pictures alone where there are several shards.
     """
 
     loaded: Loaded
     pictures: Pictures
     concepts: tuple[Concept, ...]
-    logits: Float[np.ndarray, "pictures classes"] = field(repr=False)
+    logits: Float[np.ndarray, "first classes"] = field(repr=False)
+    answers: Int64[np.ndarray, " pictures"] = field(repr=False)
+    confidence: Float[np.ndarray, " pictures"] = field(repr=False)
     effects: tuple[Effect, ...]
     removals: tuple[Effect, ...]
     maps: Maps | None
@@ -43,11 +46,6 @@ class Findings:
     seconds: float
     notes: tuple[str, ...]
     command: str = ""
-
-    @property
-    def answers(self) -> Int64[np.ndarray, " pictures"]:
-        """The class of the highest logit."""
-        return self.logits.argmax(1)
 
     @property
     def known(self) -> Bool[np.ndarray, " pictures"]:
@@ -76,28 +74,29 @@ class Findings:
         """How far confidence and accuracy are apart, where the right answers are known."""
         if self.known.sum() < FEW:
             return None
-        confidence = torch.from_numpy(self.logits[self.known]).softmax(1).amax(1).double().numpy()
-        return calibration(confidence, self.correct, self.seed)
+        return calibration(self.confidence[self.known].astype(float), self.correct, self.seed)
 
     @cached_property
     def groupings(self) -> list[Grouping]:
-        """The accuracy by class and each column of the groups."""
+        """The accuracy by class and each column of the groups; p allows for the number of columns (Holm)."""
         if self.known.sum() < FEW:
             return []
         labels, found = self.pictures.labels[self.known], []
         for name, column in self.pictures.groups.items():
             own = [f"{self.name(label)}, {value}" for label, value in zip(labels, column[self.known], strict=True)]
             found.append(grouping(str(name), own, self.correct, labels, self.seed))
-        return found
+        adjusted = holm([each.p for each in found])
+        return [replace(each, adjusted=p) for each, p in zip(found, adjusted, strict=True)]
 
     @cached_property
     def variances(self) -> pd.DataFrame:
         """For each column of the groups, the share of the logits' variance within answers that goes with it."""
-        rows = []
+        rows, first = [], slice(0, len(self.logits))
         for name, column in self.pictures.groups.items():
             labels = np.where(self.known, self.pictures.labels, self.answers)
-            rows.append((name, *margins_by_group(str(name), column, self.logits, labels, self.seed)))
-        return pd.DataFrame(rows, columns=["column", "share of variance", "p"])
+            rows.append((name, *margins_by_group(str(name), column[first], self.logits, labels[first], self.seed)))
+        found = pd.DataFrame(rows, columns=["column", "share of variance", "p"])
+        return found.assign(**{"adjusted p": holm(found["p"].tolist())})
 
     def name(self, label: int | np.integer) -> str:
         """What a class is called."""
@@ -182,7 +181,7 @@ class Findings:
         if (own := self.calibration) is not None:
             found["calibration"] = {"error": own.error, "by chance": own.by_chance, "p": own.p}
         found["groups"] = {
-            each.column: {"worst": str(each.accuracy.worst_group), "p": each.p}
+            each.column: {"worst": str(each.accuracy.worst_group), "p": each.p, "adjusted p": each.adjusted}
             | {str(name): vars(value) for name, value in each.accuracy.groups.items()}
             for each in self.groupings
         }
@@ -190,11 +189,10 @@ class Findings:
 
     def answer_table(self) -> pd.DataFrame:
         """A row a picture: the right answer, the one given, and whether each change turns it."""
-        confidence = torch.from_numpy(self.logits).softmax(1).amax(1).numpy()
         table = pd.DataFrame({
             "file": self.pictures.ids,
             "label": [self.name(label) if label != NO_LABEL else "" for label in self.pictures.labels],
-            "answer": [self.name(label) for label in self.answers], "confidence": confidence.round(4),
+            "answer": [self.name(label) for label in self.answers], "confidence": self.confidence.round(4),
         })  # fmt: skip
         for each in self.effects:
             if not each.why:

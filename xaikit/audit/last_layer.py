@@ -1,27 +1,19 @@
 """What the last linear layer of a classifier is given: the features that its answers are read from."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from xaikit.audit.questions import Seen
+from xaikit.audit.batches import in_batches
 from xaikit.models.hooks import hooked
-
-TOGETHER = 64  # pictures of a pass
 
 
 def last_layer(model: nn.Module) -> nn.Linear | None:
     """The last linear layer, where there is one; whether it gives the answers, `inputs_of` sees."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return layers[-1] if layers else None
-
-
-def in_parts(seen: Seen) -> Iterator[Float[Tensor, "_ 3 height width"]]:
-    """All pictures in [0, 1], some at a time."""
-    for start in range(0, len(seen), TOGETHER):
-        yield seen.images(slice(start, start + TOGETHER))
 
 
 def reading(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,18 +29,27 @@ def reading(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor,
 
 
 def inputs_of(
-    model: nn.Module, last: nn.Linear, parts: Iterable[Float[Tensor, "_ 3 height width"]], device: str
+    model: nn.Module,
+    last: nn.Linear,
+    images: Callable[[Int64[Tensor, " rows"]], Float[Tensor, "rows 3 height width"]],
+    count: int,
+    sides: tuple[int, int],
+    device: str,
 ) -> Float[Tensor, "pictures features"] | None:
-    """What the last layer is given, on the CPU, where what it gives are the logits; else None."""
-    found = []
+    """What the last layer is given, on the CPU, where what it gives are the logits; else None.
+
+    `images(rows)` are the pictures, `count` in all, of height and width `sides`.
+    """
+
+    def given(rows: Tensor) -> Tensor | None:
+        try:
+            inputs, logits = reading(model, last, images(rows).to(device))
+        except ValueError:
+            return None
+        own = last(inputs)
+        alike = inputs.ndim == 2 and own.shape == logits.shape and torch.allclose(own, logits, atol=1e-4)
+        return inputs.float().cpu() if alike else None
+
     with torch.no_grad():
-        for part in parts:
-            try:
-                inputs, logits = reading(model, last, part.to(device))
-            except ValueError:
-                return None
-            given = last(inputs)
-            if inputs.ndim != 2 or given.shape != logits.shape or not torch.allclose(given, logits, atol=1e-4):
-                return None
-            found.append(inputs.float().cpu())
-    return torch.cat(found)
+        parts = in_batches(given, count, model, sides, device)
+    return None if any(part is None for part in parts) else torch.cat(parts)

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +22,10 @@ from xaikit.arguments import Texts, public
 from xaikit.models.clip import Clip, load_clip
 from xaikit.models.hub import find, load_whole, remember, said, timm_model
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.storage.extras import extra
 from xaikit.storage.files import read_json
 
-FORMS = "timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2 or FILE.py:FUNCTION"
+FORMS = "timm:NAME, torchvision:NAME, hf:ID, open_clip:NAME, FILE.pt2, FILE.onnx or FILE.py:FUNCTION"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -80,8 +83,9 @@ def load_classifier(name: str, classes: Sequence[str] = (), *, preprocessing: st
     `timm:NAME`, `torchvision:NAME` and `open_clip:NAME:WEIGHTS` have their library's weights, or with `:FILE` behind
     the name (of timm and torchvision) those of a state dict, safetensors or torch's own, of which nothing but tensors
     is read. `hf:ID` is an image classifier of transformers, from the hub or a folder. `FILE.pt2` is what torch.export
-    saved, and has no preprocessing of its own, so that `preprocessing` is "imagenet" (its mean and deviation), "unit"
-    (pixels in [0, 1]), or a JSON file of timm, open_clip or transformers. `FILE.py:FUNCTION` is a function without
+    saved, `FILE.onnx` is run by onnxruntime, without gradients. They have no preprocessing of their own, so that
+    `preprocessing` is "imagenet" (its mean and deviation), "unit" (pixels in [0, 1]), or a JSON file of timm, open_clip
+    or transformers. `FILE.py:FUNCTION` is a function without
     arguments that gives a `Preprocessed` module. `classes` name the classes, in order; CLIP needs them, as its texts.
     Raises ValueError for a name of none of these forms, and for what cannot be loaded.
     """
@@ -92,8 +96,8 @@ def load_classifier(name: str, classes: Sequence[str] = (), *, preprocessing: st
             found = makers[scheme](rest, device)
         elif scheme == "open_clip" and rest:
             found = _open_clip(rest, classes, device)
-        elif name.endswith(".pt2"):
-            found = _exported(Path(name), preprocessing, device)
+        elif name.endswith((".pt2", ".onnx")):
+            found = _from_file(Path(name), preprocessing, device)
         elif ".py:" in name:
             found = _own(name, device)
         else:
@@ -204,46 +208,116 @@ class ByTexts(nn.Module):
 
 
 class _Exported(nn.Module):
-    """What torch.export saved, called as often as its batch size asks for."""
+    """What torch.export saved, called as often as its batch size asks for. `sides` are None where any will do."""
 
-    def __init__(self, program: Any) -> None:
+    def __init__(self, file: Path) -> None:
         super().__init__()
+        program = torch.export.load(file)
+        wanted = program.graph_signature.user_inputs
+        if len(wanted) != 1:
+            raise ValueError(f"{file} takes {len(wanted)} inputs: export a model that takes images alone")
         self.inner = program.module()
-        shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in _inputs_of(program))
-        self.batch = shape[0] if isinstance(shape[0], int) else None
-        self.side = tuple(int(side) for side in shape[-2:])
+        shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name in wanted)
+        self.batch, *sides = (side if isinstance(side, int) else None for side in (shape[0], *shape[-2:]))
+        self.sides = None if None in sides else sides
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.batch is None:
-            return self.inner(images)
-        parts = []
-        for part in images.split(self.batch):
-            short = self.batch - len(part)
-            full = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
-            parts.append(self.inner(full)[: len(part)])
-        return torch.cat(parts)
+        return _in_fixed(self.inner, images, self.batch)
 
 
-def _inputs_of(program: Any) -> Sequence[str]:
-    return program.graph_signature.user_inputs
+def _in_fixed(run: Callable[[Tensor], Tensor], images: Tensor, batch: int | None) -> Tensor:
+    """What `run` gives for images, of which it takes `batch` at a time, no more and no fewer, or any number (None)."""
+    if batch is None:
+        return run(images)
+    parts = []
+    for part in images.split(batch):
+        short = batch - len(part)
+        full = torch.cat([part, part[:1].expand(short, -1, -1, -1)]) if short else part
+        parts.append(run(full)[: len(part)])
+    return torch.cat(parts)
 
 
-def _exported(file: Path, preprocessing: str, device: str) -> Loaded:
+_NUMBERS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+
+
+class _Onnx(nn.Module):
+    """An ONNX file, run by onnxruntime: pictures go to it and logits come back through the CPU's memory."""
+
+    def __init__(self, file: Path, device: str) -> None:
+        super().__init__()
+        with extra("onnx"):
+            import onnxruntime
+
+        wanted = ["CPUExecutionProvider"]
+        if torch.device(device).type == "cuda":
+            if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+                wanted.insert(0, "CUDAExecutionProvider")
+            else:
+                warnings.warn(f"This onnxruntime has no CUDA, so that {file} runs on the CPU.", stacklevel=2)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=wanted)
+        except Exception as error:  # its own, which have nothing else in common
+            raise ValueError(f"{file} is nothing that onnxruntime can run ({_first_line(error)})") from error
+        self.digest = hashlib.sha256(b"".join(each.read_bytes() for each in _onnx_files(file))).hexdigest()
+        taken, given = self.session.get_inputs(), self.session.get_outputs()
+        for what, found in (("takes", taken), ("gives", given)):
+            if len(found) != 1:
+                names = ", ".join(each.name for each in found)
+                raise ValueError(
+                    f"{file} {what} {len(found)} tensors ({names}): export images in and logits out, alone"
+                )
+        (self.taken,) = taken
+        shape = [side if isinstance(side, int) else None for side in self.taken.shape]  # others are names, or nothing
+        if self.taken.type not in _NUMBERS or len(shape) != 4 or shape[1] not in (3, None):
+            raise ValueError(
+                f"{file} takes {self.taken.type} of shape {self.taken.shape}: export a model that takes images [batch, "
+                "3, height, width] of floating point"
+            )
+        self.batch, _, *sides = shape
+        self.sides = None if None in sides else sides
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _in_fixed(self._run, images, self.batch)
+
+    def _run(self, images: Tensor) -> Tensor:
+        own = images.detach().to("cpu", _NUMBERS[self.taken.type]).contiguous().numpy()
+        try:
+            (logits,) = self.session.run(None, {self.taken.name: own})
+        except Exception as error:
+            kind = torch.OutOfMemoryError if "allocate" in str(error) else RuntimeError
+            raise kind(f"onnxruntime cannot run the classifier: {_first_line(error)}") from error
+        return torch.from_numpy(logits).to(images)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _onnx_files(file: Path) -> list[Path]:
+    """An ONNX file, and those beside it that it says hold its weights (protobuf entries of the key "location")."""
+    found = re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content := file.read_bytes())
+    names = {content[each.end() : each.end() + each[1][0]] for each in found}
+    beside = [file.parent / name.decode(errors="replace") for name in sorted(names)]
+    return [file, *(each for each in beside if each.is_file())]
+
+
+def _from_file(file: Path, preprocessing: str, device: str) -> Loaded:
     if not preprocessing:
         raise ValueError(f"{file} does not say how it wants its pictures: add --preprocessing imagenet, unit or a file")
     if not file.is_file():
-        raise ValueError(f"{file} is missing: name a file that torch.export saved")
-    program = torch.export.load(file)
-    wanted = _inputs_of(program)
-    if len(wanted) != 1:
-        raise ValueError(f"{file} takes {len(wanted)} inputs: export a model that takes images alone")
-    model = _Exported(program)
-    if preprocessing in ("imagenet", "unit"):
-        colours = IMAGENET if preprocessing == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
-        behind = Preprocessed(model, model.side, *colours, interpolation="bilinear")
-    else:
+        raise ValueError(f"{file} is missing: name a file that was exported")
+    model = _Onnx(file, device) if file.suffix == ".onnx" else _Exported(file)
+    if preprocessing not in ("imagenet", "unit"):
         behind = Preprocessed.of(model, read_json(Path(preprocessing)))
-    return Loaded.of(behind.to(device), source=str(file), gradients=False)
+    elif model.sides is None:
+        raise ValueError(f"{file} takes pictures of any size: say which one, in a JSON file (--preprocessing)")
+    else:
+        colours = IMAGENET if preprocessing == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
+        behind = Preprocessed(model, model.sides, *colours, interpolation="bilinear")
+    found = Loaded.of(behind.to(device), source=str(file), gradients=False)
+    return replace(found, digest=model.digest) if isinstance(model, _Onnx) else found
 
 
 def _own(name: str, device: str) -> Loaded:

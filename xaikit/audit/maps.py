@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from xaikit.audit.batches import in_batches, with_memory
 from xaikit.audit.questions import Seen
 from xaikit.metrics.intervals import Interval, bootstrap_mean
 from xaikit.perturbation.search import PRESETS, attribution, meaningful_perturbation
@@ -16,6 +17,8 @@ from xaikit.saliency.masking import rise
 from xaikit.storage.seeding import generator, rng
 
 MASKS = 256  # of RISE, which is asked where there are no gradients
+MISSING = "the network's weights cannot be shuffled, so that a control is missing"
+SAME = "the same is found of the network with shuffled weights"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +27,9 @@ class Maps:
 
     `rows` [maps] are the pictures, `maps` [maps, height, width] what the classifier rests on, by `method`. `beyond`: of
     each region, the share of a map in its mask less that in another picture's mask. `untrained` is the same of the
-    same network with its weights shuffled within each layer. Where that one's interval lies above 0 as well, or the
-    first does not, the region's map says nothing here: `why` has the reason.
+    same network with its weights shuffled within each layer, and empty where these cannot be reached. Where that one's
+    interval lies above 0 as well or is not there, or the first does not, the region's map says nothing here: `why` has
+    the reason.
     """
 
     method: str
@@ -38,9 +42,16 @@ class Maps:
         """Why the maps say nothing of a region; empty where they do."""
         if self.beyond[region].low <= 0:
             return "no more of a map lies in its mask than in another picture's"
+        if region not in self.untrained:
+            return MISSING
         if self.untrained[region].low > 0:
-            return "the same is found of the network with shuffled weights"
+            return SAME
         return ""
+
+
+def can_be_shuffled(model: nn.Module) -> bool:
+    """Whether there are weights to shuffle: of what another program runs there are none."""
+    return any(tensor.numel() > 1 for tensor in model.parameters())
 
 
 def shuffled(model: nn.Module, seed: int) -> nn.Module:
@@ -67,8 +78,10 @@ def maps_of(
     """Meaningful perturbation of the answers to the pictures `rows`, or RISE where there are no gradients."""
     chosen = torch.as_tensor(rows)
     images = seen.images(chosen, device)
-    found = _maps(model, images, answers[chosen].to(device), gradients, seed)
-    null = _maps(shuffled(model, seed), images, answers[chosen].to(device), gradients, seed)
+    found = _maps(model, images, answers[chosen].to(device), gradients, device, seed)
+    null = None
+    if can_be_shuffled(model):
+        null = _maps(shuffled(model, seed), images, answers[chosen].to(device), gradients, device, seed)
     beyond, untrained = {}, {}
     for region, masks in seen.masks.items():
         own = masks[chosen]
@@ -76,16 +89,23 @@ def maps_of(
         if int(there.sum()) < 4:
             continue
         beyond[region] = _beyond(found[there], own[there], seed)
-        untrained[region] = _beyond(null[there], own[there], seed)
+        if null is not None:
+            untrained[region] = _beyond(null[there], own[there], seed)
     method = "meaningful perturbation" if gradients else "RISE"
     return Maps(method, chosen.numpy(), found, beyond, untrained)
 
 
-def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, seed: int) -> Tensor:
+def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, device: str, seed: int) -> Tensor:
+    sides = (images.shape[-2], images.shape[-1])
+
     def odds(seen: Tensor, which: Tensor) -> Tensor:
-        logits = model(seen).float()
+        # With gradients all has to go through at once: the search of masks has batches of its own.
+        logits = model(seen).float() if torch.is_grad_enabled() else torch.cat(_logits(seen))
         target = targets[which.to(targets.device)][:, None]
         return logits.gather(1, target)[:, 0] - logits.scatter(1, target, -torch.inf).logsumexp(1)
+
+    def _logits(seen: Tensor) -> list[Tensor]:
+        return in_batches(lambda rows: model(seen[rows]).float(), len(seen), model, sides, device)
 
     with torch.no_grad():
         before = odds(images, torch.arange(len(images)))
@@ -101,8 +121,11 @@ def _maps(model: nn.Module, images: Tensor, targets: Tensor, gradients: bool, se
         found = rise(score, images, images.mean((2, 3), keepdim=True).expand_as(images), seed=seed, masks=MASKS)
         return (found - found.amin((1, 2), keepdim=True)).cpu()
     recipe = PRESETS["quick"].at(images.shape[-1])
-    masks = meaningful_perturbation(score, images, recipe, seed=seed)
-    return attribution(masks, (images.shape[-2], images.shape[-1]), recipe).cpu()
+
+    def search(size: int) -> Tensor:
+        return meaningful_perturbation(score, images, recipe, seed=seed, batch=size)
+
+    return attribution(with_memory(search, model, sides, device), sides, recipe).cpu()
 
 
 def _beyond(maps: Tensor, masks: Tensor, seed: int) -> Interval:

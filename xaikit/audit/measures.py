@@ -1,5 +1,7 @@
 """How good is the classifier, where is it worst, and what goes with its mistakes? Each with what chance would give."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int64
 from numpy.typing import ArrayLike
+from scipy import sparse
 
 from xaikit.arguments import Count, Seed
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
@@ -65,13 +68,14 @@ class Grouping:
     """The accuracy in the groups of one column, and whether its spread is more than chance.
 
     `spread` is the standard deviation of the groups' accuracies, weighted by their sizes; `p` how often groups of the
-    same sizes, dealt at random among the pictures of each class, have as much.
+    same sizes, dealt at random among the pictures of each class, have as much; `adjusted` allows for all columns.
     """
 
     column: str
     accuracy: GroupAccuracy
     spread: float
     p: float
+    adjusted: float = math.nan
 
 
 def grouping(
@@ -87,16 +91,21 @@ def grouping(
         means = np.bincount(own, correct) / sizes
         return float(np.sqrt((sizes * (means - correct.mean()) ** 2).sum() / len(own)))
 
-    found, draw = spread(codes), rng(seed, "audit", "groups", column)
-    reached = sum(spread(_dealt(codes, labels, draw)) >= found - 1e-12 for _ in range(DRAWS))
+    found, draw, alike = spread(codes), rng(seed, "audit", "groups", column), _alike(labels)
+    reached = sum(spread(_dealt(codes, alike, draw)) >= found - 1e-12 for _ in range(DRAWS))
     return Grouping(column, group_accuracy(correct, names), found, (1 + reached) / (1 + DRAWS))
 
 
-def _dealt(codes: np.ndarray, labels: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _alike(labels: np.ndarray) -> list[np.ndarray]:
+    """The pictures of each label."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def _dealt(codes: np.ndarray, alike: Sequence[np.ndarray], draw: np.random.Generator) -> np.ndarray:
     """The codes, dealt anew among the pictures of each label."""
     dealt = codes.copy()
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    for rows in alike:
         dealt[rows] = codes[draw.permutation(rows)]
     return dealt
 
@@ -106,8 +115,7 @@ def within_labels(
 ) -> Float[np.ndarray, "pictures columns"]:
     """The values less their mean over the pictures of each label."""
     found = np.array(values)
-    for label in np.unique(labels):
-        rows = labels == label
+    for rows in _alike(labels):
         found[rows] -= found[rows].mean(0)
     return found
 
@@ -122,7 +130,7 @@ def margins_by_group(
     not, it cannot tell one from another.
     """
     codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    values = within_labels(logits - logits.mean(1, keepdims=True), labels)
+    values, alike = within_labels(logits - logits.mean(1, keepdims=True), labels), _alike(labels)
     total = float((values**2).sum())
 
     def share(own: np.ndarray) -> float:
@@ -131,7 +139,7 @@ def margins_by_group(
         return float((sums**2 / np.bincount(own)[:, None]).sum()) / max(total, 1e-12)
 
     found, draw = share(codes), rng(seed, "audit", "margins", column)
-    reached = sum(share(_dealt(codes, labels, draw)) >= found - 1e-12 for _ in range(DRAWS))
+    reached = sum(share(_dealt(codes, alike, draw)) >= found - 1e-12 for _ in range(DRAWS))
     return found, (1 + reached) / (1 + DRAWS)
 
 
@@ -145,24 +153,28 @@ def keywords(
     Source: Kim et al. (2024), Bias-to-Text, without CLIP; Westfall and Young (1993), for the largest of many.
     """
     sets = [words_of(each) for each in captions]
-    vocabulary = sorted(set().union(*sets)) if sets else []
-    has = np.array([[word in own for word in vocabulary] for own in sets], dtype=float).reshape(len(sets), -1)
-    common = has.sum(0) >= 5
-    has, vocabulary = has[:, common], [word for word, kept in zip(vocabulary, common, strict=True) if kept]
+    counts = Counter(word for own in sets for word in own)
+    vocabulary = sorted(word for word in counts if counts[word] >= 5)
     columns = ["word", "of mistakes", "of right answers", "difference", "p"]
     if not vocabulary or wrong.sum() < 5 or (~wrong).sum() < 5:
         return pd.DataFrame(columns=columns)
+    places = {word: place for place, word in enumerate(vocabulary)}
+    rows, which = np.array([(row, places[word]) for row, own in enumerate(sets) for word in own & places.keys()]).T
+    has = sparse.csr_array((np.ones(len(rows)), (rows, which)), (len(sets), len(vocabulary)))
+    total = has.sum(0)
+
+    def shares(own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inside = own.astype(float) @ has
+        return inside / own.sum(), (total - inside) / (~own).sum()
 
     def difference(own: np.ndarray) -> np.ndarray:
-        return has[own].mean(0) - has[~own].mean(0)
+        return np.subtract(*shares(own))
 
     # In units of each word's own spread: a frequent word varies more by chance.
-    scale = np.sqrt(has.mean(0) * (1 - has.mean(0))).clip(1e-6)
+    scale = np.sqrt(total / len(sets) * (1 - total / len(sets))).clip(1e-6)
     draw, found = rng(seed, "audit", "keywords"), difference(wrong)
     largest = np.array([(difference(wrong[draw.permutation(len(wrong))]) / scale).max() for _ in range(DRAWS)])
-    rows = [
-        (word, has[wrong, i].mean(), has[~wrong, i].mean(), found[i],
-         (1 + (largest >= found[i] / scale[i] - 1e-12).sum()) / (1 + DRAWS))
-        for i, word in enumerate(vocabulary)
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns).sort_values("p", kind="stable").head(most).reset_index(drop=True)
+    of_mistakes, of_right = shares(wrong)
+    ps = [(1 + (largest >= each - 1e-12).sum()) / (1 + DRAWS) for each in found / scale]
+    table = zip(vocabulary, of_mistakes, of_right, found, ps, strict=True)
+    return pd.DataFrame(table, columns=columns).sort_values("p", kind="stable").head(most).reset_index(drop=True)

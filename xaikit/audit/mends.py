@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from xaikit.audit.last_layer import TOGETHER, inputs_of, last_layer, reading
+from xaikit.audit.last_layer import inputs_of, last_layer, reading
 from xaikit.audit.questions import Concept, Effect, Seen, askable, classify, effects, examples
 from xaikit.metrics.intervals import Interval, proportion
 from xaikit.storage.seeding import rng
@@ -45,8 +45,9 @@ def mend(
 ) -> Mend:
     """Learn the last linear layer anew on half of the pictures, each as it is and with the cue exchanged.
 
-    A logistic regression of what that layer is given, regularised by 1; the other half judges. Source: Kirichenko et
-    al. (2023), last layer re-training, with exchanged cues for balanced groups.
+    A logistic regression of what that layer is given, regularised by 1; the other half judges, and nothing of it is in
+    the pictures that were exchanged. Source: Kirichenko et al. (2023), last layer re-training, with exchanged cues for
+    balanced groups.
     """
     last = last_layer(model)
     known = np.flatnonzero(labels >= 0)
@@ -57,16 +58,17 @@ def mend(
         return Mend(concept.name, why=f"{2 * FEWEST} pictures with labels of two classes are needed")
     draw = rng(seed, "audit", "halves")
     learn, judge = (np.sort(part) for part in np.array_split(draw.permutation(known), 2))
-    exchanged = np.intersect1d(learn, askable(seen, concept, answers, seed))
-    rows = np.concatenate([learn, exchanged])
-    other = examples(seen, concept, concepts, answers, exchanged, seed)["the change"]
-    images = torch.cat([seen.images(torch.from_numpy(learn)), other])
-    inputs = inputs_of(model, last, images.split(TOGETHER), device)
+    learned = _some(seen, learn)
+    exchanged = askable(learned, concept, answers[learn], seed)
+    images = learned.images(slice(None))
+    if len(exchanged):
+        other = examples(learned, concept, concepts, answers[learn], exchanged, seed)["the change"]
+        images = torch.cat([images, other])
+    inputs = inputs_of(model, last, lambda rows: images[rows], len(images), seen.sides, device)
     if inputs is None:
         return Mend(concept.name, why="its last linear layer is not the one that gives the answers")
-    fitted = LogisticRegression(max_iter=1000).fit(inputs.numpy(), labels[rows])
-    mended = _Mended(model, last, fitted, classes)
-    own = Seen(seen.pixels[judge], {name: masks[judge] for name, masks in seen.masks.items()})
+    fitted = LogisticRegression(max_iter=1000).fit(inputs.numpy(), labels[np.concatenate([learn, learn[exchanged]])])
+    mended, own = _Mended(model, last, fitted, classes), _some(seen, judge)
     found = []
     for which in (model, mended):
         given = classify(which, own, device).argmax(1)
@@ -75,6 +77,10 @@ def mend(
         found.append((effect, proportion(int((given.numpy() == labels[judge]).sum()), len(judge))))
     (before, right_before), (after, right_after) = found
     return Mend(concept.name, before, after, right_before, right_after)
+
+
+def _some(seen: Seen, rows: Int64[np.ndarray, " rows"]) -> Seen:
+    return Seen(seen.pixels[rows], {name: masks[rows] for name, masks in seen.masks.items()})
 
 
 class _Mended(nn.Module):

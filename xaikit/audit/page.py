@@ -77,7 +77,7 @@ def _picture(image: Tensor) -> str:
 
 
 def _seen(audit: Findings) -> list[dict[str, str]]:
-    rows = np.linspace(0, len(audit.pictures) - 1, 4).round().astype(int)
+    rows = np.linspace(0, len(audit.pictures.seen) - 1, 4).round().astype(int)
     return [
         {"source": _picture(audit.pictures.seen.pixels[row]), "id": audit.pictures.ids[row],
          "answer": audit.name(int(audit.answers[row]))}
@@ -102,9 +102,10 @@ def _axis(effects: Sequence[Effect]) -> tuple[float, float]:
 
 def _examples(audit: Findings, effect: Effect) -> dict[str, Any]:
     """Pictures before and after a change, and after its control."""
-    rows = audit.look_at(effect, SHOWN)
+    first = len(audit.pictures.seen)  # of several shards, whose pictures are exchanged among themselves
+    rows = [row for row in audit.look_at(effect, first) if row < first][:SHOWN]
     concept = next(each for each in audit.concepts if each.name == effect.concept)
-    changed = examples(audit.pictures.seen, concept, audit.concepts, audit.answers, rows, audit.seed)
+    changed = examples(audit.pictures.seen, concept, audit.concepts, audit.answers[:first], rows, audit.seed)
     device = next(iter(audit.loaded.model.parameters()), torch.zeros(1)).device
     shown = []
     with torch.no_grad():
@@ -136,7 +137,7 @@ def _maps(audit: Findings) -> dict[str, Any] | None:
         shown.append({"id": audit.pictures.ids[row], "source": _picture(0.45 * picture + 0.55 * layer),
                       "plain": _picture(picture), "answer": audit.name(int(audit.answers[row]))})  # fmt: skip
     regions = [
-        {"name": name, "beyond": found.beyond[name], "untrained": found.untrained[name], "why": found.why(name)}
+        {"name": name, "beyond": found.beyond[name], "untrained": found.untrained.get(name), "why": found.why(name)}
         for name in found.beyond
     ]
     return {"method": found.method, "shown": shown, "regions": regions, "n": len(found.rows)}
@@ -153,12 +154,13 @@ def _readings(audit: Findings) -> dict[str, Any] | None:
 
 def _board(audit: Findings) -> dict[str, Any] | None:
     """What notebook 05 found of methods, those of this page first, and the nearest of its kinds of network."""
+    loaded = audit.loaded
     file = paths.shipped(paths.ROOT) / BOARD
     if not file.is_file():
         return None
     table = pd.read_csv(file, keep_default_na=False, na_values=[""])  # a form is called null
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in audit.loaded.model.modules())
-    kind = "a convolutional network" if convolutions > 2 else "a vision transformer"
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in loaded.model.modules())
+    kind = "a convolutional network" if convolutions > 2 else "a vision transformer" if loaded.gradients else ""
     rows = table.sort_values("rank", ascending=False).to_dict("records")
     asked = [name for table, name in BY_WORDS.items() if audit.readings and len(getattr(audit.readings, table))]
     return {"rows": rows, "here": [row for row in rows if row["method"] in (*HERE, *asked)], "kind": kind}

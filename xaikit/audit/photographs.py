@@ -71,6 +71,38 @@ def read_pictures(
     csv files with a column `file`. Of more than `most` pictures, evenly many of each class are taken, at even steps.
     Raises ValueError or FileNotFoundError, naming what is wrong, where nothing can be read.
     """
+    listed = list_pictures(folder, names=names, classes=classes, labels=labels, most=most)
+    return read_listed(listed, look, masks=masks, groups=groups, captions=captions)
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """The files of a folder that are to be read, their labels, and what was done so far; see `read_pictures`.
+
+    A `part` is some of them: that it has no masks, say, does not mean that there are none.
+    """
+
+    folder: Path
+    files: Sequence[Path]
+    labels: Int64[np.ndarray, " files"]
+    notes: tuple[str, ...]
+    part: bool = False
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What the files are called."""
+        return tuple(_id(self.folder, file) for file in self.files)
+
+    def shard(self, number: int, count: int) -> "Listed":
+        """Every `count`-th file, from `number` on: as many of each class as there can be."""
+        every = slice(number, None, count)
+        return Listed(self.folder, self.files[every], self.labels[every], self.notes, part=True)
+
+
+def list_pictures(
+    folder: Path, *, names: Sequence[str] = (), classes: int = 0, labels: Path | None = None, most: int | None = None
+) -> Listed:
+    """Which files `read_pictures` would read, without reading them; raises as it does."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is no folder: name one that has pictures, or a folder of them for each class."
@@ -85,30 +117,48 @@ def read_pictures(
     rows = _chosen(kinds, len(found), most)
     if len(rows) < len(found):
         notes.append(f"{len(rows)} of {len(found)} pictures were taken, evenly from each class.")
+    if report := intake.report():
+        notes.append(report)
+    return Listed(folder, [found[row] for row in rows], positions[rows], tuple(notes))
+
+
+def read_listed(
+    listed: Listed,
+    look: Preprocessed,
+    *,
+    masks: Path | None = None,
+    groups: Path | None = None,
+    captions: Path | None = None,
+    regions: Sequence[str] = (),
+) -> Pictures:
+    """The listed pictures; see `read_pictures`. Each of the `regions` is there, if need be as masks that are empty."""
+    folder, intake, notes = listed.folder, Intake(listed.folder), list(listed.notes)
     pixels, kept, sizes, why = [], [], {}, {}
-    for row in tqdm(rows, desc="reading pictures", disable=None, leave=False):
+    for row, file in enumerate(tqdm(listed.files, desc="reading pictures", disable=None, leave=False)):
         try:
-            image = read_image(found[row], intake=intake)
+            image = read_image(file, intake=intake)
         except (ValueError, FileNotFoundError) as error:
-            why.setdefault(str(error).removeprefix(f"{found[row]} "), []).append(found[row])
+            why.setdefault(str(error).removeprefix(f"{file} "), []).append(file)
             continue
-        sizes[_id(folder, found[row])] = (image.shape[-2], image.shape[-1])
+        sizes[_id(folder, file)] = (image.shape[-2], image.shape[-1])
         pixels.append(look.prepare(image[None].float() / 255)[0].mul(255).round().byte())
         kept.append(row)
     for reason, paths in why.items():
         notes.append(f"{len(paths)} could not be read ({paths[0].name}{', …' if len(paths) > 1 else ''}): {reason}")
     if not kept:
-        raise ValueError(f"None of {len(rows)} pictures in {folder} can be read: {next(iter(why), '')}")
-    ids = tuple(_id(folder, found[row]) for row in kept)
+        raise ValueError(f"None of {len(listed.files)} pictures in {folder} can be read: {next(iter(why), '')}")
+    ids = tuple(_id(folder, listed.files[row]) for row in kept)
     if report := intake.report():
         notes.append(report)
-    regions = _masks(masks, ids, sizes, look, notes) if masks is not None else {}
-    table = _beside(groups, ids, "groups", notes) if groups is not None else pd.DataFrame()
-    texts = _beside(captions, ids, "captions", notes) if captions is not None else pd.DataFrame()
+    found = _masks(masks, ids, sizes, look, notes, listed.part) if masks is not None else {}
+    for region in regions:
+        found.setdefault(region, torch.zeros(1, *look.sides, dtype=torch.bool).expand(len(ids), -1, -1))
+    table = _beside(groups, ids, "groups", notes, listed.part) if groups is not None else pd.DataFrame()
+    texts = _beside(captions, ids, "captions", notes, listed.part) if captions is not None else pd.DataFrame()
     if len(texts.columns) > 1:
         raise ValueError(f"{captions} has {len(texts.columns)} columns beside file: keep the one with the captions.")
     return Pictures(
-        Seen(torch.stack(pixels), regions), ids, positions[kept], table,
+        Seen(torch.stack(pixels), found), ids, listed.labels[kept], table,
         tuple(texts.iloc[:, 0]) if len(texts.columns) else (), tuple(notes),
     )  # fmt: skip
 
@@ -196,12 +246,12 @@ def _read_csv(file: Path) -> pd.DataFrame:
     return table
 
 
-def _beside(file: Path, ids: Sequence[str], what: str, notes: list[str]) -> pd.DataFrame:
+def _beside(file: Path, ids: Sequence[str], what: str, notes: list[str], part: bool) -> pd.DataFrame:
     """The columns of a csv in the order of the pictures; those that it lacks are empty, and said."""
     table = _read_csv(file).set_index("file")
     rows = [each if each in table.index else Path(each).name for each in ids]
     if lacking := [each for each in rows if each not in table.index]:
-        if len(lacking) == len(rows):
+        if len(lacking) == len(rows) and not part:
             raise ValueError(f"{file} names none of the {len(ids)} pictures ({ids[0]}, …): write their names in file.")
         notes.append(f"{file.name} has no {what} of {len(lacking)} pictures ({lacking[0]}, …).")
     return table.reindex(rows).fillna("").reset_index(drop=True)
@@ -211,15 +261,16 @@ def _beside(file: Path, ids: Sequence[str], what: str, notes: list[str]) -> pd.D
 
 
 def _masks(
-    source: Path, ids: Sequence[str], sizes: Mapping[str, tuple[int, int]], look: Preprocessed, notes: list[str]
-) -> dict[str, Bool[Tensor, "pictures height width"]]:
+    source: Path, ids: Sequence[str], sizes: Mapping[str, tuple[int, int]], look: Preprocessed, notes: list[str],
+    part: bool,
+) -> dict[str, Bool[Tensor, "pictures height width"]]:  # fmt: skip
     """The masks of each region as the classifier sees them, empty where a picture has none."""
     same: dict[str, Any] = {"resize": look.resize, "scale": look.scale, "floor": look.floor}
     nearest = Preprocessed(nn.Identity(), look.sides, (0.0,) * 3, (1.0,) * 3, interpolation="nearest", **same)
     if source.is_dir():
         drawn = _drawn_masks(source, ids)
     elif source.is_file():
-        drawn = _coco_masks(source, ids)
+        drawn = _coco_masks(source, ids, notes)
     else:
         raise FileNotFoundError(f"{source} is missing: name a folder of masks, or COCO's json of instances.")
     found: dict[str, Bool[Tensor, "pictures height width"]] = {}
@@ -234,7 +285,7 @@ def _masks(
             found[region] = torch.zeros(len(ids), *look.sides, dtype=torch.bool)
         seen = nearest.prepare(torch.from_numpy(mask)[None, None].float().expand(1, 3, -1, -1))[0, 0] > 0.5
         found[region][row] |= seen
-    if not found:
+    if not found and not part:
         raise ValueError(f"{source} has no mask of any of the {len(ids)} pictures ({ids[0]}, …): name them alike.")
     counts = {region: int(masks.flatten(1).any(1).sum()) for region, masks in found.items()}
     order = sorted(counts, key=lambda region: (region != OBJECT, -counts[region], region))
@@ -243,12 +294,26 @@ def _masks(
     return {region: found[region] for region in order}
 
 
-def _drawn_masks(folder: Path, ids: Sequence[str]) -> Iterable[tuple[str, int, np.ndarray]]:
-    """(region, picture, mask) of files named as the pictures: in the folder itself, or in one for each region."""
+def region_names(source: Path, ids: Iterable[str]) -> list[str]:
+    """The regions that a folder of masks, or COCO's json, may have masks of."""
+    if source.is_dir():
+        return list(_places(source, ids))
+    try:
+        return [OBJECT, *(each["name"] for each in read_json(source)["categories"])]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source} is no COCO json of instances ({error!r} is not as it should be).") from error
+
+
+def _places(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
+    """Where the masks of each region lie: in folders of their names, or all in one."""
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     classes = {each.partition("/")[0] for each in ids if "/" in each}
-    regions = {path.name: path for path in inside if path.name not in classes}
-    for name, place in (regions or {OBJECT: folder}).items():
+    return {path.name: path for path in inside if path.name not in classes} or {OBJECT: folder}
+
+
+def _drawn_masks(folder: Path, ids: Sequence[str]) -> Iterable[tuple[str, int, np.ndarray]]:
+    """(region, picture, mask) of files named as the pictures: in the folder itself, or in one for each region."""
+    for name, place in _places(folder, ids).items():
         files = {
             path.relative_to(place).with_suffix("").as_posix(): path for path in place.rglob("*") if path.is_file()
         }
@@ -258,22 +323,28 @@ def _drawn_masks(folder: Path, ids: Sequence[str]) -> Iterable[tuple[str, int, n
                 yield name, row, (read_image(path, exif=False).amax(0) > 127).numpy()
 
 
-def _coco_masks(file: Path, ids: Sequence[str]) -> Iterable[tuple[str, int, np.ndarray]]:
+def _coco_masks(file: Path, ids: Sequence[str], notes: list[str]) -> Iterable[tuple[str, int, np.ndarray]]:
     """(category, picture, mask), and of all of a picture's categories together as "object"."""
     held = read_json(file)
     try:
         names = {each["id"]: each["name"] for each in held["categories"]}
         images = {each["id"]: each for each in held["images"]}
         things = held["annotations"]
-        rows = {name: row for row, each in enumerate(ids) for name in (each, Path(each).name)}
+        rows, crowds = {name: row for row, each in enumerate(ids) for name in (each, Path(each).name)}, []
         for thing in things:
             image = images.get(thing["image_id"])
-            if image is None or thing.get("iscrowd") or (row := rows.get(image["file_name"])) is None:
+            if image is None or (row := rows.get(image["file_name"])) is None:
+                continue
+            if thing.get("iscrowd"):
+                crowds.append(names[thing["category_id"]])
                 continue
             mask = np.zeros((image["height"], image["width"]), np.uint8)
             for polygon in thing["segmentation"]:
                 cv2.fillPoly(mask, [np.asarray(polygon).reshape(-1, 2).round().astype(np.int32)], 1)
             for region in (names[thing["category_id"]], OBJECT):
                 yield region, row, mask.astype(bool)
+        if crowds:
+            kinds = ", ".join(dict.fromkeys(crowds))
+            notes.append(f"{len(crowds)} crowds have no outlines and are left out ({kinds}): they count as background.")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is no COCO json of instances ({error!r} is not as it should be).") from error

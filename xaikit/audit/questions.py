@@ -15,10 +15,10 @@ of questions. A cue is claimed where that is at most 0.05 and the difference at 
 
 import math
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xaikit.arguments import PositiveShare, public
+from xaikit.audit.batches import in_batches
 from xaikit.audit.changes import (
     PLACES,
     Filling,
@@ -209,6 +210,11 @@ class Seen:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return (self.pixels.shape[-2], self.pixels.shape[-1])
+
     def images(self, rows: Tensor | slice, device: str | torch.device = "cpu") -> Float[Tensor, "rows 3 height width"]:
         """Some of them in [0, 1]."""
         return self.pixels[rows].to(device).float().div_(255)
@@ -232,25 +238,56 @@ class Seen:
         return mask.expand(len(self.pixels[rows]), -1, -1)
 
 
-def classify(model: nn.Module, seen: Seen, device: str = "cpu", batch: int = 64) -> Float[Tensor, "pictures classes"]:
-    """The logits of all pictures, on the CPU."""
+def classify(
+    model: nn.Module, seen: Seen, device: str = "cpu", batch: int | None = None
+) -> Float[Tensor, "pictures classes"]:
+    """The logits of all pictures, on the CPU; `batch` at once, or as many as there is memory for."""
+
+    def logits(rows: Tensor) -> Tensor:
+        return model(seen.images(rows, device)).float().cpu()
+
     with torch.no_grad():
-        parts = [model(seen.images(slice(i, i + batch), device)).float().cpu() for i in range(0, len(seen), batch)]
-    return torch.cat(parts)
+        return torch.cat(in_batches(logits, len(seen), model, seen.sides, device, batch))
 
 
 def donors(
     answers: Int64[np.ndarray, " pictures"], able: Bool[np.ndarray, " pictures"], seed: int
 ) -> tuple[Int64[np.ndarray, " pictures"], Int64[np.ndarray, " pictures"]]:
-    """For each picture another one with the same answer, and one with another answer, at random; -1 where none is."""
-    draw = rng(seed, "audit", "donors")
-    same, other = np.full(len(answers), -1), np.full(len(answers), -1)
-    for row in range(len(answers)):
-        alike = answers == answers[row]
-        for which, pool in ((same, able & alike & (np.arange(len(answers)) != row)), (other, able & ~alike)):
-            if pool.any():
-                which[row] = draw.choice(np.flatnonzero(pool))
+    """For each picture another one with the same answer, and one with another answer, at random; -1 where none is.
+
+    The able pictures lie in order, and by answer. The k-th of those with the same answer is found by counting past the
+    picture itself, the k-th of the others by counting past those with the same answer: no pool is ever written down.
+    """
+    kinds, rows = np.unique(answers, return_inverse=True)[1], np.flatnonzero(able)
+    if not len(rows):
+        return np.full(len(answers), -1), np.full(len(answers), -1)
+    by_kind = np.argsort(kinds[rows], kind="stable")  # positions among `rows`
+    begins = np.searchsorted(kinds[rows[by_kind]], np.arange(kinds.max() + 1))
+    alike = np.bincount(kinds[rows], minlength=kinds.max() + 1)[kinds]
+    place = np.arange(len(rows)) - begins[kinds[rows[by_kind]]]  # of each of `by_kind` among those of its answer
+    pools = np.stack([alike - able, len(rows) - alike], 1)
+    found = np.full(pools.shape, -1)
+    # Picture by picture, first of its answer and then of others: the same stream as one draw after the other.
+    found[pools > 0] = rng(seed, "audit", "donors").integers(pools[pools > 0])
+    same, other = found.T
+    own = np.full(len(answers), len(answers))  # beyond any of its answer, where the picture itself is not able
+    own[rows[by_kind]] = place
+    has = same >= 0
+    same[has] = rows[by_kind[begins[kinds[has]] + same[has] + (same[has] >= own[has])]]
+    # Before the j-th able picture of an answer lie its position less j others; these counts only grow with j.
+    past = kinds[rows[by_kind]] * (len(rows) + 1) + by_kind - place
+    has = other >= 0
+    skipped = np.searchsorted(past, kinds[has] * (len(rows) + 1) + other[has], side="right") - begins[kinds[has]]
+    other[has] = rows[other[has] + skipped]
     return same, other
+
+
+Keep = Callable[[str, Callable[[], Any]], Any]  # gives what has that name, and makes it where it is not there yet
+
+
+def made_now(_name: str, make: Callable[[], Any]) -> Any:
+    """Nothing is kept."""
+    return make()
 
 
 @public
@@ -262,18 +299,81 @@ def effects(
     answers: Int64[Tensor, " pictures"],
     device: str = "cpu",
     seed: int = 0,
-    batch: int = 32,
+    batch: int | None = None,
 ) -> list[Effect]:
-    """The effect of each concept's change on the answers, with p adjusted for their number (Holm, 1979).
+    """The effect of each concept's change on the answers, with p adjusted for their number (Holm, 1979)."""
+    found = counted(model, seen, concepts, answers=answers, device=device, seed=seed, batch=batch)
+    return decided(found, answers.numpy())
+
+
+def counted(
+    model: nn.Module,
+    seen: Seen,
+    concepts: Sequence[Concept],
+    *,
+    answers: Int64[Tensor, " pictures"],
+    device: str = "cpu",
+    seed: int = 0,
+    batch: int | None = None,
+    keep: Keep = made_now,
+) -> list[Effect]:
+    """The answers that each concept's change turns, of however few pictures; nothing is `decided` of them yet.
 
     Concepts without a change are passed over.
     """
     found, concepts = [], [each for each in concepts if each.change]
     for concept in tqdm(concepts, desc="changing pictures", leave=False, disable=None):
-        found.append(_effect(model, _Question(seen, concept, concepts, seed), answers.numpy(), device, batch))
-    asked = [each for each in found if not each.why and not each.expected]
+        question = _Question(seen, concept, concepts, seed)
+
+        def ask(question: "_Question" = question) -> list[Effect]:
+            return [_effect(model, question, answers.numpy(), device, batch)]
+
+        found += keep(f"change {concept.name}", ask)
+    return found
+
+
+def decided(found: Sequence[Effect], answers: Int64[np.ndarray, " pictures"]) -> list[Effect]:
+    """What was `counted`, with p adjusted for the number of questions; of few pictures, why nothing can be asked."""
+    enough = [each if len(each.rows) >= FEWEST else _too_few(each, answers) for each in found]
+    asked = [each for each in enough if not each.why and not each.expected]
     adjusted = dict(zip(map(id, asked), holm([each.p for each in asked]), strict=True))
-    return [replace(each, questions=max(1, len(asked)), adjusted=adjusted.get(id(each), each.p)) for each in found]
+    return [replace(each, questions=max(1, len(asked)), adjusted=adjusted.get(id(each), each.p)) for each in enough]
+
+
+def _too_few(effect: Effect, answers: np.ndarray) -> Effect:
+    one = len(np.unique(answers)) == 1
+    said = "all answers are the same" if one else f"{len(effect.rows)} pictures have what it takes"
+    why = f"{said}, and {FEWEST} are needed"
+    return Effect(effect.concept, effect.change, expected=effect.expected, seed=effect.seed, why=why)
+
+
+def joined(parts: Sequence[Sequence[Effect]], sizes: Sequence[int]) -> list[Effect]:
+    """The same questions of several sets of pictures as questions of all of them, set after set; see `counted`.
+
+    Where the pictures of one set have no colours there, and so lack the control whose colours are exchanged, that
+    would have been the change itself.
+    """
+    starts, found = np.cumsum([0, *sizes]), []
+    names = {(each.concept, each.change): each for part in parts for each in part}
+    for key, first in names.items():
+        own = [(start, each) for start, part in zip(starts, parts, strict=False) for each in part
+               if (each.concept, each.change) == key and len(each.rows)]  # fmt: skip
+        if not own:
+            found.append(first)
+            continue
+        controls = dict.fromkeys(name for _, each in own for name in each.controls)
+        towards: dict[int, int] = {}
+        for _, each in own:
+            for label, count in each.towards.items():
+                towards[label] = towards.get(label, 0) + count
+        found.append(replace(
+            first, rows=np.concatenate([start + each.rows for start, each in own]),
+            flips=np.concatenate([each.flips for _, each in own]),
+            controls={name: np.concatenate([each.controls.get(name, each.flips) for _, each in own])
+                      for name in controls},
+            towards=dict(sorted(towards.items())),
+        ))  # fmt: skip
+    return found
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -285,22 +385,22 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _effect(model: nn.Module, question: "_Question", answers: np.ndarray, device: str, batch: int) -> Effect:
+def _effect(model: nn.Module, question: "_Question", answers: np.ndarray, device: str, batch: int | None) -> Effect:
     concept = question.concept
     none = Effect(concept.name, concept.change, expected=concept.expected, seed=question.seed)
     rows, donor = question.sources(answers)
-    if len(rows) < FEWEST:
-        said = (
-            "all answers are the same" if len(np.unique(answers)) == 1 else f"{len(rows)} pictures have what it takes"
-        )
-        return replace(none, why=f"{said}, and {FEWEST} are needed")
-    after: dict[str, list[Tensor]] = {}
+    if not len(rows):
+        return none
+
+    def given(part: Tensor) -> dict[str, Tensor]:
+        changed = question.variants(rows[part.numpy()], donor, device)
+        return {name: model(images).argmax(1).cpu() for name, images in changed}
+
     with torch.no_grad():
-        for part in np.array_split(rows, -(-len(rows) // batch)):
-            for name, images in question.variants(part, donor, device):
-                after.setdefault(name, []).append(model(images).argmax(1).cpu())
-    flips = {name: torch.cat(parts).numpy() != answers[rows] for name, parts in after.items()}
-    turned = torch.cat(after["the change"]).numpy()[flips["the change"]]
+        parts = in_batches(given, len(rows), model, question.seen.sides, device, batch)
+    after = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    flips = {name: given != answers[rows] for name, given in after.items()}
+    turned = after["the change"][flips["the change"]]
     towards = {int(label): int(count) for label, count in zip(*np.unique(turned, return_counts=True), strict=True)}
     return replace(none, rows=rows, flips=flips.pop("the change"), controls=flips, towards=towards)
 
@@ -502,43 +602,59 @@ def removals(
     fillings: Sequence[Filling] = FILLINGS,
     device: str = "cpu",
     seed: int = 0,
-    batch: int = 32,
+    batch: int | None = None,
+    fewest: int = FEWEST,
+    keep: Keep = made_now,
 ) -> list[Effect]:
     """What is lost with each of the `regions` (by default all), and with all but it, beside two masks of no meaning.
 
     These are the mask of another picture, the one of the nearest area, and its own mask elsewhere in the picture,
     moved around its edges. Nothing is claimed of it: a large region is hit by any other large mask, so that this finds
-    less than an exchange does, and it cannot say whether a thing was used or only missed.
+    less than an exchange does, and it cannot say whether a thing was used or only missed. Regions that fewer than
+    `fewest` pictures have are left out.
     """
     found = []
     for name, side in [(name, side) for name in regions or seen.masks for side in ("", "all but ")]:
         there = np.flatnonzero(seen.masks[name].flatten(1).any(1).numpy())
-        if len(there) < FEWEST:
+        if len(there) < max(2, fewest):
             continue
-        draw = rng(seed, "audit", "elsewhere", name)
-        rows = torch.from_numpy(np.sort(draw.permutation(there)[:REMOVED]))
-        own = seen.masks[name][rows]
-        area = own.flatten(1).float().mean(1)
-        apart = (area[:, None] - area).abs().fill_diagonal_(math.inf)
-        others = own[apart.argmin(1)]
-        moved = torch.stack([_rolled(mask, draw) for mask in own])
-        masks = {"the change": own, "another picture's mask": others, "its own mask elsewhere": moved}
-        for filling in fillings:
-            flips: dict[str, list[Tensor]] = {}
-            with torch.no_grad():
-                for part in torch.arange(len(rows)).split(batch):
-                    images = seen.images(rows[part], device)
-                    for which, mask in masks.items():
-                        region = mask[part].to(device)
-                        changed = without(images, ~region if side else region, filling)
-                        flips.setdefault(which, []).append(model(changed).argmax(1).cpu() != answers[rows[part]])
-            every = {which: torch.cat(parts).numpy() for which, parts in flips.items()}
-            found.append(
-                Effect(
-                    f"{side}{name}", f"removed: {filling}", rows.numpy(), every.pop("the change"), every, {}, True, seed
-                )
-            )
+
+        def ask(name: str = name, side: str = side, there: np.ndarray = there) -> list[Effect]:
+            draw = rng(seed, "audit", "elsewhere", name)
+            rows = np.sort(draw.permutation(there)[:REMOVED])
+            own = seen.masks[name][torch.from_numpy(rows)]
+            area = own.flatten(1).float().mean(1)
+            apart = (area[:, None] - area).abs().fill_diagonal_(math.inf)
+            moved = torch.stack([_rolled(mask, draw) for mask in own])
+            masks = {
+                "the change": own, "another picture's mask": own[apart.argmin(1)], "its own mask elsewhere": moved,
+            }  # fmt: skip
+            masks = {which: ~mask if side else mask for which, mask in masks.items()}
+            return [
+                _removed(model, seen, f"{side}{name}", rows, masks, filling, answers.numpy(), device, seed, batch)
+                for filling in fillings
+            ]
+
+        found += keep(f"without {side}{name}", ask)
     return found
+
+
+def _removed(
+    model: nn.Module, seen: Seen, name: str, rows: np.ndarray, masks: dict[str, Tensor], filling: Filling,
+    answers: np.ndarray, device: str, seed: int, batch: int | None,
+) -> Effect:  # fmt: skip
+    """What one way of filling does to the answers, with each of the masks."""
+
+    def given(part: Tensor) -> dict[str, Tensor]:
+        images = seen.images(torch.from_numpy(rows)[part], device)
+        changed = ((which, without(images, mask[part].to(device), filling)) for which, mask in masks.items())
+        return {which: model(each).argmax(1).cpu() for which, each in changed}
+
+    with torch.no_grad():
+        parts = in_batches(given, len(rows), model, seen.sides, device, batch)
+    flips = {which: torch.cat([part[which] for part in parts]).numpy() != answers[rows] for which in masks}
+    own = flips.pop("the change")
+    return Effect(name, f"removed: {filling}", rows, own, flips, {}, True, seed)
 
 
 def _rolled(mask: Tensor, draw: np.random.Generator) -> Tensor:

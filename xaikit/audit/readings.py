@@ -19,13 +19,14 @@ from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from xaikit.audit.batches import in_batches
 from xaikit.audit.language import Language
-from xaikit.audit.last_layer import in_parts, inputs_of, last_layer
+from xaikit.audit.last_layer import inputs_of, last_layer
 from xaikit.audit.load import ByTexts, Loaded
-from xaikit.audit.maps import shuffled
+from xaikit.audit.maps import MISSING, SAME, can_be_shuffled, shuffled
 from xaikit.audit.measures import DRAWS, within_labels
 from xaikit.audit.photographs import NO_LABEL, Pictures
-from xaikit.audit.questions import ALPHA, FEWEST, Concept, Seen, beyond, holm
+from xaikit.audit.questions import ALPHA, FEWEST, Concept, Seen, beyond, classify, holm
 from xaikit.decomposition.decompose import decompose, image_tower
 from xaikit.decomposition.textspan import textspan
 from xaikit.importance.interface import probes
@@ -55,7 +56,6 @@ HEADS = [
     "by other heads",
     "why",
 ]
-SAME = "the same is found of the network with shuffled weights"
 
 MATCHED, READ = 32, 200  # pictures that maps are matched on, and that are read after surgery
 MOST_SCORES = 2 * 10**8  # of a map of the classifier and one of CLIP, 0.8 GB
@@ -108,8 +108,8 @@ def readings_of(
     missing: dict[str, str] = {}
     answers = logits.argmax(1).numpy()
     labels = np.where(pictures.labels != NO_LABEL, pictures.labels, answers)
-    other = shuffled(loaded.model, seed)
-    features = _features(loaded.model, pictures.seen, device), _features(other, pictures.seen, device)
+    other = shuffled(loaded.model, seed) if can_be_shuffled(loaded.model) else None
+    features = tuple(_features(each, pictures.seen, device) for each in (loaded.model, other))
     named, tables = [each for each in concepts if each.texts], []
     reader = next(iter(language.clips.values()), loaded.clip)
     if named and reader is None:
@@ -118,7 +118,7 @@ def readings_of(
         known, unread = _readable(named, reader)
         missing |= unread
         if known:
-            null = _logits(other, pictures.seen, device)
+            null = None if other is None else classify(other, pictures.seen, device)
             tables.append(by_texts(pictures.seen, known, reader, logits, null, labels, device=device, seed=seed))
     shown = [each for each in concepts if each.shown is not None]
     if shown and features[0] is None:
@@ -153,14 +153,9 @@ def _asked(
     return found
 
 
-def _features(model: nn.Module, seen: Seen, device: str) -> Tensor | None:
-    last = last_layer(model)
-    return None if last is None else inputs_of(model, last, in_parts(seen), device)
-
-
-def _logits(model: nn.Module, seen: Seen, device: str) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(part.to(device)).float().cpu() for part in in_parts(seen)])
+def _features(model: nn.Module | None, seen: Seen, device: str) -> Tensor | None:
+    last = None if model is None else last_layer(model)
+    return None if last is None else inputs_of(model, last, seen.images, len(seen), seen.sides, device)
 
 
 # --- concepts in words and by pictures --------------------------------------------------------------------------------
@@ -182,9 +177,7 @@ def _readable(concepts: Sequence[Concept], clip: Clip) -> tuple[list[Concept], d
 def _embedded(clip: Clip, seen: Seen, device: str) -> Float[Tensor, "pictures features"]:
     """The pictures in CLIP, at unit length, on the CPU: as the classifier sees them."""
     assert clip.image_encoder is not None
-    with torch.no_grad():
-        parts = [clip.image_encoder(part.to(device)).float().cpu() for part in in_parts(seen)]
-    return F.normalize(torch.cat(parts), dim=1)
+    return F.normalize(classify(clip.image_encoder, seen, device), dim=1)
 
 
 def direction(clip: Clip, concept: Concept) -> Float[Tensor, " features"]:
@@ -198,7 +191,7 @@ def by_texts(
     concepts: Sequence[Concept],
     clip: Clip,
     logits: Float[Tensor, "pictures classes"],
-    null: Float[Tensor, "pictures classes"],
+    null: Float[Tensor, "pictures classes"] | None,
     labels: Int64[np.ndarray, " pictures"],
     *,
     device: str = "cpu",
@@ -207,14 +200,14 @@ def by_texts(
     """The share of the logits' variance within classes that goes with a concept's texts in CLIP.
 
     Chance are 999 random directions of CLIP, as whatever a network looks at goes with some direction or other; `null`
-    are the logits of the network with shuffled weights. p allows for the number of concepts.
+    are the logits of the network with shuffled weights, where there are any to shuffle. p allows for the number of concepts.
     """
     images = within_labels(_embedded(clip, seen, device).double().numpy(), labels)
     draw = rng(seed, "audit", "directions")
     others = draw.standard_normal((images.shape[1], DRAWS))
     wanted = np.stack([direction(clip, each).double().numpy() for each in concepts], 1)
     shares, by_chance = {}, {}
-    for which, given in (("own", logits), ("null", null)):
+    for which, given in (("own", logits), ("null", logits if null is None else null)):
         values = given.double().numpy()
         values = within_labels(values - values.mean(1, keepdims=True), labels)
         shares[which], by_chance[which] = (_share(values, images @ each) for each in (wanted, others))
@@ -223,7 +216,8 @@ def by_texts(
         for which in shares
     }
     chance = float(np.quantile(by_chance["own"], 0.95))
-    rows = zip(concepts, shares["own"], holm(ps["own"]), ps["null"], strict=True)
+    without = [float("nan")] * len(concepts) if null is None else ps["null"]
+    rows = zip(concepts, shares["own"], holm(ps["own"]), without, strict=True)
     return pd.DataFrame(
         [(each.name, "texts", share, chance, p, other, _why(p, other)) for each, share, p, other in rows],
         columns=CONCEPTS,
@@ -241,7 +235,7 @@ def _share(
 def _why(p: float, other: float) -> str:
     if p > ALPHA:
         return "no more than by chance"
-    return SAME if other <= ALPHA else ""
+    return MISSING if other != other else SAME if other <= ALPHA else ""
 
 
 def by_pictures(
@@ -280,7 +274,7 @@ def _cosines(model: nn.Module, seen: Seen, dealt: Tensor, classes: np.ndarray, d
     """For each way of dealing, the largest |cosine| of its probe and a class's weights, of standardised features."""
     last = last_layer(model)
     assert last is not None
-    features = inputs_of(model, last, in_parts(seen), device)
+    features = inputs_of(model, last, seen.images, len(seen), seen.sides, device)
     assert features is not None
     deviation = features.double().std(0).clamp_min(1e-9)
     weight = last.weight.detach().double().cpu()
@@ -428,12 +422,15 @@ def _permuted(shares: np.ndarray, having: np.ndarray, seed: int) -> np.ndarray:
 
 def _captions(captioner: Captioner, seen: Seen, device: str, seed: int) -> list[str]:
     """A sentence of each picture, by the captioner itself."""
-    parts: list[str] = []
     with torch.no_grad():
-        for number, part in enumerate(in_parts(seen)):
-            told = _told(captioner, captioner.image_encoder(part.to(device)), 1, seed_for(seed, "captions", number))
-            parts += [each[0] for each in told]
-    return parts
+        parts = in_batches(
+            lambda rows: captioner.image_encoder(seen.images(rows, device)).cpu(), len(seen), captioner.image_encoder,
+            seen.sides, device,
+        )  # fmt: skip
+    told = []
+    for number, part in enumerate(torch.cat(parts).split(64)):
+        told += _told(captioner, part.to(device), 1, seed_for(seed, "audit", "captions", number))
+    return [each[0] for each in told]
 
 
 def _told(captioner: Captioner, conditioning: Tensor, n: int, seed: int) -> list[list[str]]:

@@ -169,7 +169,8 @@ class _Key:
         self._say(f"tensor {tensor.dtype} {tuple(tensor.shape)} {tensor.device.type}")
         try:
             plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-            self._digest.update(plain.view(torch.uint8).numpy())
+            if len(plain):  # torch sees nothing else in an empty one
+                self._digest.update(plain.view(torch.uint8).numpy())
         except (RuntimeError, NotImplementedError):
             raise TypeError(f"a {tensor.layout} tensor on the device {tensor.device.type}") from None
 
