@@ -200,7 +200,7 @@ def by_texts(
     """The share of the logits' variance within classes that goes with a concept's texts in CLIP.
 
     Chance are 999 random directions of CLIP, as whatever a network looks at goes with some direction or other; `null`
-    are the logits of the network with shuffled weights, where there are any to shuffle. p allows for the number of concepts.
+    are the logits of the network with shuffled weights, where there are any to shuffle. p allows for all concepts.
     """
     images = within_labels(_embedded(clip, seen, device).double().numpy(), labels)
     draw = rng(seed, "audit", "directions")
@@ -287,7 +287,7 @@ def _cosines(model: nn.Module, seen: Seen, dealt: Tensor, classes: np.ndarray, d
 
 
 def _surgery(
-    model: nn.Module, other: nn.Module, seen: Seen, concepts: Sequence[Concept], language: Language, device: str,
+    model: nn.Module, other: nn.Module | None, seen: Seen, concepts: Sequence[Concept], language: Language, device: str,
     seed: int,
 ) -> list[tuple]:  # fmt: skip
     """Of each concept, the rank correlation of its texts' scores in CLIP before and after surgery.
@@ -297,6 +297,8 @@ def _surgery(
     clip = next((each for each in language.clips.values() if _has_stages(each)), None)
     if clip is None:
         raise _NotAsked("network surgery needs a CLIP-ResNet (--clip RN50:openai, say)")
+    if other is None:
+        raise _NotAsked(MISSING)
     concepts, _ = _readable(concepts, clip)
     if not concepts:
         raise _NotAsked("no concept has texts that the CLIP-ResNet can read")
