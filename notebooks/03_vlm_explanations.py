@@ -1234,7 +1234,11 @@ def no_better_than_chance(deleted, image, score, seed):
 # %% tags=["check"]
 found = no_better_than_chance(on_the_thing, image, score, 0)
 check.same(
-    found, 0.01, "p of the mask on the thing", tolerance=0.01, hint="the mask that was found is one of the hundred"
+    found,
+    0.01,
+    "p of the mask on the thing",
+    tolerance=0.01,
+    hint="are the other masks as large, and is the one that was found one of the hundred?",
 )
 check.that(
     no_better_than_chance(beside_it, image, score, 0) > 0.5,

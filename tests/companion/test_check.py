@@ -28,30 +28,30 @@ def test_what_is_right_is_said_in_one_line(found: Any, wanted: Any, capsys: pyte
 @pytest.mark.parametrize(
     ("found", "wanted", "said"),
     [
-        (None, 3, "it is nothing yet: put something in place of the dots."),
-        (..., ROW, "it is nothing yet: put something in place of the dots."),
-        ("three", 3, "it is a str, and a number is wanted."),
-        ("three", ROW, "it is a str, and a tensor of shape (4,) is wanted."),
-        ([1, [2, 3]], ROW, "it is a list, and a tensor of shape (4,) is wanted."),
-        (3, "three", "it is a int, and a str is wanted."),
-        (3.01, 3, "it is too large."),
-        (torch.tensor([2.0]), [3.0], "it is too small."),
-        (torch.zeros(2, 3), torch.zeros(3, 2), "it has the shape (2, 3), and (3, 2) is wanted; are its axes swapped?"),
-        (torch.zeros(2), torch.zeros(3), "it has the shape (2,), and (3,) is wanted."),
+        (None, 3, "it: nothing yet; put something in place of the dots."),
+        (..., ROW, "it: nothing yet; put something in place of the dots."),
+        ("three", 3, "it: a str, where a number is wanted."),
+        ("three", ROW, "it: a str, where a tensor of shape (4,) is wanted."),
+        ([1, [2, 3]], ROW, "it: a list, where a tensor of shape (4,) is wanted."),
+        (3, "three", "it: a int, where a str is wanted."),
+        (3.01, 3, "it: too large."),
+        (torch.tensor([2.0]), [3.0], "it: too small."),
+        (torch.zeros(2, 3), torch.zeros(3, 2), "it: the shape (2, 3), where (3, 2) is wanted; are its axes swapped?"),
+        (torch.zeros(2), torch.zeros(3), "it: the shape (2,), where (3,) is wanted."),
         (
             torch.tensor([1.0, np.nan]),
             [1.0, 2.0],
-            "it holds a number that is not finite; is something divided by zero?",
+            "it: a number that is not finite; is something divided by zero?",
         ),
-        (-torch.tensor(ROW), ROW, "it has the wrong sign everywhere."),
-        (3 * torch.tensor(ROW), ROW, "it is too large by one and the same factor."),
-        (torch.tensor(ROW) / 8, ROW, "it is too small by one and the same factor."),
-        (torch.tensor(ROW) + 0.5, ROW, "it is too large by one and the same amount."),
-        (ROW[::-1], ROW, "it has the right numbers in the wrong places."),
-        ([1.0, -2.0, 4.0, 0.9], ROW, "it differs in 2 of 4 places; at [2] it is too small."),
-        (torch.eye(2), torch.ones(2, 2), "it differs in 2 of 4 places; at [0, 1] it is too small."),
-        (["a"], ["a", "b"], "it has 1 entries, fewer than it should."),
-        ("b", "a", "it is not what it should be."),
+        (-torch.tensor(ROW), ROW, "it: the wrong sign everywhere."),
+        (3 * torch.tensor(ROW), ROW, "it: too large by one and the same factor."),
+        (torch.tensor(ROW) / 8, ROW, "it: too small by one and the same factor."),
+        (torch.tensor(ROW) + 0.5, ROW, "it: too large by one and the same amount."),
+        (ROW[::-1], ROW, "it: the right numbers in the wrong places."),
+        ([1.0, -2.0, 4.0, 0.9], ROW, "it: 2 of 4 places differ; at [2] it is too small."),
+        (torch.eye(2), torch.ones(2, 2), "it: 2 of 4 places differ; at [0, 1] it is too small."),
+        (["a"], ["a", "b"], "it: 1 entries, fewer than there should be."),
+        ("b", "a", "it: not what it should be."),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(found: Any, wanted: Any, said: str) -> None:
@@ -62,7 +62,7 @@ def test_what_is_wrong_is_said_in_one_sentence(found: Any, wanted: Any, said: st
 
 
 def test_a_hint_is_added_and_the_tolerance_is_relative() -> None:
-    with pytest.raises(NotYet, match=r"^it is too small: by what is it divided\?$"):
+    with pytest.raises(NotYet, match=r"^it: too small; by what is it divided\?$"):
         check.same(1, 2, "it", hint="by what is it divided?")
     check.same(1_009, 1_000, "it", tolerance=0.01)
     with pytest.raises(NotYet):
@@ -72,9 +72,9 @@ def test_a_hint_is_added_and_the_tolerance_is_relative() -> None:
 def test_a_function_is_compared_on_every_input(capsys: pytest.CaptureFixture[str]) -> None:
     check.function(lambda x: x + x, lambda x: 2 * x, (1,), (2.5,), name="double")
     assert capsys.readouterr().out == "double: right.\n"
-    with pytest.raises(NotYet, match=r"^double, on input 2 of 2, is too large\.$"):
+    with pytest.raises(NotYet, match=r"^double, on input 2 of 2: too large\.$"):
         check.function(lambda x: x**2 + (x == 1), lambda x: 2 * x, (1,), (2.5,), name="double")
-    with pytest.raises(NotYet, match=r"^inverse, on input 1 of 2, raises ZeroDivisionError: division by zero$"):
+    with pytest.raises(NotYet, match=r"^inverse, on input 1 of 2: it raises ZeroDivisionError: division by zero$"):
         check.function(lambda x: 1 / x, lambda x: x, (0,), (1,), name="inverse")
 
 

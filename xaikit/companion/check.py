@@ -45,12 +45,12 @@ def function(
     Raises NotYet where it raises anything, and for the first case on which the two differ.
     """
     for number, case in enumerate(cases, start=1):
-        which = f"{name}, on input {number} of {len(cases)}," if len(cases) > 1 else name
+        which = f"{name}, on input {number} of {len(cases)}" if len(cases) > 1 else name
         wanted = reference(*deepcopy(case))
         try:
             found = own(*deepcopy(case))
         except Exception as error:
-            raise NotYet(f"{which} raises {type(error).__name__}: {error}") from error
+            raise NotYet(f"{which}: it raises {type(error).__name__}: {error}") from error
         _compare(found, wanted, which, tolerance, hint)
     print(f"{name}: right.")
 
@@ -64,9 +64,9 @@ def that(condition: Any, name: str, otherwise: str) -> None:
 
 def _compare(found: Any, wanted: Any, name: str, tolerance: float, hint: str) -> None:
     if found is None or found is ...:
-        raise NotYet(f"{name} is nothing yet: put something in place of the dots.")
+        raise NotYet(f"{name}: nothing yet; put something in place of the dots.")
     if wrong := _difference(found, wanted, tolerance):
-        raise NotYet(_ended(f"{name} {wrong}" + (f": {hint}" if hint else "")))
+        raise NotYet(_ended("; ".join(filter(None, (f"{name}: {wrong}", hint)))))
 
 
 def _ended(sentence: str) -> str:
@@ -74,21 +74,19 @@ def _ended(sentence: str) -> str:
 
 
 def _difference(found: Any, wanted: Any, tolerance: float) -> str:
-    """What is wrong, as the end of a sentence; empty where nothing is."""
+    """What is wrong, to be said behind the name; empty where nothing is."""
     if not (is_number := _numbers(wanted) is not None) and type(wanted) is not type(found):
-        return f"is a {type(found).__name__}, and a {type(wanted).__name__} is wanted"
+        return f"a {type(found).__name__}, where a {type(wanted).__name__} is wanted"
     if not is_number:
         return "" if found == wanted else _of_texts(found, wanted)
     here, there = _numbers(found), _numbers(wanted)
     if here is None:
-        return f"is a {type(found).__name__}, and {_kind(there)} is wanted"
+        return f"a {type(found).__name__}, where {_kind(there)} is wanted"
     if here.shape != there.shape:
         swapped = here.shape == there.shape[::-1] and here.ndim > 1
-        return f"has the shape {here.shape}, and {there.shape} is wanted" + (
-            "; are its axes swapped?" if swapped else ""
-        )
+        return f"the shape {here.shape}, where {there.shape} is wanted" + ("; are its axes swapped?" if swapped else "")
     if not np.isfinite(here).all():
-        return "holds a number that is not finite; is something divided by zero?"
+        return "a number that is not finite; is something divided by zero?"
     error = np.asarray(here - there)
     bad = np.asarray(np.abs(error) > tolerance * (np.abs(there).max(initial=0.0) or 1.0))
     if not bad.any():
@@ -98,26 +96,26 @@ def _difference(found: Any, wanted: Any, tolerance: float) -> str:
 
 def _of_numbers(here: np.ndarray, there: np.ndarray, error: np.ndarray, bad: np.ndarray) -> str:
     if here.size == 1:
-        return f"is too {'large' if error.item() > 0 else 'small'}"
+        return f"too {'large' if error.item() > 0 else 'small'}"
     if here.size > 2:
         if np.allclose(here, -there):
-            return "has the wrong sign everywhere"
+            return "the wrong sign everywhere"
         factor = (here * there).sum() / max((there * there).sum(), 1e-12)
         if factor and np.allclose(here, factor * there, rtol=1e-3, atol=1e-6 * np.abs(here).max()):
-            return f"is too {'large' if abs(factor) > 1 else 'small'} by one and the same factor"
+            return f"too {'large' if abs(factor) > 1 else 'small'} by one and the same factor"
         if np.allclose(error, error.mean(), rtol=1e-3, atol=1e-6 * np.abs(here).max()):
-            return f"is too {'large' if error.mean() > 0 else 'small'} by one and the same amount"
+            return f"too {'large' if error.mean() > 0 else 'small'} by one and the same amount"
         if np.allclose(np.sort(here, axis=None), np.sort(there, axis=None), rtol=1e-3):
-            return "has the right numbers in the wrong places"
+            return "the right numbers in the wrong places"
     first = tuple(np.argwhere(bad)[0].tolist())
     size = "large" if error[first] > 0 else "small"
-    return f"differs in {bad.sum()} of {bad.size} places; at {list(first)} it is too {size}"
+    return f"{bad.sum()} of {bad.size} places differ; at {list(first)} it is too {size}"
 
 
 def _of_texts(found: Any, wanted: Any) -> str:
     if isinstance(wanted, str) or len(found) == len(wanted):
-        return "is not what it should be"
-    return f"has {len(found)} entries, {'more' if len(found) > len(wanted) else 'fewer'} than it should"
+        return "not what it should be"
+    return f"{len(found)} entries, {'more' if len(found) > len(wanted) else 'fewer'} than there should be"
 
 
 def _numbers(value: Any) -> np.ndarray | None:

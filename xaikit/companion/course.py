@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nbformat import NotebookNode
-from nbformat import read as read_page
-
 from xaikit.companion import execute
 from xaikit.companion.run import Job
 from xaikit.storage import sources
+from xaikit.storage.extras import extra
 from xaikit.storage.files import replacing, write_text
+
+with extra("notebooks"):
+    from nbformat import NotebookNode
+    from nbformat import read as read_page
 
 Edition = Literal["student", "solution"]
 _HEADING = re.compile(r"^### Exercise \d+: (?P<title>.+)$", re.M)
