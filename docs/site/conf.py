@@ -1,23 +1,30 @@
 """How Sphinx makes the site of what `pages.py` has gathered. Nothing is imported of the package, and nothing is run."""
 
-import builtins
 import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from astroid.nodes import Const, NodeNG
+from autoapi import _astroid_utils
 from docutils import nodes
 from latex2mathml.converter import convert
-from myst_nb.core.render import NbElementRenderer
+from myst_nb.core.render import MimeData, NbElementRenderer
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util.logging import getLogger
 from sphinx.util.osutil import relative_uri
+from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 import docstrings  # noqa: E402
 
+LOG = getLogger(__name__)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 project, author = PROJECT["name"], PROJECT["authors"][0]["name"]
@@ -35,6 +42,7 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # the still picture of a widget is enough, and nothing is fetched
 nb_output_stderr = "remove-warn"
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_dmath_double_inline = True  # a formula on a line of its own within a paragraph, as JupyterLab has it
 myst_heading_anchors = 4
 myst_update_mathjax = False
 
@@ -53,13 +61,15 @@ suppress_warnings = ["autoapi.python_import_resolution"]
 
 html_theme = "sphinx_book_theme"
 html_title = "xaikit"
-html_static_path = ["static"]
+templates_path = ["templates"]
+html_static_path = ["static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_math_renderer = "mathml"
 html_copy_source = True
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search is in the bar at the side
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_fullscreen_button": False,
@@ -67,7 +77,9 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 
-SHAPE = re.compile(r"[ a-z0-9_*#+.]+(?<! )")  # of jaxtyping: names and sizes of axes
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
+LIST = re.compile(r"<(/?)(dl|dd)>")
+SHAPE = re.compile(r"[ a-z0-9_*#+.-]+")  # of jaxtyping: names and sizes of axes
 MODULES = re.compile(r"\b(?:jaxtyping|torch|torch\.nn|collections\.abc|pathlib|typing|xaikit(?:\.[a-z_]+)+)\.(?=[A-Z])")
 
 
@@ -76,15 +88,11 @@ def restructured(_app: Sphinx, _what: str, name: str, _object: object, _options:
     lines[:] = docstrings.restructured("\n".join(lines), name).splitlines()
 
 
-def as_in_the_code(_app: Sphinx, doctree: nodes.document) -> None:
-    """Types in signatures by their last names, and shapes as the strings that they are: `Float[Tensor, "images 3"]`."""
+def by_last_names(_app: Sphinx, doctree: nodes.document) -> None:
+    """A type stands in a signature as in the code, by its last name."""
     for signature in doctree.findall(addnodes.desc_signature):
-        for link in list(signature.findall(addnodes.pending_xref)):
-            if SHAPE.fullmatch(link["reftarget"]) and not hasattr(builtins, link["reftarget"]):
-                link.replace_self(nodes.Text(f'"{link["reftarget"]}"'))
         for text in list(signature.findall(nodes.Text)):
-            if short := MODULES.sub("", text):
-                text.parent.replace(text, nodes.Text(short))
+            text.parent.replace(text, nodes.Text(MODULES.sub("", text)))
 
 
 def pages_are_opened(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -104,22 +112,43 @@ def with_whole_pages(app: Sphinx, exception: Exception | None) -> None:
         shutil.copyfile(file, place)
 
 
-def inline(translator, node: nodes.math) -> None:
-    """A formula in a line, as MathML: browsers draw it, screen readers read it, and nothing is fetched."""
-    translator.body.append(convert(node.astext()))
+def _as_span(tag: re.Match[str]) -> str:
+    return "</span>" if tag[1] else f'<span class="sig-{"arguments" if tag[2] == "dl" else "argument"}">'
+
+
+def mathml(node: nodes.math | nodes.math_block, display: str) -> str:
+    """A formula as MathML: browsers draw it, screen readers read it, and nothing is fetched."""
+    found = convert(re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}\\,", node.astext()), display=display)
+    if "\\" in found:
+        LOG.warning("%s is no formula that can be drawn.", node.astext(), location=node)
+    return found
+
+
+def inline(translator: HTML5Translator, node: nodes.math) -> None:
+    """A formula in a line."""
+    translator.body.append(mathml(node, "inline"))
     raise nodes.SkipNode
 
 
-def displayed(translator, node: nodes.math_block) -> None:
-    """A formula on its own."""
-    translator.body.append(f'<div class="math" tabindex="0">{convert(node.astext(), display="block")}</div>')
+def displayed(translator: HTML5Translator, node: nodes.math_block) -> None:
+    """A formula on its own, which scrolls where it is too wide."""
+    translator.body.append(f'<div class="formula" tabindex="0">{mathml(node, "block")}</div>')
     raise nodes.SkipNode
 
 
-def with_alt(render):
-    """The pictures of notebooks keep their alt texts, which myst-nb passes over."""
+def lines_of_signatures(_app: Sphinx, _name: str, _template: str, context: dict[str, Any], _doctree: object) -> None:
+    """The arguments of a long signature are lines, and not a list of definitions without terms."""
+    context["body"] = SIGNATURE.sub(lambda found: LIST.sub(_as_span, found[0]), context.get("body", ""))
 
-    def render_image(self, data):
+
+# Two things are lost on the way here, and handed on by these: the alt texts that lie in a notebook beside its pictures, of
+# which myst-nb takes width and height alone, and the quotes around shapes, which autoapi takes for names of classes.
+
+
+def with_alt(render: Callable[..., list[nodes.Element]]) -> Callable[..., list[nodes.Element]]:
+    """The same, with the alt text."""
+
+    def render_image(self: NbElementRenderer, data: MimeData) -> list[nodes.Element]:
         found = render(self, data)
         for image in found:
             image["alt"] = data.output_metadata.get(data.mime_type, {}).get("alt", "")
@@ -128,14 +157,26 @@ def with_alt(render):
     return render_image
 
 
+def with_shapes(resolve: Callable[[NodeNG], str]) -> Callable[[NodeNG], str]:
+    """The same, with quotes around shapes."""
+
+    def resolve_annotation(annotation: NodeNG) -> str:
+        text = annotation.value if isinstance(annotation, Const) else None
+        return repr(text.strip()) if isinstance(text, str) and SHAPE.fullmatch(text) else resolve(annotation)
+
+    return resolve_annotation
+
+
 NbElementRenderer.render_image = with_alt(NbElementRenderer.render_image)
+_astroid_utils._resolve_annotation = with_shapes(_astroid_utils._resolve_annotation)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Hand the above to Sphinx."""
     app.add_html_math_renderer("mathml", (inline, None), (displayed, None))
     app.connect("autodoc-process-docstring", restructured)
-    app.connect("doctree-read", as_in_the_code)
+    app.connect("doctree-read", by_last_names)
     app.connect("doctree-resolved", pages_are_opened)
+    app.connect("html-page-context", lines_of_signatures)
     app.connect("build-finished", with_whole_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

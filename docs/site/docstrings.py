@@ -2,12 +2,9 @@
 
 import re
 
-from pages import FOLDERS, Name, public
+from pages import FOLDERS, arguments, public
 
-NAMES: dict[str, list[Name]] = {}
-for _folder in FOLDERS:
-    for _name in public(_folder):
-        NAMES.setdefault(_name.name, []).append(_name)
+NAMES = [each for folder in FOLDERS for each in public(folder) if each.kind in ("class", "function")]
 SPAN = re.compile(r"`([^`]+)`(?=(\w?))|\|")
 
 
@@ -43,6 +40,8 @@ def _marked(span: re.Match[str], inside: str) -> str:
 
 def named(name: str, inside: str) -> str | None:
     """The public object that a name means within another: that of the same folder, or the only one of that name."""
-    found = NAMES.get(name, [])
+    if name in arguments(inside):
+        return None
+    found = [each for each in NAMES if each.name == name]
     near = [each for each in found if inside.startswith(f"xaikit.{each.folder}.")]
     return (near or found)[0].path if near or len(found) == 1 else None

@@ -266,6 +266,20 @@ def _line(each: Name) -> int:
         if each.kind != "module" else 0  # fmt: skip
 
 
+def arguments(path: str) -> set[str]:
+    """What the function, method or class of that path takes or holds, by the names; of a module nothing."""
+    outer, _, name = path.rpartition(".")
+    if not outer:
+        return set()
+    if not (file := ROOT / f"{outer.replace('.', '/')}.py").is_file():
+        return arguments(outer)  # a method: what its class holds
+    here = [node for node in _tree(file).body if getattr(node, "name", "") == name]
+    inner = [each for node in here for each in ast.walk(node)]
+    return {each.arg for each in inner if isinstance(each, ast.arg)} | {
+        each.target.id for each in inner if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+
+
 @cache
 def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
@@ -339,6 +353,7 @@ def unlisted(index: str) -> list[str]:
 def pages() -> Iterator[tuple[str, str]]:
     """What is written for the site: a place, and Markdown."""
     index = (SITE / "index.md").read_text(encoding="utf-8")
+    index = index.replace("<!-- folders -->", "\n".join(f"api/{folder}" for folder in FOLDERS))
     yield "index.md", index.replace("<!-- other pages -->", "\n".join(unlisted(index)))
     yield "review.md", (SITE / "review.md").read_text(encoding="utf-8")
     yield "gallery.md", gallery()
