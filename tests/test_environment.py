@@ -449,10 +449,10 @@ def test_help_names_every_target(copy: Copy):
     assert (status, calls) == (0, [])
     assert listed == {
         "": ["help"],
-        "See results": ["figures", "review", "notebooks"],
+        "See results": ["figures", "review", "site", "notebooks"],
         "Try a notebook": ["lab", "01_one", "02_two"],
         "Check": ["test", "test-lowest", "gpu", "pretend-gpu", "rehearse", "check", "audit-deps", "chaos", "bench"],
-        "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
+        "Change things": ["setup", "format", "models", "accept", "lock", "site-lock", "clean"],
         "The papers' own models and data": ["data"],
     }
     phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]

@@ -1,4 +1,4 @@
-"""Look at the site that was made: does every link lead somewhere, is nothing fetched from elsewhere, has every picture its text?
+"""Look at the site that was made: links that lead nowhere, things fetched from elsewhere, pictures without a text.
 
     python docs/site/check.py build/site
 

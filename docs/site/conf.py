@@ -21,8 +21,8 @@ from sphinx.util.osutil import relative_uri
 from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(Path(__file__).parent))
-import docstrings  # noqa: E402
+sys.path.insert(0, str(ROOT))
+from docs.site import docstrings  # noqa: E402
 
 LOG = getLogger(__name__)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -64,7 +64,6 @@ html_title = "xaikit"
 templates_path = ["templates"]
 html_static_path = ["static", str(files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
-html_js_files = ["site.js"]
 html_math_renderer = "mathml"
 html_copy_source = True
 html_theme_options = {
@@ -79,6 +78,7 @@ html_theme_options = {
 
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
 LIST = re.compile(r"<(/?)(dl|dd)>")
+BARS = "&#x02016;"
 SHAPE = re.compile(r"[ a-z0-9_*#+.-]+")  # of jaxtyping: names and sizes of axes
 MODULES = re.compile(r"\b(?:jaxtyping|torch|torch\.nn|collections\.abc|pathlib|typing|xaikit(?:\.[a-z_]+)+)\.(?=[A-Z])")
 
@@ -119,6 +119,7 @@ def _as_span(tag: re.Match[str]) -> str:
 def mathml(node: nodes.math | nodes.math_block, display: str) -> str:
     """A formula as MathML: browsers draw it, screen readers read it, and nothing is fetched."""
     found = convert(re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}\\,", node.astext()), display=display)
+    found = found.replace(f"<mo>{BARS}</mo>", f'<mo stretchy="false">{BARS}</mo>')  # no higher than what they enclose
     if "\\" in found:
         LOG.warning("%s is no formula that can be drawn.", node.astext(), location=node)
     return found
@@ -141,8 +142,8 @@ def lines_of_signatures(_app: Sphinx, _name: str, _template: str, context: dict[
     context["body"] = SIGNATURE.sub(lambda found: LIST.sub(_as_span, found[0]), context.get("body", ""))
 
 
-# Two things are lost on the way here, and handed on by these: the alt texts that lie in a notebook beside its pictures, of
-# which myst-nb takes width and height alone, and the quotes around shapes, which autoapi takes for names of classes.
+# Two things would be lost on the way: the alt texts that lie in a notebook beside its pictures, of which myst-nb takes
+# width and height alone, and the quotes around shapes, which autoapi takes for names of classes.
 
 
 def with_alt(render: Callable[..., list[nodes.Element]]) -> Callable[..., list[nodes.Element]]:

@@ -1,8 +1,8 @@
-"""Docstrings are short plain text with `names` in backticks; the API pages want reStructuredText, which this makes of it."""
+"""Docstrings are plain text with `names` in backticks, of which this makes the reStructuredText of the API pages."""
 
 import re
 
-from pages import FOLDERS, arguments, public
+from docs.site.pages import FOLDERS, arguments, public
 
 NAMES = [each for folder in FOLDERS for each in public(folder) if each.kind in ("class", "function")]
 SPAN = re.compile(r"`([^`]+)`(?=(\w?))|\|")

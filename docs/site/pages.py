@@ -2,9 +2,9 @@
 
     python docs/site/pages.py build/site-source
 
-README, docs/, notebooks/ and what they link to keep their places, so that a relative link leads to the same thing on the
-site as in the repository. Beside them stand a gallery of all figures, the leaderboard, an API page for each public folder,
-and a glossary that says where its terms are used. It needs nothing but Python.
+README, docs/, notebooks/ and what they link to keep their places, so that a relative link leads to the same thing on
+the site as in the repository. Beside them stand a gallery of all figures, the leaderboard, an API page for each public
+folder, and a glossary that says where its terms are used. It needs nothing but Python.
 """
 
 import ast
@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
+from textwrap import dedent, indent
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +54,9 @@ def prose(document: Path) -> str:
 
 
 def title(document: Path) -> str:
-    """A page's first heading."""
+    """A page's first heading; that of the README is the project's name."""
+    if document.name == "README.md" and document.parent == ROOT:
+        return "README"
     found = re.search(r"^# (.+)$", prose(document), re.MULTILINE)
     return found[1] if found else document.stem
 
@@ -92,8 +93,9 @@ class Run:
 
 def runs() -> list[Run]:
     """All committed runs, notebook by notebook."""
-    found = [path for profile in PROFILES for path in (ROOT / "figures" / profile).glob("*/numbers.json")]
-    return [_run(path) for path in sorted(found, key=lambda path: (path.parent.name, path.parent.parent.name == "full"))]
+    names = sorted({path.name for path in (ROOT / "figures").glob("*/*")})
+    found = [ROOT / "figures" / profile / name / "numbers.json" for name in names for profile in PROFILES]
+    return [_run(path) for path in found if path.is_file()]
 
 
 def _run(path: Path) -> Run:
@@ -117,16 +119,16 @@ def gallery() -> str:
     """Every figure of the committed runs with its alt text, its file for print and its values."""
     parts = [
         "# Gallery",
-        "Every figure of the committed runs, in the order of the notebooks, with what is to be seen on it in words. The "
-        "pictures are those of `figures/`; the numbers behind them are in the tables beside them.",
+        "Every figure of the committed runs, in the order of the notebooks, with what is to be seen on it in words. "
+        "Beside each stand the file for print, and the numbers as a table where there is one.",
     ]
     for run in runs():
         page = ROOT / "notebooks" / f"{run.notebook}.ipynb"
         parts += [f"## {title(page)}" + ("" if run.profile == "mini" else f", profile `{run.profile}`")]
         parts += [f"From [notebook {run.notebook[:2]}]({_address(page)})."]
         parts += [_figure(figure) for figure in run.figures]
-        if run.tables:
-            parts += [f"Tables without a figure: {', '.join(f'[{file.stem}]({_address(file)})' for file in run.tables)}."]
+        tables = ", ".join(f"[{file.stem}]({_address(file)})" for file in run.tables)
+        parts += [f"Tables without a figure: {tables}."] if tables else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,20 +148,20 @@ def leaderboard() -> str:
     """The table of notebook 05 in the profile full, every method with its form and its interval."""
     with LEADERBOARD.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    head = ("method", "form", "classifiers", "rank correlation", "best null", "beyond it", "false alarms", "seconds")
-    lines = [f"| {' | '.join(head)} |", "|---|---|--:|--:|---|--:|--:|--:|"]
+    head = ("method", "form", "rank correlation", "beyond the best null", "false alarms", "seconds")
+    lines = [_row(head), "|---|---|---|---|--:|--:|"]
     for row in rows:
-        cells = [row["method"], row["form"], row["classifiers"], _interval(row, "rank", "rank"), row["best null"] or "–"]
-        cells += [_interval(row, "beyond it", "beyond"), _number(row["false alarms"]), row["seconds"] or "–"]
-        lines.append(f"| {' | '.join(cells)} |")
+        intervals = [_interval(row, *columns) for columns in (("rank", "rank"), ("beyond it", "beyond"))]
+        cells = (row["method"], row["form"], *intervals, _number(row["false alarms"]), row["seconds"] or "–")
+        lines.append(_row(cells))
     text = f"""
     # The ranking of explanations
 
     Which explanation tells what a classifier uses? Every method gives one number a factor; what is used is known by
     redrawing. *Rank correlation* is with that, over the factors of a classifier, with its 95 % interval over tasks;
-    *best null* is the best of what never sees the model, and *beyond it* how much better the method is. A method
-    **explains** where that interval lies above 0. *False alarms* is the share of ignored factors that it calls used, and
-    *seconds* is what one classifier takes.
+    *beyond the best null* how much better it is than the best of what never sees the model. A method **explains** where
+    that interval lies above 0. *False alarms* is the share of ignored factors that it calls used, and *seconds* is what
+    one classifier takes.
 
     From [notebook 05](notebooks/05_which_explanation.ipynb), profile `full`
     ([as a file]({_address(LEADERBOARD)})); [how to add a method](docs/leaderboard.md).
@@ -181,7 +183,7 @@ def _number(text: str) -> str:
 
 def terms() -> dict[str, str]:
     """The terms of docs/glossary.md and what they mean."""
-    found = [(match["term"], match["meaning"].strip()) for match in TERM.finditer(prose(GLOSSARY))]
+    found = [(match["term"], re.sub(r"\n +", "\n", match["meaning"])) for match in TERM.finditer(prose(GLOSSARY))]
     if len(found) != len(dict(found)):
         raise ValueError(f"A term stands twice in {_address(GLOSSARY)}: join its two meanings.")
     return dict(found)
@@ -201,9 +203,7 @@ def glossary() -> str:
     def entry(term: str, meaning: str) -> str:
         places = [(title(page), os.path.relpath(page, GLOSSARY.parent)) for page in uses(term)[:MOST_USES]]
         seen = ", ".join(f"[{name}]({place})" for name, place in places)
-        lines = [*meaning.splitlines(), "", f"Used in {seen}."]
-        names = term.split(", ")
-        return "\n".join([*names, ": " + lines[0].strip(), *(f"  {line.strip()}".rstrip() for line in lines[1:])])
+        return "\n".join([*term.split(", "), indent(f"{meaning}\n\n*Used in* {seen}.", "  ")])
 
     known = terms()
     block = "\n\n".join(entry(term, known[term]) for term in sorted(known, key=str.casefold))
@@ -251,19 +251,24 @@ def public(folder: str) -> list[Name]:
 
 
 def _kind(module: str, name: str) -> str:
-    if (PACKAGE / module.replace(".", "/") / f"{name}.py").is_file():
+    if _file(f"{module}.{name}").is_file():
         return "module"
     kinds = {ast.ClassDef: "class", ast.FunctionDef: "function"}
     return next((kinds[type(node)] for node in _defined(module) if getattr(node, "name", "") == name), "data")
 
 
 def _defined(module: str) -> list[ast.stmt]:
-    return _tree(PACKAGE / f"{module.replace('.', '/')}.py").body
+    return _tree(_file(module)).body
+
+
+def _file(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
 
 
 def _line(each: Name) -> int:
-    return next((node.lineno for node in _defined(each.module) if getattr(node, "name", "") == each.name), 0) \
-        if each.kind != "module" else 0  # fmt: skip
+    if each.kind == "module":
+        return 0
+    return next((node.lineno for node in _defined(each.module) if getattr(node, "name", "") == each.name), 0)
 
 
 def arguments(path: str) -> set[str]:
@@ -271,7 +276,7 @@ def arguments(path: str) -> set[str]:
     outer, _, name = path.rpartition(".")
     if not outer:
         return set()
-    if not (file := ROOT / f"{outer.replace('.', '/')}.py").is_file():
+    if not (file := _file(outer.removeprefix("xaikit."))).is_file():
         return arguments(outer)  # a method: what its class holds
     here = [node for node in _tree(file).body if getattr(node, "name", "") == name]
     inner = [each for node in here for each in ast.walk(node)]
@@ -314,14 +319,19 @@ def api(folder: str) -> str:
     parts = [f"# `xaikit.{folder}`", first, rest.strip()]
     for module in dict.fromkeys(each.module for each in names.values() if each.kind != "module"):
         here = [each for each in names.values() if each.module == module]
-        parts += [f"## `{module.rpartition('.')[2]}`", said_of(PACKAGE / f"{module.replace('.', '/')}.py"), _block(here)]
+        parts += [_section(module), _block(here)]
     for each in names.values():
         if each.kind == "module":
             module = f"{each.module}.{each.name}"
-            parts += [f"## `{each.name}`", said_of(PACKAGE / f"{module.replace('.', '/')}.py")]
+            parts.append(_section(module))
             if rows := registered(module):
                 parts.append("\n".join(["| method | form | its number |", "|---|---|---|", *map(_row, rows)]))
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _section(module: str) -> str:
+    name = module.rpartition(".")[2]
+    return f"## `{name}`\n\n{said_of(_file(module))}"
 
 
 def _row(cells: tuple[str, ...]) -> str:
