@@ -185,7 +185,7 @@ def imported_packages(folder: Path) -> set[str]:
     for path in folder.rglob("*.py"):
         lines = path.read_text().splitlines()
         names |= imported_names(ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines)))
-    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks"}
+    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks", "docs"}
     return names - set(sys.stdlib_module_names) - local
 
 

@@ -1,5 +1,6 @@
 """How Sphinx makes the site of what `pages.py` has gathered. Nothing is imported of the package, and nothing is run."""
 
+import json
 import re
 import shutil
 import sys
@@ -42,7 +43,6 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # the still picture of a widget is enough, and nothing is fetched
 nb_output_stderr = "remove-warn"
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
-myst_dmath_double_inline = True  # a formula on a line of its own within a paragraph, as JupyterLab has it
 myst_heading_anchors = 4
 myst_update_mathjax = False
 
@@ -76,11 +76,26 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 
+FORMULA = re.compile(r"\$\$(.+?)\$\$([,.;:]?)", re.DOTALL)
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
 LIST = re.compile(r"<(/?)(dl|dd)>")
 BARS = "&#x02016;"
 SHAPE = re.compile(r"[ a-z0-9_*#+.-]+")  # of jaxtyping: names and sizes of axes
 MODULES = re.compile(r"\b(?:jaxtyping|torch|torch\.nn|collections\.abc|pathlib|typing|xaikit(?:\.[a-z_]+)+)\.(?=[A-Z])")
+
+
+def formulas_apart(_app: Sphinx, docname: str, source: list[str]) -> None:
+    """A formula between two `$$` is one in JupyterLab wherever it stands; here it has to be a paragraph of its own."""
+    if docname.startswith("notebooks/"):
+        page = json.loads(source[0])
+        for cell in page["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = FORMULA.sub(_apart, "".join(cell["source"]))
+        source[0] = json.dumps(page)
+
+
+def _apart(formula: re.Match[str]) -> str:
+    return f"\n\n$${' '.join(formula[1].split())}{formula[2]}$$\n\n"
 
 
 def restructured(_app: Sphinx, _what: str, name: str, _object: object, _options: object, lines: list[str]) -> None:
@@ -175,6 +190,7 @@ _astroid_utils._resolve_annotation = with_shapes(_astroid_utils._resolve_annotat
 def setup(app: Sphinx) -> dict[str, bool]:
     """Hand the above to Sphinx."""
     app.add_html_math_renderer("mathml", (inline, None), (displayed, None))
+    app.connect("source-read", formulas_apart)
     app.connect("autodoc-process-docstring", restructured)
     app.connect("doctree-read", by_last_names)
     app.connect("doctree-resolved", pages_are_opened)

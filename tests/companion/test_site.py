@@ -195,4 +195,7 @@ def test_the_site_is_made_without_a_warning(source: Path, tmp_path: Path) -> Non
         given = [output.get("metadata", {}).get("image/png", {}).get("alt") for cell in cells
                  for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]  # fmt: skip
         page = (site / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+        assert page.count('<div class="formula"') == pages.prose(notebook).count("$$") / 2
+        words = re.sub(r"<(pre|code|script|style)\b.*?</\1>|<[^>]+>", "", page, flags=re.DOTALL)
+        assert re.findall(r"\S*(?:\$|\\[a-z])\S*", words) == []  # no formula is left as it was typed
         assert given and given == [html.unescape(alt) for alt in re.findall(r'<img alt="([^"]*)"', page)]
