@@ -7,6 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check
 READY := $(VENV)/requirements.lock
+SITE := build/site-env
 # The index of PyTorch's own builds that .venv was made with, or none; it stays so until another one is given.
 TORCH_KEPT := $(shell cat $(VENV)/torch-index 2>/dev/null)
 TORCH_INDEX ?= $(TORCH_KEPT)
@@ -15,7 +16,7 @@ ONLY := $(shell sed -n 's/^only = \[\(.*\)\].*/\1/p' 'xaikit/companion/profiles/
 NOTEBOOKS := $(or $(ONLY),$(patsubst notebooks/%.py,%,$(wildcard notebooks/[0-9]*.py)))
 STAMPS := $(NOTEBOOKS:%=build/$(PROFILE)/%.stamp)
 RECORDS := $(NOTEBOOKS:%=figures/$(PROFILE)/%/numbers.json)
-CODE := $(wildcard xaikit tests notebooks benchmarks)
+CODE := $(wildcard xaikit tests notebooks benchmarks docs/site)
 METHODS := surgery texplain perturbation decomposition saliency metrics
 # What a notebook's result may depend on; `xaikit run` decides by content which of it really matters.
 SOURCES := $(wildcard xaikit/*.py* xaikit/*/*.py* xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
@@ -26,7 +27,7 @@ unexport PROFILE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help setup figures review $(NOTEBOOKS) models data notebooks smoke lab test test-fast test-lowest gpu pretend-gpu rehearse accept \
-  check audit-deps chaos format bench lock clean FORCE
+  check audit-deps chaos format bench lock site site-lock clean FORCE
 .DEFAULT_GOAL := help
 
 # The list is made of this file: the headings below, and the targets with what is said of them.
@@ -50,6 +51,12 @@ figures: $(READY) ## every table and figure, then the report
 
 review: $(READY) ## one page: the papers' tables and figures beside the rerun, in build/review.html
 	@$(PY) -m xaikit review --profile '$(PROFILE)'
+
+# The site needs nothing of .venv: the notebooks are as they were executed, and the package is read, not imported.
+site: $(SITE)/requirements.lock ## the web site in build/site, of the committed notebooks, pages and figures; nothing is run
+	@$(SITE)/bin/python docs/site/pages.py build/site-source
+	@$(SITE)/bin/python -m sphinx -q -E -W --keep-going -d build/site-trees -c docs/site build/site-source build/site
+	@$(SITE)/bin/python docs/site/check.py build/site
 
 notebooks: $(READY) ## write the executed notebooks/*.ipynb
 	@$(PY) -m xaikit notebooks
@@ -119,14 +126,19 @@ accept: $(READY) ## accept the present numbers, with bands from seeds and arithm
 	@$(PY) -m xaikit accept --profile '$(PROFILE)'
 
 # By uv, which resolves for all systems and Pythons at once, each with its marks, and has the hashes of all files.
+pinned = $(PYTHON) -m venv --clear build/lock \
+  && build/lock/bin/python -m pip install -qq --disable-pip-version-check uv \
+  && build/lock/bin/python -m uv pip compile -q --upgrade --universal --fork-strategy fewest --python-version 3.11 \
+    --generate-hashes --no-annotate --no-header $(1) -o build/new.lock \
+  && { sed -n '/^\#/p' $(2); cat build/new.lock; } > build/requirements.lock \
+  && mv build/requirements.lock $(2) \
+  && rm -rf build/lock build/new.lock
+
 lock: ## pin the newest versions within pyproject.toml's bounds in requirements.lock
-	@$(PYTHON) -m venv --clear build/lock
-	@build/lock/bin/python -m pip install -qq --disable-pip-version-check uv
-	@build/lock/bin/python -m uv pip compile -q --upgrade --universal --fork-strategy fewest --python-version 3.11 \
-	  --extra test --no-emit-package xaikit --generate-hashes --no-annotate --no-header pyproject.toml -o build/new.lock
-	@{ sed -n '/^#/p' requirements.lock; cat build/new.lock; } > build/requirements.lock
-	@mv build/requirements.lock requirements.lock
-	@rm -rf build/lock build/new.lock
+	@$(call pinned,--extra test --no-emit-package xaikit pyproject.toml,requirements.lock)
+
+site-lock: ## pin the newest versions within docs/site/requirements.in's bounds, of what makes the site alone
+	@$(call pinned,docs/site/requirements.in,docs/site/requirements.lock)
 
 clean: ## remove build/ and the caches; .venv and figures/ stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -136,6 +148,13 @@ clean: ## remove build/ and the caches; .venv and figures/ stay
 
 data: $(READY) ## with PROFILE=paper: fetch and check its data and weights (mini needs none)
 	@$(PY) -m xaikit download --profile '$(PROFILE)'
+
+# As with .venv, the copy of the lock is the last thing written.
+$(SITE)/requirements.lock: docs/site/requirements.lock
+	@echo "Making $(SITE) from $<: half a minute, once."
+	@$(PYTHON) -m venv --clear $(SITE)
+	@$(SITE)/bin/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --requirement $<
+	@cp $< $@
 
 # `xaikit run` reruns a notebook only where the content of what it depends on has changed, and refreshes the stamp.
 $(STAMPS): build/$(PROFILE)/%.stamp: notebooks/%.py figures/$(PROFILE)/%/numbers.json $(SOURCES) | $(READY)

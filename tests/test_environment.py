@@ -223,7 +223,7 @@ def imported_packages(folder: Path) -> set[str]:
     for path in folder.rglob("*.py"):
         lines = path.read_text().splitlines()
         names |= imported_names(ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in lines)))
-    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks"}
+    local = {path.stem for path in folder.rglob("*.py")} | {"xaikit", "tests", "benchmarks", "docs"}
     return names - set(sys.stdlib_module_names) - local
 
 
@@ -490,7 +490,7 @@ def test_help_names_every_target(copy: Copy):
     assert (status, calls) == (0, [])
     assert listed == {
         "": ["help"],
-        "See results": ["figures", "review", "notebooks"],
+        "See results": ["figures", "review", "site", "notebooks"],
         "Try a notebook": ["smoke", "lab", "01_one", "02_two"],
         "Check": [
             "test",
@@ -504,7 +504,7 @@ def test_help_names_every_target(copy: Copy):
             "chaos",
             "bench",
         ],
-        "Change things": ["setup", "format", "models", "accept", "lock", "clean"],
+        "Change things": ["setup", "format", "models", "accept", "lock", "site-lock", "clean"],
         "The papers' own models and data": ["data"],
     }
     phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
