@@ -72,13 +72,11 @@ def test_what_fails_has_one_sentence_and_stops_no_other_one(small: Path) -> None
 
 @pytest.mark.parametrize("job", run.jobs([], smoke.PROFILE), ids=lambda job: job.name)
 def test_every_notebook_has_a_first_figure_that_its_run_records(job: run.Job) -> None:
-    _, name = next(smoke._figures(execute.read(job.script)))
+    _, name = next(smoke._figures(execute.read(job.script).cells))
     assert (ROOT / "figures" / "mini" / job.name / f"{name}.png").exists()
 
 
 def test_a_figure_that_a_function_would_record_is_not_one_yet() -> None:
     code = "def panels(rows):\n    record.figure('later', rows)\nif True:\n    record.figure('now', 1)"
-    notebook = execute.nbformat.v4.new_notebook(
-        cells=[execute.nbformat.v4.new_markdown_cell("record.figure('told')"), execute.nbformat.v4.new_code_cell(code)]
-    )
-    assert list(smoke._figures(notebook)) == [(1, "now")]
+    cells = [{"cell_type": "markdown", "source": "record.figure('told')"}, {"cell_type": "code", "source": code}]
+    assert list(smoke._figures(cells)) == [(1, "now")]

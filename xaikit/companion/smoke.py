@@ -11,19 +11,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import Any
 
 from xaikit.companion import profiles
 from xaikit.companion.run import Job, jobs
 from xaikit.storage import arithmetic, sources
 from xaikit.storage.paths import workplace
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 PROFILE = "smoke"
 BESIDE = 2  # notebooks at once: each takes a core, and 1.5 GB of memory
@@ -75,7 +72,7 @@ def draw(job: Job) -> Path:
     from xaikit.companion import execute  # here, as Jupyter takes seconds to import
 
     notebook = execute.read(job.script)
-    last, name = next(_figures(notebook), (0, ""))
+    last, name = next(_figures(notebook.cells), (0, ""))
     if not name:
         raise ValueError("no cell of it calls record.figure with a name, so there is no first figure to draw.")
     notebook.cells = notebook.cells[: last + 1]
@@ -104,11 +101,11 @@ def draw(job: Job) -> Path:
     return out / f"{name}.png"
 
 
-def _figures(notebook: "NotebookNode") -> Iterator[tuple[int, str]]:
+def _figures(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
     """Each figure that a cell records, not a function that it defines: the number of the cell, and the name."""
-    for number, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code":
-            calls = (node for node in _run_at_once(ast.parse(cell.source)) if isinstance(node, ast.Call))
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            calls = (node for node in _run_at_once(ast.parse(cell["source"])) if isinstance(node, ast.Call))
             for call in calls:
                 named = call.args and isinstance(call.args[0], ast.Constant)
                 if named and ast.unparse(call.func) == "record.figure":
