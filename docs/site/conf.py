@@ -133,7 +133,7 @@ def _as_span(tag: re.Match[str]) -> str:
 
 def mathml(node: nodes.math | nodes.math_block, display: str) -> str:
     """A formula as MathML: browsers draw it, screen readers read it, and nothing is fetched."""
-    found = convert(re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}\\,", node.astext()), display=display)
+    found = convert(re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", node.astext()), display=display)
     found = found.replace(f"<mo>{BARS}</mo>", f'<mo stretchy="false">{BARS}</mo>')  # no higher than what they enclose
     if "\\" in found:
         LOG.warning("%s is no formula that can be drawn.", node.astext(), location=node)
