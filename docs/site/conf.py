@@ -23,7 +23,7 @@ from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from docs.site import docstrings  # noqa: E402
+from docs.site import docstrings, pages  # noqa: E402
 
 LOG = getLogger(__name__)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -84,10 +84,15 @@ SHAPE = re.compile(r"[ a-z0-9_*#+.-]+")  # of jaxtyping: names and sizes of axes
 MODULES = re.compile(r"\b(?:jaxtyping|torch|torch\.nn|collections\.abc|pathlib|typing|xaikit(?:\.[a-z_]+)+)\.(?=[A-Z])")
 
 
-def formulas_apart(_app: Sphinx, docname: str, source: list[str]) -> None:
-    """A formula between two `$$` is one in JupyterLab wherever it stands; here it has to be a paragraph of its own."""
+def as_pages(_app: Sphinx, docname: str, source: list[str]) -> None:
+    """A notebook as a reader gets it.
+
+    A formula between two `$$` is one in JupyterLab wherever it stands; here it has to be a paragraph of its own.
+    Solutions are not on the site.
+    """
     if docname.startswith("notebooks/"):
         page = json.loads(source[0])
+        page["cells"] = pages.shown(page["cells"])
         for cell in page["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = FORMULA.sub(_apart, "".join(cell["source"]))
@@ -190,7 +195,7 @@ _astroid_utils._resolve_annotation = with_shapes(_astroid_utils._resolve_annotat
 def setup(app: Sphinx) -> dict[str, bool]:
     """Hand the above to Sphinx."""
     app.add_html_math_renderer("mathml", (inline, None), (displayed, None))
-    app.connect("source-read", formulas_apart)
+    app.connect("source-read", as_pages)
     app.connect("autodoc-process-docstring", restructured)
     app.connect("doctree-read", by_last_names)
     app.connect("doctree-resolved", pages_are_opened)

@@ -30,6 +30,7 @@ FOLDERS = ("surgery", "texplain", "perturbation", "decomposition", "saliency", "
 LEADERBOARD = ROOT / "figures" / "full" / "05_which_explanation" / "leaderboard.csv"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 TERM = re.compile(r"^- \*\*(?P<term>[^*]+)\*\*: (?P<meaning>.+?)(?=\n- |\n\n|\Z)", re.MULTILINE | re.DOTALL)
+SOLUTIONS = {"solution", "wrong"}
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
 MOST_USES = 4  # pages named under a term
 
@@ -43,13 +44,18 @@ def documents() -> list[Path]:
     return [*pages, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 
 
+def shown(cells: list[dict]) -> list[dict]:
+    """The cells of a notebook without solutions, right and wrong, which `xaikit course` writes for teachers."""
+    return [cell for cell in cells if not SOLUTIONS & {*cell["metadata"].get("tags", ())}]
+
+
 @cache
 def prose(document: Path) -> str:
     """The Markdown of a page; of a notebook that of its cells."""
     text = document.read_text(encoding="utf-8")
     if document.suffix != ".ipynb":
         return text
-    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    cells = [cell for cell in shown(json.loads(text)["cells"]) if cell["cell_type"] == "markdown"]
     return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 

@@ -198,4 +198,7 @@ def test_the_site_is_made_without_a_warning(source: Path, tmp_path: Path) -> Non
         assert page.count('<div class="formula"') == pages.prose(notebook).count("$$") / 2
         words = re.sub(r"<(pre|code|script|style)\b.*?</\1>|<[^>]+>", "", page, flags=re.DOTALL)
         assert re.findall(r"\S*(?:\$|\\[a-z])\S*", words) == []  # no formula is left as it was typed
+        code = html.unescape(re.sub("<[^>]+>", "", page))
+        solved = ["".join(cell["source"]) for cell in cells if "solution" in cell["metadata"].get("tags", ())]
+        assert not [each for each in solved if each in code]
         assert given and given == [html.unescape(alt) for alt in re.findall(r'<img alt="([^"]*)"', page)]
