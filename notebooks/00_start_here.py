@@ -265,14 +265,9 @@ said = [int(networks["trained"](each[one : one + 1]).argmax(1)) + 2 for each in 
 axes[0].set_title(f'the same three, called "{said[0]}" and "{said[1]}"')
 for place, (name, tint) in enumerate({"CLIP itself": plots.GREY, "trained": plots.ORANGE}.items()):
     axes[1].barh([i + 0.38 * place for i in range(4)], read[name][one].tolist(), height=0.36, color=tint, label=name)
-axes[1].set(
-    title="1 captions",
-    yticks=[i + 0.19 for i in range(4)],
-    yticklabels=("value 2", "value 3", "red", "blue"),
-    xlabel="cosine",
-)
+axes[1].set_yticks([i + 0.19 for i in range(4)], ("value 2", "value 3", "red", "blue"))
+axes[1].set(title="1 captions", xlabel="cosine", xlim=(0, 0.95), ylim=(-0.4, 4.3))
 axes[1].legend(loc="upper right")
-axes[1].set(xlim=(0, 0.95), ylim=(-0.4, 4.3))
 top = list(cloud.items())[:6][::-1]
 axes[2].barh([word for word, _ in top], [share for _, share in top], color=plots.SKY)
 axes[2].set(title="2 words", xlabel="share of sentences", xlim=(0, 1))
