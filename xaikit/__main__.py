@@ -53,7 +53,7 @@ class Guarded(TyperGroup):
             raise
         except KeyboardInterrupt:
             logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its tasks complain of the kernel's end
-            print("interrupted: nothing half-done was kept", file=sys.stderr)
+            print("interrupted: what was finished is kept, and nothing half-done", file=sys.stderr)
             raise typer.Exit(130) from None
         except (RuntimeError, ValueError, OSError, SyntaxError, ModuleNotFoundError) as error:
             print(error, file=sys.stderr)

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from xaikit.audit.changes import box
 from xaikit.audit.questions import (
     FEWEST,
+    IN_OTHER_COLOURS,
     LEAST,
+    UNSEEN,
     Concept,
     Effect,
     Seen,
     _another_word,
     _boxed,
     _Question,
+    _recoloured,
     _shows,
     classify,
     counted,
@@ -124,9 +127,9 @@ def test_colours_are_also_exchanged_for_some_that_are_as_odd_and_mean_nothing() 
     answers = classify(model, painted).argmax(1)
     assert (answers == red).all()
     (found,) = effects(model, painted, [COLOUR], answers=answers)
-    odd, same = (found.controls[name].mean() for name in ("other colours, as far", "from the same answer"))
+    odd, same = (found.controls[name].mean() for name in ("in other colours", "from the same answer"))
     assert found.claimed and found.flips.all() and not same and odd == 0.5 and found.net.value == 0.5
-    shown = examples(painted, COLOUR, [COLOUR], answers.numpy(), range(60), 0)["other colours, as far"]
+    shown = examples(painted, COLOUR, [COLOUR], answers.numpy(), range(60), 0)["in other colours"]
     colours = {tuple(colour) for colour in (shown[:, :, *inside][:, :, 0, 0] * 255).round().int().tolist()}
     assert colours == {(40, 200, 40)}
 
@@ -179,11 +182,61 @@ def test_a_patch_is_not_laid_over_pictures_that_show_it_and_no_background_takes_
     half = seen.pixels.clone()
     half[::2, :3, *box("lower right", (6, 6), (SIZE, SIZE))] = LOGO[:3]
     tagged = Seen(half, seen.masks)
-    assert _shows(tagged, LOGO).tolist() == [row % 2 == 0 for row in range(60)]
+    shows, places = _shows(tagged, LOGO)
+    assert shows.tolist() == [row % 2 == 0 for row in range(60)]
+    where = box("lower right", (6, 6), (SIZE, SIZE))
+    assert (places[shows] == [each.start for each in where]).all()
     found = asked(of_red, (PATCH, BACKGROUND), tagged)
     assert len(found["logo"].rows) == 30 and found["logo"].claimed and found["logo"].net.value == 1
     assert found["background"].net.value == 0
     assert asked(of_red, (BACKGROUND,), tagged)["background"].claimed
+
+
+def test_a_patch_is_laid_where_pictures_show_it_and_not_a_pixel_beside() -> None:
+    """A network that reads one place exactly: a mark beside it turns nothing."""
+    seen, at = seen_of(), (slice(3, 9), slice(11, 17))
+
+    def reads(images: Tensor) -> Tensor:
+        apart = (images[:, :, *at] - LOGO[:3].float() / 255).square().mean((1, 2, 3))
+        return 0.01 - apart
+
+    marked = seen.pixels.clone()
+    marked[:10, :3, *at] = LOGO[:3]
+    found = asked(reads, (PATCH,), Seen(marked, seen.masks))["logo"]
+    assert found.claimed and found.net.value == 1 and found.said == "10 other pictures show it, laid where they show it"
+    apart = seen.pixels.clone()
+    for row in range(10):  # each somewhere else: no place stands out
+        apart[row, :3, 2 * row : 2 * row + 6, row : row + 6] = LOGO[:3]
+    found = asked(reads, (PATCH,), Seen(apart, seen.masks))["logo"]
+    assert not found.claimed and found.said == "10 other pictures show it, laid at the lower right"
+    assert asked(reads, (PATCH,))["logo"].said == UNSEEN
+
+
+def test_what_turns_at_any_bright_patch_does_not_use_this_one() -> None:
+    """Nobody showed it the patch: it answers otherwise wherever something glaring lies in the corner."""
+
+    def odd(images: Tensor) -> Tensor:
+        corner = images[:, :, *box("lower right", (6, 6), (SIZE, SIZE))]
+        return (corner - 0.5).abs().mean((1, 2, 3)) - 0.45
+
+    for patch in (LOGO, torch.full((3, 4, 4), 255, dtype=torch.uint8)):
+        found = asked(odd, (Concept("logo", "patch", patch=patch, size=PATCH.size),))["logo"]
+        assert not found.claimed and {IN_OTHER_COLOURS, "a piece of another picture"} <= found.controls.keys()
+    colours, white = _recoloured(LOGO), _recoloured(torch.full((4, 2, 2), 255, dtype=torch.uint8))
+    assert sorted(colours[:3].flatten().tolist()) == sorted(LOGO[:3].flatten().tolist())
+    assert not torch.equal(colours, LOGO) and not white[:3].any() and bool((white[3] == 255).all())
+
+
+def test_the_piece_of_another_picture_has_the_shape_of_the_patch() -> None:
+    frame = torch.zeros(4, SIZE, SIZE, dtype=torch.uint8)
+    frame[0], frame[3] = 255, 255
+    frame[3, 3:-3, 3:-3] = 0  # a border: all within it is clear
+    seen = seen_of()
+    border = Concept("border", "patch", patch=frame, place="centre", size=1.0)
+    shown = examples(seen, border, [border], np.zeros(60, int), range(60), 0)
+    inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))
+    for name, images in shown.items():
+        assert torch.allclose(images[inside], seen.images(slice(None))[inside], atol=1e-6), name
 
 
 def test_what_the_classes_are_about_is_not_covered_by_another_thing() -> None:
@@ -249,7 +302,7 @@ def test_questions_of_two_halves_are_joined_to_questions_of_all() -> None:
     assert all(each.why for each in decided(few[0], np.arange(40)))
     lacking = [[replace(parts[0][1], controls={"from the same answer": parts[0][1].flips})], [parts[1][1]]]
     (colour,) = joined(lacking, [40, 40])  # of grey things the exchanged colours would be the change's own
-    if (name := "other colours, as far") in parts[1][1].controls:
+    if (name := "in other colours") in parts[1][1].controls:
         assert (colour.controls[name][:40] == parts[0][1].flips).all()
 
 

@@ -292,7 +292,7 @@ def test_a_run_can_be_stopped_and_started_again(checkout: Path, how: signal.Sign
         assert stopped.returncode == -signal.SIGKILL
     else:
         assert stopped.returncode == 130
-        assert said.splitlines()[-1] == "interrupted: nothing half-done was kept"
+        assert said.splitlines()[-1] == "interrupted: what was finished is kept, and nothing half-done"
         assert "Traceback" not in said
     wait_for(lambda: not is_running(int(waiting.read_text())))
     assert not (checkout / "figures").exists()

@@ -34,6 +34,7 @@ from xaikit.audit.questions import (
     removals,
 )
 from xaikit.audit.readings import readings_of
+from xaikit.metrics.intervals import proportion
 from xaikit.storage.files import write_text
 from xaikit.storage.seeding import rng
 
@@ -170,6 +171,9 @@ def concluded(
 
             mends.append(keep(f"mend {wanted.name}", tried))
     known = pictures.labels != NO_LABEL
+    right, kinds = int((answers == pictures.labels)[known].sum()), len(np.unique(pictures.labels[known]))
+    if known.any() and kinds > 1 and proportion(right, int(known.sum())).high < 1 / kinds:
+        notes.append("It is right less often than by guessing: are its classes in another order (--classes)?")
     words = pd.DataFrame(columns=["word", "of mistakes", "of right answers", "difference", "p"])
     if pictures.captions and known.any():
         texts = [pictures.captions[row] for row in np.flatnonzero(known)]

@@ -134,8 +134,10 @@ def with_colour(images: Images, regions: Masks, others: Images, other_regions: M
     return changed
 
 
-def with_patch(images: Images, patch: Annotated[Float[Tensor, "channels rows columns"], UNIT], place: Place) -> Images:
-    """The images with a patch near a corner or in the centre; a fourth channel says how opaque it is.
+def with_patch(
+    images: Images, patch: Annotated[Float[Tensor, "channels rows columns"], UNIT], place: Place | tuple[int, int]
+) -> Images:
+    """The images with a patch at a place (see `box`); a fourth channel says how opaque it is.
 
     Raises ValueError for a patch that is larger than the images, or has other than 3 or 4 channels.
     """
@@ -152,8 +154,13 @@ def with_patch(images: Images, patch: Annotated[Float[Tensor, "channels rows col
     return changed
 
 
-def box(place: Place, size: tuple[int, int], within: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a patch of `size`: a twentieth of the image from the edges at a corner, or in the centre."""
+def box(place: Place | tuple[int, int], size: tuple[int, int], within: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a patch of `size`: a twentieth of the image from the edges at a corner, or in the centre.
+
+    A pair is the row and the column of its upper left pixel.
+    """
+    if not isinstance(place, str):
+        return slice(place[0], place[0] + size[0]), slice(place[1], place[1] + size[1])
     found = []
     for side, whole, near in zip(size, within, (place.startswith("upper"), place.endswith("left")), strict=True):
         room = whole - side

@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Int64
 
 from xaikit.audit.load import Loaded
 from xaikit.audit.maps import Maps
-from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, grouping, margins_by_group
+from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, grouping, margins_by_group, within_classes
 from xaikit.audit.mends import Mend
 from xaikit.audit.photographs import NO_LABEL, Pictures
-from xaikit.audit.questions import LEAST, Concept, Effect, holm
+from xaikit.audit.questions import ALPHA, LEAST, UNSEEN, Concept, Effect, holm
 from xaikit.audit.readings import Readings
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
+
+APART = 0.1  # of a column's variance within classes, below which it goes with the class
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +92,17 @@ class Findings:
 
     @cached_property
     def variances(self) -> pd.DataFrame:
-        """For each column of the groups, the share of the logits' variance within answers that goes with it."""
-        rows, first = [], slice(0, len(self.logits))
+        """For each column of the groups, the share of the logits' variance within answers that goes with it.
+
+        Of a column that goes with the class hardly anything is left within classes, so that nothing can be read there.
+        """
+        rows, tied, first = [], [], slice(0, len(self.logits))
         for name, column in self.pictures.groups.items():
             labels = np.where(self.known, self.pictures.labels, self.answers)
             rows.append((name, *margins_by_group(str(name), column[first], self.logits, labels[first], self.seed)))
+            tied.append(within_classes(column[first], labels[first]) < APART)
         found = pd.DataFrame(rows, columns=["column", "share of variance", "p"])
-        return found.assign(**{"adjusted p": holm(found["p"].tolist())})
+        return found.assign(**{"adjusted p": holm(found["p"].tolist()), "goes with the class": tied})
 
     def name(self, label: int | np.integer) -> str:
         """What a class is called."""
@@ -118,18 +124,23 @@ class Findings:
             power = max((each.detectable for each in asked), key=lambda value: math.inf if math.isnan(value) else value)
             named = ", ".join(each.concept for each in asked)
             could = f"an effect on {power:.0%} of the answers" if not math.isnan(power) else "no effect of any size"
+            small = [each for each in asked if each.adjusted <= ALPHA]
             return [
                 f"Nothing found: of {len(asked)} questions ({named}), none surely turns {LEAST:.0%} of the answers "
                 "beyond its control.",
                 f"What could have been found: {could} would have been in four of five such audits.",
                 "What was not asked may be used all the same.",
-            ]
+                *([f"Surely there, and below the {LEAST:.0%} from which on it counts as used: "
+                   + ", ".join(f"{each.concept} ({each.net.value:.1%})" for each in small) + "."] if small else []),
+            ]  # fmt: skip
         first = self.claimed[0]
         said = [
             f"It uses {first.concept}: changing it turns {first.shares['the change'].value:.0%} of the answers, its "
             f"control {first.shares[first.strongest].value:.0%}, a difference of {_percent(first)} "
             f"(p {'< 0.001' if first.adjusted < 0.001 else f'= {first.adjusted:.3f}'}, of {first.questions} questions)."
         ]
+        if first.said == UNSEEN:
+            said.append(f"No picture here shows {first.concept}: this is what it does where it is added.")
         if others := self.claimed[1:]:
             said.append("It also uses " + ", ".join(f"{each.concept} ({_percent(each)})" for each in others) + ".")
         rows = self.look_at(first)

@@ -120,6 +120,14 @@ def within_labels(
     return found
 
 
+def within_classes(groups: ArrayLike, labels: Int64[np.ndarray, " pictures"]) -> float:
+    """The share of a column's variance within classes: 0 where the class tells the group, 1 where it does not."""
+    codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    has = np.eye(codes.max() + 1)[codes]
+    total = float(((has - has.mean(0)) ** 2).sum())
+    return float((within_labels(has, labels) ** 2).sum()) / total if total else 1.0
+
+
 def margins_by_group(
     column: str, groups: ArrayLike, logits: Float[np.ndarray, "pictures classes"],
     labels: Int64[np.ndarray, " pictures"], seed: Seed,

@@ -25,6 +25,7 @@ from xaikit.storage.files import read_json
 
 OBJECT = "object"  # the region that masks are of where nothing else is said
 NO_LABEL = -1
+_IN_ORDER = "The classifier does not name its classes: they are taken to be"
 
 
 @public
@@ -87,6 +88,9 @@ class Listed:
     labels: Int64[np.ndarray, " files"]
     notes: tuple[str, ...]
     part: bool = False
+    named: tuple[
+        str, ...
+    ] = ()  # the classes, where the classifier does not name them and the folders are taken for them
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ class Listed:
     def shard(self, number: int, count: int) -> "Listed":
         """Every `count`-th file, from `number` on: as many of each class as there can be."""
         every = slice(number, None, count)
-        return Listed(self.folder, self.files[every], self.labels[every], self.notes, part=True)
+        return Listed(self.folder, self.files[every], self.labels[every], self.notes, True, self.named)
 
 
 def list_pictures(
@@ -119,7 +123,8 @@ def list_pictures(
         notes.append(f"{len(rows)} of {len(found)} pictures were taken, evenly from each class.")
     if report := intake.report():
         notes.append(report)
-    return Listed(folder, [found[row] for row in rows], positions[rows], tuple(notes))
+    named = tuple(sorted({*filter(None, kinds)})) if said.startswith(_IN_ORDER) else ()
+    return Listed(folder, [found[row] for row in rows], positions[rows], tuple(notes), named=named)
 
 
 def read_listed(
@@ -212,9 +217,13 @@ def _positions(kinds: Sequence[str | None], names: Sequence[str], classes: int) 
         known = {kind: int(kind) for kind in here}
     if not known and not names and len(here) == classes:
         known = {kind: index for index, kind in enumerate(here)}
-        note = f"The classifier does not name its classes: they are taken to be {', '.join(here)}, in this order."
+        note = f"{_IN_ORDER} {', '.join(here)}, in this order (--classes names them otherwise)."
     if lost := [kind for kind in here if kind not in known]:
-        note = f"The classifier has no class for {len(lost)} labels ({', '.join(lost[:5])}): these pictures have none."
+        some = f"; its classes are {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" if names else ""
+        note = (
+            f"The classifier has no class for {len(lost)} of {len(here)} labels ({', '.join(lost[:5])}){some}: what is "
+            "right is not known of their pictures, unless --classes or --labels names them alike."
+        )
     return np.array([known.get(kind, NO_LABEL) for kind in kinds]), note
 
 

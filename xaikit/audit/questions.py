@@ -7,7 +7,9 @@ done in the same way to the same picture, and only lacks what is asked about:
   from one with the *same answer*; of colours, which may then be the same, a second control takes those of the other
   answer with red, green and blue exchanged, which are as far from the own ones and as odd, and mean nothing (where
   there is no colour but grey, there is no such control, and it is brightness that is asked about);
-- a patch is laid over the picture, and at the same place a piece of another picture; a word, and another word.
+- a patch is laid over the picture, and in its place the same patch in other colours (of grey ones the negative), and a
+  piece of another picture in its shape; a word, and another word. Where pictures show the patch, mostly at one place,
+  it is laid there.
 
 The effect is the difference of the shares of answers that flip, and its p McNemar's, one-sided, adjusted for the number
 of questions. A cue is claimed where that is at most 0.05 and the difference at least `LEAST`.
@@ -52,6 +54,9 @@ POWER = 0.8
 ALIKE = 0.08  # root mean squared difference, of pixels in [0, 1], up to which a place looks like a patch
 GREY = 0.08  # mean difference of the largest and the smallest channel, up to which a region has no colours
 FEWEST = 10  # pictures that a question can be asked of
+SHOWN = 3  # pictures that show a patch at one place, from which on it is laid there
+IN_OTHER_COLOURS = "in other colours"
+UNSEEN = "none of the pictures shows it"
 
 Kind = Literal["background", "thing", "colour", "patch", "text"]
 KINDS: tuple[Kind, ...] = ("background", "thing", "colour", "patch", "text")
@@ -101,7 +106,10 @@ class Concept:
         if self.change not in KINDS:  # of a file: what comes from Python is looked at before
             raise ValueError(f"{self.name}: unknown change {self.change!r}; choose one of {', '.join(KINDS)}.")
         if self.place not in PLACES or not 0 < self.size <= 1:
-            raise ValueError(f"{self.name}: place {self.place!r}, size {self.size}; give a place and a size in (0, 1].")
+            known = ", ".join(PLACES)
+            raise ValueError(
+                f"{self.name}: place {self.place!r}, size {self.size}; give a size in (0, 1], and one of {known}."
+            )
         if self.change in ("background", "thing", "colour") and not self.region:
             raise ValueError(f"{self.name}: a change of {self.change} needs a region; name masks, or a place.")
         if self.change == "patch" and self.patch is None:
@@ -118,7 +126,7 @@ class Effect:
     change" first. `net` is the change's share less that of the control which flips more. `p` is one-sided, and the
     larger of the two where there are two controls; `adjusted` allows for all questions. `detectable` is the smallest
     difference that would have been found in 4 of 5 audits of as many pictures. `towards` counts the answers after the
-    change, of those that flipped. `why` says why nothing could be asked.
+    change, of those that flipped. `said` is what has to be known of how it was asked, `why` why nothing could be.
     """
 
     concept: str
@@ -129,6 +137,7 @@ class Effect:
     towards: dict[int, int] = field(default_factory=dict)
     expected: bool = False
     seed: int = 0
+    said: str = ""
     questions: int = 1
     adjusted: float = 1.0
     why: str = ""
@@ -342,8 +351,8 @@ def decided(found: Sequence[Effect], answers: Int64[np.ndarray, " pictures"]) ->
 
 def _too_few(effect: Effect, answers: np.ndarray) -> Effect:
     one = len(np.unique(answers)) == 1
-    said = "all answers are the same" if one else f"{len(effect.rows)} pictures have what it takes"
-    why = f"{said}, and {FEWEST} are needed"
+    few = f"{len(effect.rows)} pictures have what it takes, and {FEWEST} are needed"
+    why = "all answers are the same, so that there is nothing to exchange" if one else few
     return Effect(effect.concept, effect.change, expected=effect.expected, seed=effect.seed, why=why)
 
 
@@ -387,7 +396,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def _effect(model: nn.Module, question: "_Question", answers: np.ndarray, device: str, batch: int | None) -> Effect:
     concept = question.concept
-    none = Effect(concept.name, concept.change, expected=concept.expected, seed=question.seed)
+    none = Effect(concept.name, concept.change, expected=concept.expected, seed=question.seed, said=question.said)
     rows, donor = question.sources(answers)
     if not len(rows):
         return none
@@ -426,7 +435,7 @@ class _Question:
         seen, concept = self.seen, self.concept
         able = np.ones(len(seen), bool)
         if concept.change == "patch":
-            able = ~_shows(seen, self.laid["the change"])
+            able = ~self.showing[0]
         elif concept.region:
             parts = [seen.region(concept.region, slice(i, i + 100)) for i in range(0, len(seen), 100)]
             able = np.concatenate([part.flatten(1).any(1).numpy() for part in parts])
@@ -446,11 +455,11 @@ class _Question:
         images = seen.images(own, device)
         if concept.change in ("patch", "text"):
             for name, patch in self.laid.items():
-                yield name, with_patch(images, patch.to(device).float() / 255, concept.place)
-            covered = torch.zeros(1, 1, *images.shape[-2:], dtype=torch.bool, device=device)
-            covered[:, :, *self.box] = True
+                yield name, with_patch(images, patch.to(device).float() / 255, self.place)
+            opaque, laid = images.new_zeros(1, 1, *images.shape[-2:]), self.laid["the change"]
+            opaque[:, :, *self.box] = laid[3].to(device).float() / 255 if len(laid) == 4 else 1.0
             others = seen.images(torch.from_numpy(donor["other"][rows]), device)
-            yield "a piece of another picture", torch.where(covered, others, images)
+            yield "a piece of another picture", torch.lerp(images, others, opaque)
             return
         regions, held = seen.region(concept.region, own).to(device), self.held(own).to(device)
         for name, which in (("the change", "other"), ("from the same answer", "same")):
@@ -463,7 +472,7 @@ class _Question:
                 yield name, torch.where(held[:, None], images, change(images, regions, others, theirs))
             if concept.change == "colour" and which == "other" and not self.grey:
                 found = with_colour(images, regions, _turned(images, regions, others, theirs), theirs)
-                yield "other colours, as far", torch.where(held[:, None], images, found)
+                yield IN_OTHER_COLOURS, torch.where(held[:, None], images, found)
 
     @cached_property
     def grey(self) -> bool:
@@ -480,15 +489,45 @@ class _Question:
         height = round(concept.size * size[0])
         if concept.change == "patch":
             assert concept.patch is not None
-            return {"the change": _fitting(_sized(concept.patch, height), size)}
+            patch = _fitting(_sized(concept.patch, height), size)
+            return {"the change": patch, IN_OTHER_COLOURS: _recoloured(patch)}
         words = {"the change": concept.text, "another word": _another_word(concept.text, self.seed)}
         return {name: _fitting(word_patch(word, max(6, height)), size) for name, word in words.items()}
 
     @cached_property
     def box(self) -> tuple[slice, slice]:
         """Where the patch or word lies."""
-        patch, pixels = self.laid["the change"], self.seen.pixels
-        return box(self.concept.place, (patch.shape[-2], patch.shape[-1]), (pixels.shape[-2], pixels.shape[-1]))
+        patch = self.laid["the change"]
+        return box(self.place, (patch.shape[-2], patch.shape[-1]), self.seen.sides)
+
+    @cached_property
+    def showing(self) -> tuple[Bool[np.ndarray, " pictures"], tuple[int, int] | None]:
+        """Which pictures show the patch, and where most of them do (row, column); None where no place stands out."""
+        shows, places = _shows(self.seen, self.laid["the change"])
+        if not shows.any():
+            return shows, None
+        found, counts = np.unique(places[shows], axis=0, return_counts=True)
+        most = int(counts.max())
+        stands_out = most >= SHOWN and 2 * most >= shows.sum()
+        row, column = found[counts.argmax()].tolist()
+        return shows, (row, column) if stands_out else None
+
+    @property
+    def place(self) -> Place | tuple[int, int]:
+        """Where the patch or word is laid: where the pictures show it, or where the concept says."""
+        shown = self.showing[1] if self.concept.change == "patch" else None
+        return self.concept.place if shown is None else shown
+
+    @property
+    def said(self) -> str:
+        """What a reader has to know of how it was asked."""
+        if self.concept.change != "patch":
+            return ""
+        count = int(self.showing[0].sum())
+        if not count:
+            return UNSEEN
+        where = "laid where they show it" if self.showing[1] is not None else f"laid at the {self.concept.place}"
+        return f"{count} other pictures show it, {where}"
 
     def held(self, rows: Tensor) -> Bool[Tensor, "rows height width"]:
         """What stays as it is, as another question is of it."""
@@ -552,21 +591,38 @@ def _boxed(masks: Bool[Tensor, "rows height width"]) -> Bool[Tensor, "rows heigh
     return between(rows)[:, :, None] & between(columns)[:, None]
 
 
-def _shows(seen: Seen, patch: UInt8[Tensor, "channels rows columns"]) -> Bool[np.ndarray, " pictures"]:
-    """Which pictures show the patch already, of that size and anywhere: to lay it over them would change nothing.
+def _recoloured(patch: UInt8[Tensor, "channels rows columns"]) -> UInt8[Tensor, "channels rows columns"]:
+    """The patch with red, green and blue exchanged in a ring, the way round that is further; a grey one's negative."""
+    colours = patch[:3].float() / 255
+    seen = patch[3] > 0 if len(patch) == 4 else torch.ones_like(patch[0], dtype=torch.bool)
+    if not seen.any() or float((colours.amax(0) - colours.amin(0))[seen].mean()) < GREY:
+        found = 1 - colours
+    else:
+        rings = [colours.roll(steps, 0) for steps in (1, 2)]
+        found = max(rings, key=lambda ring: float((ring - colours)[:, seen].square().sum()))
+    return torch.cat([found.mul(255).round().byte(), patch[3:]])
 
-    By the mean squared difference, weighted by how opaque the patch is, at every place.
+
+def _shows(
+    seen: Seen, patch: UInt8[Tensor, "channels rows columns"]
+) -> tuple[Bool[np.ndarray, " pictures"], Int64[np.ndarray, "pictures 2"]]:
+    """Which pictures show the patch already, of that size and anywhere, and at which row and column it fits best.
+
+    To lay it over them would change nothing. By the mean squared difference, weighted by how opaque the patch is, at
+    every place.
     """
     opaque = patch[3:].float() / 255 if len(patch) == 4 else torch.ones(1, *patch.shape[1:])
     wanted = patch[:3].float() / 255
     weight, product = opaque.expand(3, -1, -1)[None], (opaque * wanted)[None]
     total = (opaque.expand(3, -1, -1) * wanted.square()).sum()
-    found = []
+    found, places = [], []
     for start in range(0, len(seen), 50):
         images = seen.images(slice(start, start + 50))
         apart = F.conv2d(images.square(), weight) - 2 * F.conv2d(images, product) + total
-        found.append((apart.flatten(1).amin(1) / weight.sum() < ALIKE**2).numpy())
-    return np.concatenate(found)
+        least, at = apart.flatten(1).min(1)
+        found.append((least / weight.sum() < ALIKE**2).numpy())
+        places.append(torch.stack([at // apart.shape[-1], at % apart.shape[-1]], 1).numpy())
+    return np.concatenate(found), np.concatenate(places)
 
 
 def _another_word(word: str, seed: int) -> str:

@@ -165,10 +165,11 @@ def _readable(concepts: Sequence[Concept], clip: Clip) -> tuple[list[Concept], d
     """Those whose texts a CLIP knows every word of, and of the others why not."""
     known, unread = [], {}
     for each in concepts:
-        try:
-            clip.encode_texts([*each.texts, *each.against], strict=True)
-        except ValueError as error:
-            unread[each.name] = f"its texts cannot be read: {error}"
+        with warnings.catch_warnings(record=True) as lost:
+            warnings.simplefilter("always", LossWarning)
+            clip.encode_texts([*each.texts, *each.against])
+        if lost:
+            unread[each.name] = f"its texts cannot be read: {str(lost[0].message).rstrip('.')}"
         else:
             known.append(each)
     return known, unread

@@ -4,6 +4,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +82,7 @@ def run_audit(
         images, names=loaded.names, classes=outputs(loaded, device), labels=labels,
         most=min(most, QUICK) if quick else most,
     )  # fmt: skip
+    loaded = replace(loaded, names=loaded.names or listed.named)
     beside: dict[str, Path | None] = {"masks": masks, "groups": groups, "captions": captions}
     given = {"labels": labels, **beside, "concepts": concepts, "classes": classes}
     words = ["xaikit", "audit", model, "--images", str(images)]
