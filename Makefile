@@ -21,6 +21,11 @@ METHODS := surgery texplain perturbation decomposition saliency metrics
 # What a notebook's result may depend on; `xaikit run` decides by content which of it really matters.
 SOURCES := $(wildcard xaikit/*.py* xaikit/*/*.py* xaikit/companion/profiles/$(PROFILE).toml data/weights/*/*) requirements.lock
 
+# glibc hands large tensors back to the system one by one, and fetches new pages for the next ones: a third of the time of
+# a small network's training on some machines. So it keeps up to half a gigabyte (companion/run.py does the same).
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+export MALLOC_TRIM_THRESHOLD_ ?= 536870912
+
 # The profile is for the runs alone: tests always take mini.
 unexport PROFILE
 
