@@ -238,7 +238,7 @@ def calls_of_make(target: str) -> list[list[str]]:
     return [shlex.split(call) for call in re.findall(r"-m xaikit ([^&;\n]*)", said)]
 
 
-def test_the_lines_of_every_door_run(monkeypatch: pytest.MonkeyPatch):
+def test_the_lines_of_every_door_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """All but what takes long, which is only seen to be called; Python has tests of its own, below."""
     if shutil.which("make") is None:
         pytest.skip("GNU make is not here")
@@ -253,6 +253,7 @@ def test_the_lines_of_every_door_run(monkeypatch: pytest.MonkeyPatch):
     mocks = {name: MagicMock(return_value=result) for name, (_, result) in work.items()}
     for name, (owner, _) in work.items():
         monkeypatch.setattr(owner, name, mocks[name])
+    monkeypatch.chdir(tmp_path)  # where a line that is not replaced writes
     for line in (line for lines in blocks for line in lines):
         program, *arguments = shlex.split(line, comments=True)
         calls = calls_of_make(*arguments) if program == "make" else [arguments]
