@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from xaikit.audit.changes import box
+from xaikit.audit.findings import verdict_of
 from xaikit.audit.questions import (
     FEWEST,
     IN_OTHER_COLOURS,
@@ -209,7 +210,10 @@ def test_a_patch_is_laid_where_pictures_show_it_and_not_a_pixel_beside() -> None
         apart[row, :3, 2 * row : 2 * row + 6, row : row + 6] = LOGO[:3]
     found = asked(reads, (PATCH,), Seen(apart, seen.masks))["logo"]
     assert not found.claimed and found.said == "10 other pictures show it, laid at the lower right"
-    assert asked(reads, (PATCH,))["logo"].said == UNSEEN
+    unseen = asked(reads, (Concept("logo", "patch", patch=LOGO, place="upper left", size=6 / SIZE),))["logo"]
+    assert unseen.said == UNSEEN and not unseen.claimed
+    answering = asked(of_red, (PATCH,))["logo"]
+    assert answering.said == UNSEEN and answering.claimed and verdict_of(answering) == "answers to it"
 
 
 def test_what_turns_at_any_bright_patch_does_not_use_this_one() -> None:

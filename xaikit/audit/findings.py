@@ -134,13 +134,14 @@ class Findings:
                    + ", ".join(f"{each.concept} ({each.net.value:.1%})" for each in small) + "."] if small else []),
             ]  # fmt: skip
         first = self.claimed[0]
+        does = f"It uses {first.concept}: changing it"
+        if first.said == UNSEEN:
+            does = f"It answers to {first.concept}, which no picture here shows: adding it"
         said = [
-            f"It uses {first.concept}: changing it turns {first.shares['the change'].value:.0%} of the answers, its "
+            f"{does} turns {first.shares['the change'].value:.0%} of the answers, its "
             f"control {first.shares[first.strongest].value:.0%}, a difference of {_percent(first)} "
             f"(p {'< 0.001' if first.adjusted < 0.001 else f'= {first.adjusted:.3f}'}, of {first.questions} questions)."
         ]
-        if first.said == UNSEEN:
-            said.append(f"No picture here shows {first.concept}: this is what it does where it is added.")
         if others := self.claimed[1:]:
             said.append("It also uses " + ", ".join(f"{each.concept} ({_percent(each)})" for each in others) + ".")
         rows = self.look_at(first)
@@ -223,7 +224,7 @@ def verdict_of(effect: Effect) -> str:
     if effect.why:
         return f"not asked: {effect.why}"
     if effect.claimed:
-        return "used"
+        return "answers to it" if effect.said == UNSEEN else "used"
     if effect.expected:
         return "expected"
     if effect.adjusted <= 0.05:
