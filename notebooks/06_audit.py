@@ -25,7 +25,7 @@
 # **You will be able to** say why a change of a picture needs a control; read an audit's table; say what an audit could
 # not have found; and, in the exercise, hide a shortcut from it.
 #
-# **Time**: 15 minutes to read, a minute to run; the exercise takes half an hour.
+# **Time**: 15 minutes to read, a minute to run; the exercises take an hour and a half.
 
 # %% tags=["parameters"]
 profile = "mini"
@@ -193,13 +193,245 @@ record.save()
 plots.style_claims(claims)
 
 # %% [markdown]
-# ## Exercise
+# ## Exercises
 #
-# It stands on its own cells: run the first one, complete the second, and the check below says whether it is right and,
-# if not, what is wrong. Nothing above has to be run before.
+# Each stands on its own cells: run the first one, complete the second, and the check below says whether it is right
+# and, if not, what is wrong. Nothing above has to be run before.
 
 # %% [markdown] tags=["exercise"]
-# ### Exercise 1: hide a shortcut from the audit
+# ### Exercise 1: net of the control
+# *Difficulty 1 of 3 · 10 minutes*
+#
+# Of each picture it is known whether its answer turns with the change, and whether it turns with each control. The
+# effect is the share of the change less that of the control which turns **most**.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.audit.questions import Effect
+from xaikit.companion import check
+
+flips = np.array([True, True, True, False, True, False, True, True])
+controls = {
+    "from the same answer": np.array([False, True, False, False, True, False, False, False]),
+    "in other colours": np.array([True, True, False, True, True, False, False, False]),
+}
+
+
+# %% tags=["exercise"]
+def net(flips, controls):
+    """The share of answers that the change turns beyond the control that turns most."""
+    ...
+
+
+# %% tags=["check"]
+def reference(flips, controls):
+    return Effect("a", "colour", np.arange(len(flips)), flips, controls).net.value
+
+
+one = {"from the same answer": controls["from the same answer"]}
+check.function(net, reference, (flips, one), name="net, with one control")
+check.function(net, reference, (flips, controls), (~flips, controls), name="net", hint="which control turns most?")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `flips.mean()` is a share. Of the controls' shares take the largest, whichever it is; the result may be below 0.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def net(flips, controls):
+    """The share of answers that the change turns beyond the control that turns most."""
+    return flips.mean() - max(each.mean() for each in controls.values())
+
+
+# %% tags=["wrong"]
+def net(flips, controls):  # only answers that no control turns: the control's own flips are lost
+    return (flips & ~np.any(list(controls.values()), axis=0)).mean()
+
+
+# %% tags=["wrong"]
+def net(flips, controls):  # the mean of the controls, which the weaker one makes small
+    return flips.mean() - np.mean([each.mean() for each in controls.values()])
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 2: could it be chance?
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# The same pictures get the change and the control, so only pictures in which the two **differ** say anything. If the
+# change did no more than its control, either would be as likely to turn alone: the number of pictures that the change
+# alone turns would be binomial, with a half. McNemar's one-sided $p$ is the chance of as many or more.
+
+# %% tags=["given"]
+import numpy as np
+from scipy import stats
+
+from xaikit.audit.questions import beyond
+from xaikit.companion import check
+
+draw = np.random.default_rng(0)
+change, control = draw.random((2, 40)) < np.array([[0.5], [0.25]])
+
+
+# %% tags=["exercise"]
+def mcnemar(change, control):
+    """The chance of as many pictures that the change alone turns, or more, if it did no more than its control."""
+    ...
+
+
+# %% tags=["check"]
+check.function(mcnemar, beyond, (change, control), name="mcnemar, of the change")
+check.function(
+    mcnemar, beyond, (control, change), (change, change), name="mcnemar",
+    hint="how many or *more*, and what if the two never differ?",
+)  # fmt: skip
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `stats.binom.sf(k - 1, n, 0.5)` is the chance of k or more. With n = 0 there is nothing to see: p is 1.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def mcnemar(change, control):
+    """The chance of as many pictures that the change alone turns, or more, if it did no more than its control."""
+    more, less = int((change & ~control).sum()), int((~change & control).sum())
+    return float(stats.binom.sf(more - 1, more + less, 0.5)) if more + less else 1.0
+
+
+# %% tags=["wrong"]
+def mcnemar(change, control):  # more, and not as many
+    more, less = int((change & ~control).sum()), int((~change & control).sum())
+    return float(stats.binom.sf(more, more + less, 0.5))
+
+
+# %% tags=["wrong"]
+def mcnemar(change, control):  # all pictures count, those that say nothing too
+    return float(stats.binom.sf(int((change & ~control).sum()) - 1, len(change), 0.5))
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 3: many questions
+# *Difficulty 2 of 3 · 20 minutes*
+#
+# Who asks twenty questions finds one of p ≤ 0.05 by chance. Holm (1979): the smallest p is multiplied by the number of
+# questions m, the next one by m - 1, and so on; none may then be smaller than one before it, and none above 1.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.audit.questions import holm as reference
+from xaikit.companion import check
+
+ps = [0.03, 0.001, 0.6, 0.02, 0.021]
+
+
+# %% tags=["exercise"]
+def holm(ps):
+    """The p-values adjusted for their number, in the order in which they came."""
+    ...
+
+
+# %% tags=["check"]
+check.function(holm, reference, ([0.001, 0.02, 0.6],), name="holm, of sorted p")
+check.function(holm, reference, (ps,), (ps[::-1],), ([0.04],), name="holm", hint="in which order do they come back?")
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# `np.argsort` gives the order. Go through it, keep the largest value so far, and write it to where the p came from.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def holm(ps):
+    """The p-values adjusted for their number, in the order in which they came."""
+    adjusted, largest = [1.0] * len(ps), 0.0
+    for place, which in enumerate(np.argsort(ps)):
+        largest = max(largest, min(1.0, (len(ps) - place) * ps[which]))
+        adjusted[which] = largest
+    return adjusted
+
+
+# %% tags=["wrong"]
+def holm(ps):  # Bonferroni: each times their number
+    return [min(1.0, len(ps) * p) for p in ps]
+
+
+# %% tags=["wrong"]
+def holm(ps):  # one may be smaller than one before it
+    adjusted = [1.0] * len(ps)
+    for place, which in enumerate(np.argsort(ps)):
+        adjusted[which] = min(1.0, (len(ps) - place) * ps[which])
+    return adjusted
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 4: whose background?
+# *Difficulty 1 of 3 · 15 minutes*
+#
+# Every picture needs a donor with **another** answer, and one with the **same** answer, which is not the picture
+# itself. Given the answers, list the rows that can be asked at all: those that have both.
+
+# %% tags=["given"]
+import numpy as np
+
+from xaikit.audit.questions import donors
+from xaikit.companion import check
+
+answers = np.array([2, 0, 0, 1, 0, 2, 3])
+
+
+# %% tags=["exercise"]
+def askable(answers):
+    """The rows, in order, that have a donor of the same answer and one of another answer."""
+    ...
+
+
+# %% tags=["check"]
+def reference(answers):
+    same, other = donors(answers, np.ones(len(answers), bool), 0)
+    return np.flatnonzero((same >= 0) & (other >= 0))
+
+
+check.function(askable, reference, (answers,), name="askable, of four answers")
+check.function(
+    askable, reference, (answers % 2,), (np.zeros(5, int),), name="askable", hint="and if there is one answer alone?"
+)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Of a picture's own answer there must be two or more, and there must be two answers or more.
+#
+# </details>
+
+
+# %% tags=["solution"]
+def askable(answers):
+    """The rows, in order, that have a donor of the same answer and one of another answer."""
+    alike = (answers[:, None] == answers).sum(1)
+    return np.flatnonzero((alike > 1) & (alike < len(answers)))
+
+
+# %% tags=["wrong"]
+def askable(answers):  # the picture itself is taken for its donor
+    return np.arange(len(answers))
+
+
+# %% tags=["wrong"]
+def askable(answers):  # nobody looked for another answer
+    return np.flatnonzero((answers[:, None] == answers).sum(1) > 1)
+
+
+# %% [markdown] tags=["exercise"]
+# ### Exercise 5: hide a shortcut from the audit
 # *Difficulty 3 of 3 · 30 minutes*
 #
 # Write a classifier of two classes whose answers turn in a fifth of the pictures or more when something **other than

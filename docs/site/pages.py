@@ -40,7 +40,7 @@ MOST_USES = 4  # pages named under a term
 
 def documents() -> list[Path]:
     """Every page of the repository: Markdown and executed notebooks, in the places that they keep."""
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "data" / "README.md"]
     return [*pages, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
 
 

@@ -531,7 +531,7 @@ def test_only_one_entry(entries: list[Entry], tmp_path: Path) -> None:
     assert names(tmp_path) == ["d"]
     for asked, sentence in (
         (("--profile", "paper", "--only", "dogs"), "'dogs' is none of digits, cars, gone, clip."),
-        (("--profile", "huge"), "unknown profile 'huge': choose one of full, mini, paper, rehearsal"),
+        (("--profile", "huge"), "unknown profile 'huge': choose one of full, mini, paper, rehearsal, smoke"),
     ):
         refused = command(*asked, "--to", str(tmp_path))
         assert (refused.exit_code, refused.stdout, refused.stderr) == (1, "", f"{sentence}\n")
