@@ -291,6 +291,7 @@ def audit(
         return
     if shards > 1:
         print(f"The shards are kept in {output / '.parts'}: remove it when you need them no more.")
+    print(*(f"Note: {each}" for each in (*found.pictures.notes, *found.notes)), sep="\n")
     print(*found.summary(), f"The page is {output / 'report.html'} ({found.seconds:.0f} s).", sep="\n")
 
 

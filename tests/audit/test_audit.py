@@ -50,6 +50,11 @@ class Page(HTMLParser):
         assert tag in VOID or self.open.pop() == tag
 
 
+def page_shows(page: str, concept: str) -> int:
+    """How many pictures of a change there are on a page."""
+    return len(re.findall(rf'alt="{concept}, [^"]*, the change"', page))
+
+
 def test_a_planted_cue_is_found_shown_and_mended(folder: Path) -> None:
     found = run(folder)
     assert [each.concept for each in found.claimed] == ["background"]
@@ -224,6 +229,7 @@ def test_what_words_say_is_on_the_page_and_no_claim_rests_on_it(folder: Path, mo
     found = run(folder, concepts=folder / "concepts.toml", clip=["mini"], captioner="mini")
     assert [each.concept for each in found.effects] == ["background"] == [each.concept for each in found.claimed]
     assert list(found.readings.concepts["concept"]) == ["water", "bright"] and "zeugma" in found.readings.missing["odd"]
+    assert page_shows(found.to_html(), "background") and not page_shows(found.to_html(), "water")
     assert len(found.readings.words) and "--clip mini --captioner mini" in found.command
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
     assert not Page(page).outside and not Page(page).silent and not Page(page).open
@@ -238,6 +244,13 @@ def test_concepts_that_no_change_stands_for_are_asked_alone_too(folder: Path) ->
     found = run(folder, concepts=folder / "concepts.toml")
     assert found.summary() == ["Nothing could be asked: no concept has a change."] and not found.effects
     assert len(found.readings.concepts) == 1 and "Nothing could be asked" in found.to_html()
+
+
+def test_of_every_change_one_picture_is_shown_and_of_what_is_used_three(folder: Path) -> None:
+    word = 'change = "text"\ntext = "SALE"\nplace = "upper left"\n'
+    (folder / "concepts.toml").write_text(f'[background]\nchange = "background"\nregion = "object"\n["a word"]\n{word}')
+    page = run(folder, concepts=folder / "concepts.toml").to_html()
+    assert (page_shows(page, "background"), page_shows(page, "a word")) == (3, 1)
 
 
 def test_what_is_asked_where_nobody_says_what_is_of_what_many_pictures_have() -> None:

@@ -21,6 +21,7 @@ from xaikit.metrics.intervals import Interval
 from xaikit.storage import paths
 
 SHOWN, WIDEST, QUALITY = 3, 224, 80  # examples of a cue, pixels of a picture, of WebP
+OTHERS = 8  # changes of which one example is shown, though nothing was found
 BOARD = Path("figures/full/05_which_explanation/leaderboard.csv")
 HERE = ("intervention", "variance of the margin", "perturbation", "B2T")  # that every page has
 BY_WORDS = {"surgery": "network surgery", "words": "words of TExplain", "heads": "heads and TextSpan"}  # that some have
@@ -41,7 +42,9 @@ def render(audit: Findings) -> str:
     return environment.get_template("audit.html").render(
         audit=audit, name=audit.loaded.source.rpartition("/")[2], summary=audit.summary(), seen=_seen(audit),
         effects=[_row(each) for each in audit.effects], axis=_axis(audit.effects), least=LEAST,
-        cues=[_examples(audit, each) for each in audit.claimed[:SHOWN]], accuracy=accuracy, classes=classes[:10],
+        cues=[_examples(audit, each) for each in audit.claimed[:SHOWN]],
+        others=[_examples(audit, each, 1) for each in audit.effects if not each.claimed and not each.why][:OTHERS],
+        accuracy=accuracy, classes=classes[:10],
         more_classes=max(0, len(classes) - 10), removals=removal_table(audit.removals).to_dict("records"),
         maps=_maps(audit), readings=_readings(audit), board=_board(audit), mends=audit.mends, versions=_versions(),
     )  # fmt: skip
@@ -100,11 +103,12 @@ def _axis(effects: Sequence[Effect]) -> tuple[float, float]:
     return np.floor(low * 10) / 10, np.ceil(high * 10) / 10
 
 
-def _examples(audit: Findings, effect: Effect) -> dict[str, Any]:
-    """Pictures before and after a change, and after its control."""
+def _examples(audit: Findings, effect: Effect, most: int = SHOWN) -> dict[str, Any]:
+    """Pictures before and after a change, and after its control: those that it turned, or else the first."""
     first = len(audit.pictures.seen)  # of several shards, whose pictures are exchanged among themselves
-    rows = [row for row in audit.look_at(effect, first) if row < first][:SHOWN]
-    concept = next(each for each in audit.concepts if each.name == effect.concept)
+    turned = audit.look_at(effect, first) if effect.claimed else effect.rows.tolist()
+    rows = [row for row in turned if row < first][:most]
+    concept = next(each for each in audit.concepts if each.change and each.name == effect.concept)
     changed = examples(audit.pictures.seen, concept, audit.concepts, audit.answers[:first], rows, audit.seed)
     device = next(iter(audit.loaded.model.parameters()), torch.zeros(1)).device
     shown = []
