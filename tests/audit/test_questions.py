@@ -9,13 +9,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from xaikit.audit import questions
 from xaikit.audit.changes import box
 from xaikit.audit.findings import verdict_of
 from xaikit.audit.questions import (
     FEWEST,
     IN_OTHER_COLOURS,
     LEAST,
-    UNSEEN,
     Concept,
     Effect,
     Seen,
@@ -205,15 +205,17 @@ def test_a_patch_is_laid_where_pictures_show_it_and_not_a_pixel_beside() -> None
     marked[:10, :3, *at] = LOGO[:3]
     found = asked(reads, (PATCH,), Seen(marked, seen.masks))["logo"]
     assert found.claimed and found.net.value == 1 and found.said == "10 other pictures show it, laid where they show it"
+    both = joined([[found], [asked(reads, (PATCH,))["logo"]]], [60, 60])  # of two shards one shows it
+    assert both[0].shown == 10 and both[0].where_shown and not both[0].unseen and len(both[0].rows) == 110
     apart = seen.pixels.clone()
     for row in range(10):  # each somewhere else: no place stands out
         apart[row, :3, 2 * row : 2 * row + 6, row : row + 6] = LOGO[:3]
     found = asked(reads, (PATCH,), Seen(apart, seen.masks))["logo"]
-    assert not found.claimed and found.said == "10 other pictures show it, laid at the lower right"
+    assert not found.claimed and found.said == "10 other pictures show it, here and there"
     unseen = asked(reads, (Concept("logo", "patch", patch=LOGO, place="upper left", size=6 / SIZE),))["logo"]
-    assert unseen.said == UNSEEN and not unseen.claimed
+    assert unseen.unseen and not unseen.claimed and unseen.said == "none of the pictures shows it"
     answering = asked(of_red, (PATCH,))["logo"]
-    assert answering.said == UNSEEN and answering.claimed and verdict_of(answering) == "answers to it"
+    assert answering.unseen and answering.claimed and verdict_of(answering) == "answers to it"
 
 
 def test_what_turns_at_any_bright_patch_does_not_use_this_one() -> None:
@@ -241,6 +243,19 @@ def test_the_piece_of_another_picture_has_the_shape_of_the_patch() -> None:
     inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))
     for name, images in shown.items():
         assert torch.allclose(images[inside], seen.images(slice(None))[inside], atol=1e-6), name
+
+
+def test_a_patch_is_looked_for_once_a_question_however_many_batches_there_are(monkeypatch) -> None:
+    looked, seen = [], seen_of()
+
+    def counting(*arguments):
+        looked.append(1)
+        return _shows(*arguments)
+
+    monkeypatch.setattr(questions, "_shows", counting)
+    answers = classify(Reads(of_background), seen).argmax(1)
+    effects(Reads(of_background), seen, (BACKGROUND, PATCH), answers=answers, batch=4)
+    assert len(looked) == 2
 
 
 def test_what_the_classes_are_about_is_not_covered_by_another_thing() -> None:

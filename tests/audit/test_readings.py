@@ -1,6 +1,7 @@
 """What words say of a classifier: each table beside a slow, obvious one, with a planted answer and with none."""
 
 import copy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from xaikit.audit.questions import classify
 from xaikit.audit.readings import by_pictures, by_texts, readings_of
 from xaikit.models.clip import Clip
 from xaikit.models.preprocessing import Preprocessed
+from xaikit.models.tokens import LossWarning
 from xaikit.storage.paths import WEIGHTS
 from xaikit.studies.zoo import network
 from xaikit.studies.zoo_tasks import TASKS, deal
@@ -303,6 +305,32 @@ def test_texts_that_a_clip_does_not_know_are_named_and_the_others_asked(birds, l
         loaded, pictures, concepts, Language(language.clips), classify(loaded.model, pictures.seen), seed=SEED
     )
     assert list(found.concepts["concept"]) == ["background"] and "zeugma" in found.missing["odd"]
+
+
+def test_only_what_a_tokenizer_loses_is_a_loss() -> None:
+    with pytest.warns(FutureWarning, match="another"), module._losses() as lost:
+        warnings.warn("another library's", FutureWarning, stacklevel=1)
+        warnings.warn("2 words are not known.", LossWarning, stacklevel=1)
+    assert lost == ["2 words are not known"]
+
+
+def test_shuffled_weights_that_overflow_are_no_control(birds, language: Language, monkeypatch) -> None:
+    """They give no number, and so neither a finding nor its absence."""
+
+    def broken(model: nn.Module, seed: int) -> nn.Module:
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            last_layer(other).weight.fill_(torch.nan)
+        return other
+
+    monkeypatch.setattr(module, "shuffled", broken)
+    loaded, pictures, pixels = classifier(), pictures_of(birds), birds.pixels()
+    has = torch.from_numpy(birds.codes[:, TASKS["birds"].names.index("background")] == 1)
+    concepts = [*in_words("background"), Concept("water", shown=pixels[has], without=pixels[~has])]
+    found = readings_of(loaded, pictures, concepts, language, classify(loaded.model, pictures.seen))
+    assert found.concepts["p, weights shuffled"].isna().all() and not (found.concepts["why"] == module.SAME).any()
+    assert found.concepts.set_index("concept").loc["water", "why"] == MISSING
+    assert found.missing["TExplain (paper 2)"] == found.missing["network surgery (paper 1)"] == MISSING
 
 
 def test_a_classifier_without_a_last_layer_is_asked_what_can_be(birds) -> None:

@@ -16,7 +16,7 @@ from xaikit.audit.maps import Maps
 from xaikit.audit.measures import FEW, Calibration, Grouping, calibration, grouping, margins_by_group, within_classes
 from xaikit.audit.mends import Mend
 from xaikit.audit.photographs import NO_LABEL, Pictures
-from xaikit.audit.questions import ALPHA, LEAST, UNSEEN, Concept, Effect, holm
+from xaikit.audit.questions import ALPHA, LEAST, Concept, Effect, holm
 from xaikit.audit.readings import Readings
 from xaikit.metrics.groups import GroupAccuracy, group_accuracy
 
@@ -135,15 +135,16 @@ class Findings:
             ]  # fmt: skip
         first = self.claimed[0]
         does = f"It uses {first.concept}: changing it"
-        if first.said == UNSEEN:
+        if first.unseen:
             does = f"It answers to {first.concept}, which no picture here shows: adding it"
         said = [
             f"{does} turns {first.shares['the change'].value:.0%} of the answers, its "
             f"control {first.shares[first.strongest].value:.0%}, a difference of {_percent(first)} "
             f"(p {'< 0.001' if first.adjusted < 0.001 else f'= {first.adjusted:.3f}'}, of {first.questions} questions)."
         ]
-        if others := self.claimed[1:]:
-            said.append("It also uses " + ", ".join(f"{each.concept} ({_percent(each)})" for each in others) + ".")
+        for does, unseen in (("It also uses ", False), ("Added, it also answers to ", True)):
+            if others := [f"{each.concept} ({_percent(each)})" for each in self.claimed[1:] if each.unseen == unseen]:
+                said.append(f"{does}{', '.join(others)}.")
         rows = self.look_at(first)
         towards = max(first.towards, key=lambda label: first.towards[label])
         part = first.towards[towards] / sum(first.towards.values())
@@ -224,7 +225,7 @@ def verdict_of(effect: Effect) -> str:
     if effect.why:
         return f"not asked: {effect.why}"
     if effect.claimed:
-        return "answers to it" if effect.said == UNSEEN else "used"
+        return "answers to it" if effect.unseen else "used"
     if effect.expected:
         return "expected"
     if effect.adjusted <= 0.05:

@@ -56,7 +56,6 @@ GREY = 0.08  # mean difference of the largest and the smallest channel, up to wh
 FEWEST = 10  # pictures that a question can be asked of
 SHOWN = 3  # pictures that show a patch at one place, from which on it is laid there
 IN_OTHER_COLOURS = "in other colours"
-UNSEEN = "none of the pictures shows it"
 
 Kind = Literal["background", "thing", "colour", "patch", "text"]
 KINDS: tuple[Kind, ...] = ("background", "thing", "colour", "patch", "text")
@@ -126,7 +125,8 @@ class Effect:
     change" first. `net` is the change's share less that of the control which flips more. `p` is one-sided, and the
     larger of the two where there are two controls; `adjusted` allows for all questions. `detectable` is the smallest
     difference that would have been found in 4 of 5 audits of as many pictures. `towards` counts the answers after the
-    change, of those that flipped. `said` is what has to be known of how it was asked, `why` why nothing could be.
+    change, of those that flipped. Of a patch, `shown` is how many other pictures show it, and
+    `where_shown` whether it was laid where they do. `why` says why nothing could be asked.
     """
 
     concept: str
@@ -137,10 +137,24 @@ class Effect:
     towards: dict[int, int] = field(default_factory=dict)
     expected: bool = False
     seed: int = 0
-    said: str = ""
+    shown: int | None = None
+    where_shown: bool = False
     questions: int = 1
     adjusted: float = 1.0
     why: str = ""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is a patch that no picture shows."""
+        return self.shown == 0
+
+    @property
+    def said(self) -> str:
+        """What a reader has to know of how it was asked."""
+        if self.shown is None:
+            return ""
+        where = ", laid where they show it" if self.where_shown else ", here and there"
+        return f"{self.shown} other pictures show it{where}" if self.shown else "none of the pictures shows it"
 
     @property
     def shares(self) -> dict[str, Interval]:
@@ -365,8 +379,9 @@ def joined(parts: Sequence[Sequence[Effect]], sizes: Sequence[int]) -> list[Effe
     starts, found = np.cumsum([0, *sizes]), []
     names = {(each.concept, each.change): each for part in parts for each in part}
     for key, first in names.items():
-        own = [(start, each) for start, part in zip(starts, parts, strict=False) for each in part
-               if (each.concept, each.change) == key and len(each.rows)]  # fmt: skip
+        both = [(start, each) for start, part in zip(starts, parts, strict=False) for each in part
+                if (each.concept, each.change) == key]  # fmt: skip
+        alike, own = [each for _, each in both], [(start, each) for start, each in both if len(each.rows)]
         if not own:
             found.append(first)
             continue
@@ -381,6 +396,8 @@ def joined(parts: Sequence[Sequence[Effect]], sizes: Sequence[int]) -> list[Effe
             controls={name: np.concatenate([each.controls.get(name, each.flips) for _, each in own])
                       for name in controls},
             towards=dict(sorted(towards.items())),
+            shown=None if first.shown is None else sum(each.shown or 0 for each in alike),
+            where_shown=any(each.where_shown for each in alike),
         ))  # fmt: skip
     return found
 
@@ -396,7 +413,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 def _effect(model: nn.Module, question: "_Question", answers: np.ndarray, device: str, batch: int | None) -> Effect:
     concept = question.concept
-    none = Effect(concept.name, concept.change, expected=concept.expected, seed=question.seed, said=question.said)
+    none = Effect(concept.name, concept.change, expected=concept.expected, seed=question.seed, **question.told)
     rows, donor = question.sources(answers)
     if not len(rows):
         return none
@@ -519,15 +536,17 @@ class _Question:
         return self.concept.place if shown is None else shown
 
     @property
-    def said(self) -> str:
-        """What a reader has to know of how it was asked."""
+    def told(self) -> dict[str, Any]:
+        """What an `Effect` says of where its patch was laid."""
         if self.concept.change != "patch":
-            return ""
-        count = int(self.showing[0].sum())
-        if not count:
-            return UNSEEN
-        where = "laid where they show it" if self.showing[1] is not None else f"laid at the {self.concept.place}"
-        return f"{count} other pictures show it, {where}"
+            return {}
+        return {"shown": int(self.showing[0].sum()), "where_shown": self.showing[1] is not None}
+
+    @cached_property
+    def boxes(self) -> dict[str, tuple[slice, slice]]:
+        """Where the patches lie that other questions are of: looked for in all pictures, and so once."""
+        patches = [each for each in self.concepts if each.change == "patch"]
+        return {each.name: _Question(self.seen, each, (), self.seed).box for each in patches}
 
     def held(self, rows: Tensor) -> Bool[Tensor, "rows height width"]:
         """What stays as it is, as another question is of it."""
@@ -538,8 +557,7 @@ class _Question:
                 continue
             if other.change == "patch":
                 if self.concept.change == "background":
-                    area = _Question(self.seen, other, (), self.seed).box
-                    found[:, *area] = True
+                    found[:, *self.boxes[other.name]] = True
             elif self.concept.change == "background" or (
                 self.concept.region in self.seen.masks and other.expected and other.region in self.seen.masks
             ):

@@ -7,7 +7,8 @@ has its controls on this very model, and where they fail its row says why (`why`
 import copy
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,17 +46,8 @@ from xaikit.texplain.words import words_of
 CONCEPTS = ["concept", "given by", "found", "by chance", "p", "p, weights shuffled", "why"]
 SURGERY = ["concept", "kept", "low", "high", "of CLIP's own maps", "weights shuffled", "why"]
 WORDS = ["answer", "word", "told", "of other answers", "p", "of captions", "weights shuffled", "why"]
-HEADS = [
-    "layer",
-    "head",
-    "share of variance",
-    "texts",
-    "explained",
-    "in other heads",
-    "turned",
-    "by other heads",
-    "why",
-]
+HEADS = ["layer", "head", "share of variance", "texts", "explained", "in other heads", "turned", "by other heads",
+         "why"]  # fmt: skip
 
 MATCHED, READ = 32, 200  # pictures that maps are matched on, and that are read after surgery
 MOST_SCORES = 2 * 10**8  # of a map of the classifier and one of CLIP, 0.8 GB
@@ -108,7 +100,12 @@ def readings_of(
     missing: dict[str, str] = {}
     answers = logits.argmax(1).numpy()
     labels = np.where(pictures.labels != NO_LABEL, pictures.labels, answers)
-    other = shuffled(loaded.model, seed) if can_be_shuffled(loaded.model) else None
+    other, null = None, None
+    if can_be_shuffled(loaded.model):
+        other = shuffled(loaded.model, seed)
+        null = classify(other, pictures.seen, device)
+        if not null.isfinite().all():  # shuffled, it overflows: no control
+            other, null = None, None
     features = tuple(_features(each, pictures.seen, device) for each in (loaded.model, other))
     named, tables = [each for each in concepts if each.texts], []
     reader = next(iter(language.clips.values()), loaded.clip)
@@ -118,7 +115,6 @@ def readings_of(
         known, unread = _readable(named, reader)
         missing |= unread
         if known:
-            null = None if other is None else classify(other, pictures.seen, device)
             tables.append(by_texts(pictures.seen, known, reader, logits, null, labels, device=device, seed=seed))
     shown = [each for each in concepts if each.shown is not None]
     if shown and features[0] is None:
@@ -142,15 +138,28 @@ def _asked(
     method: Callable[..., list[tuple]], columns: Sequence[str], missing: dict[str, str], name: str, *arguments: Any
 ) -> pd.DataFrame:
     try:
-        with warnings.catch_warnings(record=True) as lost:
-            warnings.simplefilter("always", LossWarning)
+        with _losses() as lost:
             found = pd.DataFrame(method(*arguments), columns=list(columns))
     except _NotAsked as reason:
         missing[name] = str(reason)
         return _empty(columns)
     if lost:
-        missing[f"{name}, in part"] = str(lost[0].message).rstrip(".")
+        missing[f"{name}, in part"] = lost[0]
     return found
+
+
+@contextmanager
+def _losses() -> Iterator[list[str]]:
+    """What tokenizers say that they lose, in place of their warnings; other warnings are given as ever."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LossWarning)
+        yield said
+    for each in caught:
+        if issubclass(each.category, LossWarning):
+            said.append(str(each.message).rstrip("."))
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _features(model: nn.Module | None, seen: Seen, device: str) -> Tensor | None:
@@ -165,11 +174,10 @@ def _readable(concepts: Sequence[Concept], clip: Clip) -> tuple[list[Concept], d
     """Those whose texts a CLIP knows every word of, and of the others why not."""
     known, unread = [], {}
     for each in concepts:
-        with warnings.catch_warnings(record=True) as lost:
-            warnings.simplefilter("always", LossWarning)
+        with _losses() as lost:
             clip.encode_texts([*each.texts, *each.against])
         if lost:
-            unread[each.name] = f"its texts cannot be read: {str(lost[0].message).rstrip('.')}"
+            unread[each.name] = f"its texts cannot be read: {lost[0]}"
         else:
             known.append(each)
     return known, unread
@@ -241,7 +249,7 @@ def _why(p: float, other: float) -> str:
 
 def by_pictures(
     model: nn.Module,
-    other: nn.Module,
+    other: nn.Module | None,
     concepts: Sequence[Concept],
     classes: Int64[np.ndarray, " classes"],
     *,
@@ -252,7 +260,8 @@ def by_pictures(
 
     The probe tells the pictures that have it from those that have not (ridge regression); chance are probes of the
     same pictures, dealt to the two sides at random. The two folders have to be alike in all else, the classes above
-    all: what else tells them apart counts as the concept. Weights are less their mean over classes.
+    all: what else tells them apart counts as the concept. Weights are less their mean over classes. `other` is the
+    network with shuffled weights, where there is one.
     """
     found = []
     for each in concepts:
@@ -263,12 +272,18 @@ def by_pictures(
         draw = rng(seed, "audit", "dealt", each.name)
         for column in range(1, 1 + DRAWS):
             dealt[torch.from_numpy(draw.permutation(len(seen))[: len(each.shown)]), column] = 1
-        cosines = [_cosines(network, seen, dealt, classes, device) for network in (model, other)]
-        ps = [(1 + (own[1:] >= own[0] - 1e-12).sum()) / (1 + DRAWS) for own in cosines]
-        found.append((each.name, "pictures", cosines[0][0], np.quantile(cosines[0][1:], 0.95), *ps))
+        own = _cosines(model, seen, dealt, classes, device)
+        null = None if other is None else _cosines(other, seen, dealt, classes, device)
+        ps = _p_of(own), float("nan") if null is None else _p_of(null)
+        found.append((each.name, "pictures", own[0], np.quantile(own[1:], 0.95), *ps))
     adjusted = holm([row[4] for row in found])
     rows = [(*row[:4], p, row[5], _why(p, row[5])) for row, p in zip(found, adjusted, strict=True)]
     return pd.DataFrame(rows, columns=CONCEPTS)
+
+
+def _p_of(cosines: np.ndarray) -> float:
+    """How often chance, all but the first, has as much as the first."""
+    return (1 + (cosines[1:] >= cosines[0] - 1e-12).sum()) / (1 + DRAWS)
 
 
 def _cosines(model: nn.Module, seen: Seen, dealt: Tensor, classes: np.ndarray, device: str) -> np.ndarray:
@@ -364,13 +379,16 @@ def _words(
     """Words that sentences, told from the features of pictures with an answer, have more often than of the others.
 
     The translator learns from half of the pictures and tells of the other half. p is by permutations of the answers,
-    and allows for all words. A word that captions have as much of, which never saw the classifier, is the pictures'.
+    and allows for all words. Captions, which never saw the classifier, have to have a word more often too, or else the
+    translator made it up.
     """
     captioner, (own, null) = language.captioner, features
     if captioner is None:
         raise _NotAsked("TExplain needs a captioner (--captioner)")
-    if own is None or null is None:
+    if own is None:
         raise _NotAsked("the classifier has no last linear layer whose features could be translated")
+    if null is None:
+        raise _NotAsked(MISSING)
     order = rng(seed, "audit", "told").permutation(len(pictures))
     learn, tell = (np.sort(part) for part in np.array_split(order, 2))
     common = [each for each, n in zip(*np.unique(answers[tell], return_counts=True), strict=True) if n >= FEWEST]

@@ -74,9 +74,7 @@ def run_audit(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     names = _lines(classes) if classes is not None else ()
     loaded = load_classifier(model, names, preprocessing=preprocessing, device=device)
-    asked = (
-        read_concepts(concepts, loaded.look) if concepts is not None else None
-    )  # soon: a slip should not cost minutes
+    asked = read_concepts(concepts, loaded.look) if concepts is not None else None  # a slip should not cost minutes
     language = load_language(clip, captioner, device)
     listed = list_pictures(
         images, names=loaded.names, classes=outputs(loaded, device), labels=labels,
