@@ -259,8 +259,7 @@ print(f"layer {layer}, head {head} writes most of the red; its texts:", *(pool[i
 
 # %%
 figure, axes = plt.subplots(1, 5, figsize=(14, 3.1), width_ratios=(1.7, 1.5, 1.3, 1, 1.2))
-both = torch.cat([pictures[one], repainted[one]], 2).cpu().permute(1, 2, 0)
-axes[0].imshow(both)
+axes[0].imshow(torch.cat([pictures[one], repainted[one]], 2).cpu().permute(1, 2, 0))
 said = [int(networks["trained"](each[one : one + 1]).argmax(1)) + 2 for each in (pictures, repainted)]
 axes[0].set_title(f'the same three, called "{said[0]}" and "{said[1]}"')
 for place, (name, tint) in enumerate({"CLIP itself": plots.GREY, "trained": plots.ORANGE}.items()):

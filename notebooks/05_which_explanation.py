@@ -64,6 +64,7 @@ from xaikit.studies import which_explanation_figures as figures
 from xaikit.studies import zoo
 from xaikit.studies.zoo_tasks import TASKS, deal
 
+# %%
 cfg = profiles.load(profile, "05_which_explanation", seed)
 profiles.prepare(seed)
 plots.use_style()
@@ -753,6 +754,7 @@ def pictures_of(factors):
     return shade + np.einsum("nf,fhw->nhw", factors * 0.8, SEEN)
 
 
+# %% tags=["given"]
 WEIGHTS = draw.permuted(np.tile([0.0, 0.3, 0.7, 1.2, 2.0], (12, 1)), axis=1)
 
 

@@ -97,7 +97,7 @@ def test_a_logo_that_it_learned_from_is_found_and_where_it_is(network, photograp
     own = Seen(seen.pixels[judge])
     answers = classify(loaded.model, own).argmax(1)
     (found,) = effects(loaded.model, own, [concept], answers=answers)
-    # It learned a glaring disc as much as this one: in other colours it turns answers too, and the claim is net of that.
+    # It learned any glaring disc, not this one alone: in other colours it turns answers too, of which the claim is net.
     beyond_a_piece = found.flips.mean() - found.controls["a piece of another picture"].mean()
     assert found.claimed and beyond_a_piece > 0.2 and max(found.towards, key=found.towards.get) == 1
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from cases import CASES
 from pretend_gpu import pretend_gpu
 from reached import EXCEPTIONS, functions, missing
@@ -33,6 +34,13 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_on_a_gpu(name: str, device: str) -> None:
     CASES[name](device)
+
+
+def test_an_audit_on_a_gpu_follows_one_on_the_cpu() -> None:
+    """accelerate keeps the first device of a process; what is told has to come from the one that was asked for."""
+    Accelerator(cpu=True)
+    with pretend_gpu():
+        CASES["what_words_say_of_a_classifier"]("cuda")
 
 
 def test_every_function_that_takes_tensors_was_called_on_a_gpu() -> None:

@@ -489,6 +489,9 @@ def _sentences(
         prompt=len(language.prompt), pad=language.pad, steps_an_epoch=len(batches), seed=seed,
         accelerator=Accelerator(cpu=device == "cpu"),
     )  # fmt: skip
+    # accelerate keeps the first device of a process, and training moves both there.
+    translator.to(device)
+    language.decoder.to(device)
     with torch.no_grad():
         conditioning = translator(scaled[tell][:, None].to(device))
     return _told(captioner, conditioning, TOLD, seed_for(seed, "audit", "sentences"))

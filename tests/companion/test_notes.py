@@ -1,0 +1,48 @@
+"""Intervals of a notebook: recorded under its paper's name, with their values, by the interval that suits them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from xaikit.companion.notes import Notes
+from xaikit.companion.record import Record
+from xaikit.metrics.intervals import bootstrap_mean, proportion
+
+
+@pytest.fixture
+def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
+    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
+    return Notes(Record("01_x", "mini", 3), "paper")
+
+
+def recorded(note: Notes) -> dict[str, dict[str, float]]:
+    kept = json.loads((note.record.folder / "unfinished.json").read_text(encoding="utf-8"))
+    return {number["id"]: number for number in kept["numbers"]}
+
+
+def test_an_interval_is_recorded_under_the_paper_and_handed_on(note: Notes) -> None:
+    share = proportion(3, 4)
+    assert note("share", share, "Figure 4", "as-published") is share
+    number = recorded(note)["paper.share"]
+    assert [number[key] for key in ("value", "n", "unit", "protocol")] == [0.75, 4, "fraction", "as-published"]
+    assert (number["low"], number["high"]) == pytest.approx((share.low, share.high), abs=1e-5)
+
+
+def test_the_values_of_a_mean_are_kept_beside_it(note: Notes) -> None:
+    note("share", proportion(1, 2), "Figure 4", values=[0, 1], of="digits")
+    kept = pd.read_csv(note.record.folder / "values_digits.csv")
+    assert kept["paper.share"].tolist() == [0, 1]
+
+
+def test_the_mean_of_verdicts_has_the_exact_interval(note: Notes) -> None:
+    verdicts = [True] * 7 + [False] * 3
+    assert note.mean("right", verdicts, "Table 1") == proportion(7, 10)
+
+
+def test_the_mean_of_other_values_has_that_of_the_bootstrap_of_this_seed(note: Notes) -> None:
+    values = [0.1, 0.25, 0.3, 0.8, 0.4]
+    assert note.mean("energy", values, "Table 1") == bootstrap_mean(values, 3)
+    differences = [0, 1, 0, 1, 1]  # may be -1 too, which a share may not
+    assert note.mean("gain", differences, "Table 1", unit="difference") == bootstrap_mean(differences, 3)
