@@ -109,6 +109,18 @@ def test_exercises_count_for_nothing_and_any_other_tag_does(root: Path) -> None:
         assert sources.notebook_source("01_x", "mini", root) != before, tags
 
 
+def test_imports_in_a_cell_of_their_own_count_by_what_uses_them(root: Path) -> None:
+    before = sources.notebook_source("01_x", "mini", root)
+    script = root / "notebooks" / "01_x.py"
+    edit(script, "# %%\n%matplotlib", "# %%\nimport math\n\nfrom xaikit import c  # unused\n\n# %%\n%matplotlib")
+    assert sources.notebook_source("01_x", "mini", root) == before
+    edit(script, "import xaikit.a as a\n", "")
+    edit(script, "import math\n", "import xaikit.a as a\n")
+    assert sources.notebook_source("01_x", "mini", root) == before
+    edit(script, "import xaikit.a as a\n", "import xaikit.c as a\n")
+    assert sources.notebook_source("01_x", "mini", root) != before
+
+
 OTHER_HEADERS = {
     "of another jupytext": """# -*- coding: utf-8 -*-
 # ---

@@ -155,10 +155,14 @@ def _parsed(script: Path, text: str) -> "NotebookNode":
 
 
 def _code(found: Iterable[Cell], script: Path, root: Path) -> list[list[object]]:
-    """The tags of each cell of code that is run, and what it does."""
-    code = [cell for cell in found if does_something(cell)]
-    digests = canonical.read(root).script([_python(cell.source, script) for cell in code])
-    return [[cell.tags, digest] for cell, digest in zip(code, digests, strict=True)]
+    """The tags of each cell of code that is run, and what it does: of one that only imports, nothing by itself."""
+    code = [(cell.tags, _python(cell.source, script)) for cell in found if does_something(cell)]
+    digests = canonical.read(root).script([python for _, python in code])
+    return [[tags, digest] for (tags, python), digest in zip(code, digests, strict=True) if not _only_imports(python)]
+
+
+def _only_imports(python: str) -> bool:
+    return all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(python).body)
 
 
 def _python(source: str, script: Path) -> str:
