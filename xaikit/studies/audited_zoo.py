@@ -13,30 +13,42 @@ biased classifiers; nothing is claimed in 19 of 20 unbiased ones; the cue is not
 on pictures as in training, and once on pictures in which all factors are independent. Under 2026 one audit of 70 broke
 it: colours were moved by their mean, which made cars violet, and a classifier that does not use colours turned there.
 They were matched level by level then, and the same happened under 2027, to another such classifier: a van's colours
-make an odd car. Since then an exchange of colours has a second control, of colours as odd that mean nothing, and all
-of it is run anew under `SEED`.
+make an odd car. Since then an exchange of colours has a second control, of colours as odd that mean nothing; 2028 kept
+the rule. Patches have got a second control since, and are laid where pictures show them, so that all of it is run anew
+under `SEED`:
+
+    python -m xaikit.studies.audited_zoo acceptance
+    python -m xaikit.studies.audited_zoo readings
+
+Each takes the best part of an hour on two cores, and goes on where it was stopped, as classifiers are kept.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from torch import Tensor, nn
 
 from xaikit.audit.maps import shuffled
 from xaikit.audit.questions import Concept, Effect, Seen, classify, effects
 from xaikit.audit.readings import by_pictures, by_texts
+from xaikit.companion import profiles
 from xaikit.companion.profiles import Settings
 from xaikit.models.clip import load_from
+from xaikit.storage.files import write_text
+from xaikit.storage.paths import BUILD
 from xaikit.storage.seeding import seed_for
 from xaikit.storage.side_by_side import fetch_all
 from xaikit.studies.zoo import Spec, Truth, classifier_of, logistic, network, truth_of, truths, zoo
 from xaikit.studies.zoo_tasks import PIXELS, TAG, TAG_COLOUR, TASKS, Pictures, deal
 from xaikit.texplain.mitigation import Recipe, fine_tune
 
-SEED = 2028
+SEED = 2030
 READ_SEED = 2029
 WANTED = {"biased": 20, "unbiased": 20, "unlearned": 5}
 USES, IGNORES, FOLLOWED = 0.2, 0.1, 0.7
@@ -248,3 +260,34 @@ def readings_table(cfg: Settings, wanted: Mapping[str, int]) -> pd.DataFrame:
                 "passes": not row["why"],
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def main(
+    what: Annotated[
+        Literal["acceptance", "readings"], typer.Argument(help="changes of pictures, or words and pictures")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the csv; build/<what>-<seed>.csv by default")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="another one than was decided on")] = None,
+) -> None:
+    """Audit classifiers of which it is known what they use, write a table of all and say what the rule asks for."""
+    trial, wanted, usual = {
+        "acceptance": (table, WANTED, SEED),
+        "readings": (readings_table, {"biased": 20, "unbiased": 20}, READ_SEED),
+    }[what]
+    chosen = usual if seed is None else seed
+    found = trial(profiles.load("full", "05_which_explanation", chosen), wanted)
+    file = out or BUILD / f"{what}-{chosen}.csv"
+    write_text(file, found.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
+    if what == "acceptance":
+        said = found.groupby(["sort", "pictures"]).right.agg(["sum", "size"])
+    else:
+        planted, ignored = found.factor == found.cue, (found.redrawn < IGNORES) & ~found["own class"]
+        kind = np.select([planted, ignored], ["planted cue", "ignored"], "other")
+        said = found.assign(kind=kind).groupby(["kind", "given by"]).passes.agg(["sum", "size"])
+    print(said.to_string(), f"wrote {file}", sep="\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
