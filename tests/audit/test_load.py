@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import onnx_files
 import pytest
@@ -216,6 +217,17 @@ def test_a_function_of_ones_own_gives_a_classifier(tmp_path: Path) -> None:
 def test_what_cannot_be_loaded_is_said_in_a_sentence(name: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
         load_classifier(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_cannot_be_fetched_are_said_with_the_mend(tmp_path: Path, monkeypatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    with pytest.raises(ValueError, match=r"cannot be fetched \(Name or service not known\): .*name a file") as caught:
+        load_classifier("torchvision:resnet18")
     assert "\n" not in str(caught.value)
 
 

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 from squares import run, written
 
 from xaikit.audit import load_classifier, questions, read_concepts
 from xaikit.audit import run as run_module
+from xaikit.audit.language import load_language
 from xaikit.audit.parts import Parts
 from xaikit.audit.photographs import list_pictures, read_listed
 from xaikit.audit.questions import Effect, classify, counted
+from xaikit.audit.run import _digests
 from xaikit.storage.paths import ROOT
 
 CONCEPTS = """
@@ -76,6 +79,26 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(folder
     asked.clear()
     run(folder, **options)
     assert asked == ["word"] and report(folder) == whole and not (folder / "report" / ".parts").exists()
+
+
+def test_that_the_page_of_another_audit_is_replaced_is_said_before_it_is(folder: Path, capsys) -> None:
+    run(folder, concepts=folder / "concepts.toml", quick=True)
+    first = json.loads((folder / "report" / "audit.json").read_text())["command"]
+    assert "replaces" not in capsys.readouterr().err
+    run(folder, concepts=folder / "concepts.toml", quick=True)
+    assert "replaces" not in capsys.readouterr().err  # the same one again
+    run(folder, concepts=folder / "concepts.toml", quick=True, seed=4)
+    assert f"which this one replaces: {first}" in capsys.readouterr().err
+
+
+def test_what_reads_the_pictures_counts_by_its_weights() -> None:
+    one, same = load_language(["mini"], "mini"), load_language(["mini"], "mini")
+    assert _digests(one) == _digests(same) and len(_digests(one)) == 4 and not _digests(None)
+    for part in (one.clips["clip-vit-mini"].image_encoder, one.captioner.language.decoder):
+        before = _digests(one)
+        with torch.no_grad():
+            next(part.parameters()).view(-1)[0] += 1
+        assert sum(before[name] != digest for name, digest in _digests(one).items()) == 1
 
 
 @pytest.mark.parametrize("what", ["seed", "concepts", "classifier", "masks", "damage"])

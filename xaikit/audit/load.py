@@ -65,10 +65,11 @@ class Loaded:
             **options,
         )  # fmt: skip
         behind = Preprocessed(model.model, model.sides, model.mean, model.std, resize="squash")
-        return cls(look, behind, tuple(names), source or type(model.model).__name__, _digest(model), gradients)
+        return cls(look, behind, tuple(names), source or type(model.model).__name__, weights_digest(model), gradients)
 
 
-def _digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module) -> str:
+    """sha256 of a network's parameters and buffers, by name."""
     total = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

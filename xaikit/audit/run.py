@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -15,8 +17,8 @@ import torch
 from xaikit.audit.auditing import QUICK, Audit, audited, concluded
 from xaikit.audit.changes import PLACES
 from xaikit.audit.concepts import EXAMPLE, concepts_for, read_concepts
-from xaikit.audit.language import load_language
-from xaikit.audit.load import Loaded, load_classifier, outputs
+from xaikit.audit.language import Language, load_language
+from xaikit.audit.load import Loaded, load_classifier, outputs, weights_digest
 from xaikit.audit.page import LIBRARIES
 from xaikit.audit.parts import Parts
 from xaikit.audit.photographs import Listed, Pictures, list_pictures, read_listed, region_names
@@ -24,7 +26,7 @@ from xaikit.audit.questions import FEWEST, WHOLE, Concept, Seen
 from xaikit.audit.shards import counted_shard, fill, together
 from xaikit.storage import keys
 from xaikit.storage.arithmetic import VARIABLE
-from xaikit.storage.files import write_text
+from xaikit.storage.files import read_json, write_text
 
 
 def initialise(file: Path) -> Path:
@@ -91,9 +93,10 @@ def run_audit(
     words += ["--shards", str(shards)] if shards > 1 else []
     options: dict[str, Any] = {"device": device, "seed": seed, "quick": quick}
     command = shlex.join([*words, "-o", str(output)])
+    _say_what_is_replaced(output, command)
     parts = Parts(
         output / ".parts",
-        _key(loaded, listed, [labels, *beside.values()], asked, list(clip), captioner, seed, quick, shards),
+        _key(loaded, listed, [labels, *beside.values()], asked, _digests(language), seed, quick, shards),
     )
     if shards == 1:
         pictures = read_listed(listed, loaded.look, **beside)
@@ -161,6 +164,29 @@ def _key(loaded: Loaded, listed: Listed, beside: Iterable[Path | None], *setting
         keys.code_of(run_audit), code, libraries, os.environ.get(VARIABLE), loaded.digest, loaded.source, looks,
         "\n".join(found), listed.labels, settings,
     ))  # fmt: skip
+
+
+def _digests(language: Language | None) -> dict[str, str]:
+    """What pictures are read with, by its weights: a name may come to mean others."""
+    if language is None:
+        return {}
+    towers = {name: clip.image_encoder for name, clip in language.clips.items() if clip.image_encoder is not None}
+    found = {name: weights_digest(tower) for name, tower in towers.items()}
+    if (captioner := language.captioner) is not None:
+        found |= {
+            "what it sees": weights_digest(captioner.image_encoder),
+            "says": weights_digest(captioner.language.decoder),
+        }
+    return found
+
+
+def _say_what_is_replaced(output: Path, command: str) -> None:
+    """Say before minutes pass that the folder has the page of another audit."""
+    with suppress(OSError, ValueError, AttributeError):
+        before = read_json(output / "audit.json").get("command", "")
+        if before != command:
+            print(f"{output} has the page of another audit, which this one replaces: {before or 'of no command'}",
+                  file=sys.stderr)  # fmt: skip
 
 
 def _written(source: str) -> list[Path]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from urllib.error import URLError
 
 import open_clip
 import timm
@@ -188,6 +189,10 @@ def said(what: str) -> Iterator[None]:
     except (OSError, EntryNotFoundError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ValueError) and len(str(error).splitlines()) == 1:
             raise
+        if isinstance(error, URLError):
+            raise ValueError(
+                f"{what} cannot be fetched ({error.reason}): fetch it where its server can be reached, or name a file."
+            ) from error
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{what} cannot be loaded: {reason}") from error
 
