@@ -18,6 +18,7 @@ from xaikit.storage import sources
 from xaikit.storage.paths import NOTEBOOKS
 
 SCRIPTS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+LONGEST_CELL = 25  # lines: what is longer is bookkeeping, which belongs into xaikit/studies, or two thoughts
 OF_PAPERS = [script for script in SCRIPTS if not script.stem.startswith("00")]
 
 
@@ -39,6 +40,16 @@ def done(*sources: str) -> dict[str, Any]:
     for source in sources:
         exec(compile(source, "<cell>", "exec"), names)
     return names
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_no_cell_is_longer_than_a_reader_can_hold(script: Path) -> None:
+    lengths = {
+        cell.source.partition("\n")[0]: len(cell.source.splitlines())
+        for cell in execute.read(script).cells
+        if cell.cell_type == "code"
+    }
+    assert {first: lines for first, lines in lengths.items() if lines > LONGEST_CELL} == {}
 
 
 @pytest.mark.parametrize("script", OF_PAPERS, ids=lambda script: script.stem)
