@@ -46,69 +46,36 @@ profile = "mini"
 seed = 0
 
 # %%
-import textwrap
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from IPython.display import display
 
 from xaikit.companion import plots, profiles
-from xaikit.companion.record import Record, published
+from xaikit.companion.by_hand import by_hand
+from xaikit.companion.notes import Notes
+from xaikit.companion.record import Record
 from xaikit.decomposition.decompose import Readout, decompose
-from xaikit.decomposition.heads import class_heatmaps, heatmaps, mean_contributions, neighbours, precision_at_k
+from xaikit.decomposition.heads import class_heatmaps, heatmaps, mean_contributions, neighbours
 from xaikit.decomposition.textspan import textspan_as_published
 from xaikit.metrics.exact_tests import permutation_p
-from xaikit.metrics.groups import group_accuracy
-from xaikit.metrics.heatmaps import normalise
 from xaikit.metrics.intervals import bootstrap_mean, proportion
 from xaikit.metrics.segmentation import SegmentationScores, segmentation_scores
-from xaikit.saliency.vit import BASELINES, text_directions, upsample
 from xaikit.storage.seeding import rng
 from xaikit.studies import clip_asked as asked
 from xaikit.studies import clip_decomposition as study
+from xaikit.studies import clip_figures as figures
+from xaikit.studies import clip_heads as single
 from xaikit.studies import clip_instruments as instruments
 from xaikit.studies import clip_pictures as pictures
-from xaikit.studies.clip_decomposition import Ablation, ClassToken, Labels, name_of
+from xaikit.studies import clip_tables as tables
+from xaikit.studies import clip_waterbirds as waterbirds
 
+# %%
 cfg = profiles.load(profile, "04_clip_decomposition", seed)
 profiles.prepare(seed)
 plots.use_style()
 record = Record("04_clip_decomposition", profile, seed)
-
-
-def note(id, interval, item, protocol="corrected", unit="fraction", published=None, model=None, values=None, of=""):
-    """Record an interval, and maybe its values, under its id, that of the first model if it is of none; hand it on."""
-    name = (model or models[0]).id(f"gandelsman.{id}")
-    record.number(
-        name, interval.value, low=interval.low, high=interval.high, n=interval.n, unit=unit, item=item,
-        protocol=protocol, published=published,
-    )  # fmt: skip
-    if values is not None:
-        record.values(
-            name, values, of=of if model in (None, models[0]) else f"{of} of {model.name.lower().replace('-', ' ')}"
-        )
-    return interval
-
-
-def note_mean(id, values, item, protocol="control", unit="fraction", *, of):
-    """Record the mean of values of the first model, with its interval, and the values."""
-    interval = bootstrap_mean(values, seed)
-    return note(id, interval if unit == "difference" else interval.within(0.0, 1.0), item, protocol, unit,
-                values=values, of=of)  # fmt: skip
-
-
-def row_of(model, **columns):
-    """A row of a table, which names the model where there are several."""
-    return ({"model": model.name} if len(models) > 1 else {}) | columns
-
-
-def printed(source):
-    """The published number of that id, or a gap."""
-    return published(source, "fraction") if source else np.nan
-
 
 # %% [markdown]
 # ## The model and the pictures
@@ -121,7 +88,8 @@ def printed(source):
 
 # %%
 models = study.backbones(cfg)
-model = models[0]
+notes = {model: Notes(record, "gandelsman", "" if model.first else model.name.lower()) for model in models}
+model, note = models[0], notes[models[0]]
 clip, tower = model.clip, model.clip.image_encoder
 data = pictures.classification(cfg, seed)
 shown = rng(seed, "shown").choice(len(data), min(24, len(data)), replace=False)
@@ -167,58 +135,49 @@ display(pd.Series(errors, name="largest error of a coordinate").to_frame())
 
 # %%
 validation = pictures.classification(cfg, seed, "validation")
-PUBLISHED = {"base": "table1.{model}.base", "MLPs": "table1.{model}.mlp-ablated"}
-parts_of, means_of, classes_of, change, rows = {}, {}, {}, {}, []
+parts_of, means_of, classes_of, answers_of = {}, {}, {}, {}
 for model in models:
     parts = parts_of[model] = pictures.decomposed(cfg, model, data)
     classes = classes_of[model] = study.Classes(model.classes(data.prompts), data.choices)
-    means = means_of[model] = {
+    means_of[model] = {
         "corrected": mean_contributions(pictures.decomposed(cfg, model, validation)),
         "as-published": mean_contributions(parts),
     }
-    every_layer = tuple(range(len(parts.readout.heads)))
-    ablations = {"base": Ablation(), "MLPs": Ablation(mlps=True), "attention": Ablation(layers=every_layer)}
-    answers = {protocol: study.predictions(parts, classes, mean, ablations) for protocol, mean in means.items()}
-    for protocol, each in answers.items():
-        for name, given in each.items():
-            interval = study.accuracy(given, data.labels, seed)
-            source = pictures.published_id(model, PUBLISHED.get(name))
-            if not (name == "base" and protocol == "as-published"):
-                note(f"table1.{name.lower()}.{protocol}", interval, "Table 1", protocol, published=source, model=model,
-                     values=(given == data.labels).numpy(), of="pictures")  # fmt: skip
-            row = {"replaced by its mean": name, "means": protocol, **vars(interval), "published": printed(source)}
-            rows.append(row_of(model, **row))
-            if name != "base":
-                change[model, name, protocol] = note(
-                    f"table1.{name.lower()}-change.{protocol}",
-                    study.accuracy_change(given, each["base"], data.labels, seed), "Table 1", protocol, "difference",
-                    model=model,
-                )  # fmt: skip
+    ablations = {
+        "base": study.Ablation(),
+        "MLPs": study.Ablation(mlps=True),
+        "attention": study.Ablation(layers=tuple(range(len(parts.readout.heads)))),
+    }
+    answers_of[model] = {
+        protocol: study.predictions(parts, classes, means, ablations) for protocol, means in means_of[model].items()
+    }
+
+# %% [markdown]
+# Beside them stands the *class token*: what its attention to itself adds in all layers is replaced by its mean, as the
+# public code does it, on the images of a random part, as no store holds the terms of tokens (`ClassToken`). And how
+# often is the model right if a picture's class is chosen among those of all families?
+
+# %%
+rows = {}
+for model, answers in answers_of.items():
+    parts, classes = parts_of[model], classes_of[model]
+    own, others = (
+        study.ClassToken.of(model.clip, parts.readout, each.images, cfg.class_token, seed)
+        for each in (data, validation)
+    )
+    rows[model.name] = tables.ablated(notes[model], model, answers, data.labels)
+    rows[model.name] += tables.ablated_class_token(notes[model], classes, own, others, data.labels)
     anything = study.Classes(classes.embeddings, torch.ones_like(classes.choices))
-    across = study.predictions(parts, anything, means["corrected"], {"base": Ablation()})["base"]
-    across = study.accuracy(across, data.labels, seed)
-    note("table1.base.across-families", across, "Table 1", "control", model=model)
-    # The class token's own term, for some images: no store holds the tokens.
-    own = ClassToken.of(model.clip, parts.readout, data.images, cfg.class_token, seed)
-    others = ClassToken.of(model.clip, parts.readout, validation.images, cfg.class_token, seed)
-    labels, base = data.labels[own.rows], classes.of_some(own.rows, own.embeddings)
-    for protocol, mean in (("corrected", others), ("as-published", own)):
-        for name, mlps in (("class token", False), ("class token and MLPs", True)):
-            given = classes.of_some(own.rows, own.without(mean, mlps=mlps))
-            change_of = study.accuracy_change(given, base, labels, seed)
-            slug = name.lower().replace(" ", "-")
-            note(f"table1.{slug}-change.{protocol}", change_of, "Table 1", protocol, "difference", model=model)
-            row = {"replaced by its mean": name, "means": protocol, **vars(study.accuracy(given, labels, seed))}
-            rows.append(row_of(model, **row, published=np.nan))
-table1 = pd.DataFrame(rows)
+    across = study.predictions(parts, anything, means_of[model]["corrected"], {"base": study.Ablation()})["base"]
+    notes[model]("table1.base.across-families", study.accuracy(across, data.labels, seed), "Table 1", "control")
+table1 = tables.of_models(rows)
 record.table("table1", table1, item="Table 1")
 display(table1.round(3))
 
 # %% [markdown]
 # **Notice.** Taking out what all MLPs say about *this* picture costs little; taking out the attention costs more than
 # half. This is about **direct** effects only: what an MLP writes is also read by later attention, and that is
-# left in place. The *class token* rows replace what the class token's attention to itself adds, in all layers, as the
-# public code does it: on the images of a random part, as no store holds the terms of tokens.
+# left in place.
 #
 # ## Figure: only the last attention layers matter
 #
@@ -228,43 +187,26 @@ display(table1.round(3))
 # **Predict.** From which layer on does it hurt to replace attention by its mean?
 
 # %%
-msa, early, ceiling = [], {}, {}
-figure, axes = plt.subplots(1, len(models), figsize=(6.4 * len(models), 3.6), sharey=True, squeeze=False)
-for ax, model in zip(axes[0], models, strict=True):
-    classes, parts = classes_of[model], parts_of[model]
-    kept = len(parts.readout.heads) - cfg.last_layers
-    for protocol, colour, marker, size in (
-        ("corrected", plots.BLUE, "o-", 4),
-        ("as-published", plots.ORANGE, "s--", 9),
-    ):
-        each = study.cumulative_predictions(parts, classes, means_of[model][protocol])
-        mine = []
-        for count, given in enumerate(each):
-            interval = study.accuracy(given, data.labels, seed)
-            if count:  # none replaced is table1's base
-                note(f"fig-msa.{count}.{protocol}", interval, "MSA figure", protocol, model=model)
-            mine.append(row_of(model, layers=count, means=protocol, **vars(interval)))
-        msa += mine
-        mine = pd.DataFrame(mine)
-        ax.fill_between(mine.layers, mine.low, mine.high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(mine.layers, mine.value, marker, color=colour, label=f"means {protocol}", markersize=size, mfc="none")
-        if protocol == "corrected":
-            early[model] = study.accuracy_change(each[kept], each[0], data.labels, seed)
-            ceiling[model] = study.accuracy(each[kept], data.labels, seed)
-    ax.axhline(classes.chance, color=plots.GREY, linestyle="--", linewidth=1)
-    ax.text(0, classes.chance + 0.015, "chance", color=plots.DARK)
-    ax.set(xlabel="attention layers replaced by their mean, from the first", ylim=(0, 1.02))
-    if len(models) > 1:
-        ax.set_title(model.name)
-    note("fig-msa.early-change.corrected", early[model], "MSA figure", unit="difference", model=model)
-axes[0, 0].set_ylabel("zero-shot accuracy")
-axes[0, 0].legend(loc="lower left", bbox_to_anchor=(0, 0.12))
-record.table("fig_msa", pd.DataFrame(msa), item="MSA figure")
+curves, ceiling = {}, {}
+for model in models:
+    answers = {
+        protocol: study.cumulative_predictions(parts_of[model], classes_of[model], means)
+        for protocol, means in means_of[model].items()
+    }
+    curves[model.name] = tables.cumulatively_ablated(notes[model], answers, data.labels)
+    kept = len(parts_of[model].readout.heads) - cfg.last_layers
+    none, early = answers["corrected"][0], answers["corrected"][kept]
+    change = study.accuracy_change(early, none, data.labels, seed)
+    notes[model]("fig-msa.early-change.corrected", change, "MSA figure", unit="difference")
+    ceiling[model] = study.accuracy(early, data.labels, seed)
+record.table("fig_msa", tables.of_models(curves), item="MSA figure")
 record.figure(
-    "fig_msa", figure, item="MSA figure",
+    "fig_msa",
+    figures.cumulative_ablation(curves, {model.name: classes.chance for model, classes in classes_of.items()}),
+    item="MSA figure",
     alt="Line plot with a band: zero-shot accuracy over the number of attention layers that are replaced by their "
     "mean, from the first; a dashed line is chance.",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # *Question.* The same from the other end: replace the *last* $x$ layers. Which of the two curves says more about where
@@ -281,7 +223,7 @@ for model in models:
         parts_of[model], classes_of[model], means_of[model]["corrected"], data.labels, kept, seed
     )
     for name, interval in found.items():
-        note(f"instruments.ablation.{name}", interval, "instrument", "control", "difference", model=model)
+        notes[model](f"instruments.ablation.{name}", interval, "instrument", "control", "difference")
 display(record.instrument("gandelsman.ablation"))
 
 # %% [markdown]
@@ -307,53 +249,43 @@ display(record.instrument("gandelsman.ablation"))
 
 # %%
 rule = {"first": cfg.role_texts, "least": cfg.role_share, "margin": cfg.role_margin}
-labels_of, rows = {}, []
+pools_of, one_topic_of, labels_of = {}, {}, {}
 for model in models:
     parts = parts_of[model]
-    last = study.last_heads(parts.readout, cfg.last_layers)
-    layers, heads = parts.readout.heads.shape[:2]
-    looked_at = [(layer, head) for layer in range(layers) for head in range(heads)] if model.first else last
-    pools = pictures.pools(cfg, model.clip, seed, pictures.POOLS if model.first else ("general",))
-    two, one = (
-        draws(cfg, model.clip, seed, pools["general"])
-        for draws in (pictures.draws_of_two_topics, pictures.draws_of_one_topic)
-    )
+    looked_at = study.last_heads(parts.readout, len(parts.readout.heads) if model.first else cfg.last_layers)
+    pools = pools_of[model] = pictures.pools(cfg, model.clip, seed, pictures.POOLS if model.first else ("general",))
+    two = pictures.draws_of_two_topics(cfg, model.clip, seed, pools["general"])
+    one = one_topic_of[model] = pictures.draws_of_one_topic(cfg, model.clip, seed, pools["general"])
     moments, within = parts.moments(looked_at), parts.moments(looked_at, data.families[data.labels])
-    labels = labels_of[model] = {
-        "two-topic": Labels.of(two, moments, looked_at, cfg.topics, cfg.role_texts, **rule),
-        "one-topic": Labels.of([pool for pool, _ in one], within, looked_at, cfg.topics, cfg.role_texts, **rule),
+    labels_of[model] = {
+        kind: study.Labels.of(draws, each, looked_at, cfg.topics, cfg.role_texts, **rule)
+        for kind, draws, each in (("two-topic", two, moments), ("one-topic", [pool for pool, _ in one], within))
     }
-    paper = {head: topic for topic, named in pictures.named_heads(model).items() for head in named}
-    for head in last:
-        row = row_of(model, head=name_of(head))
-        for kind, name in (("two-topic", "as published"), ("one-topic", "one topic")):
-            own = labels[kind].of_some([head])
-            row[f"role, {name}"] = own.agreed.get(head, "no clear role")
-            row[f"in {len(own.draws)} draws, {name}"] = ", ".join(draw[0].topic or "–" for draw in own.draws)
-            role = own.draws[0][0]
-            row |= {f"{name}, text {rank}": text for rank, text in enumerate(role.texts, start=1)}
-            row[f"variance explained, {name}"] = role.explained
-        rows.append(row | ({"in the paper": paper.get(head, "")} if model.is_the_papers else {}))
-        explained = labels["two-topic"].of_some([head]).draws[0][0].explained
-        record.number(
-            model.id(f"gandelsman.heads.{name_of(head).lower()}.explained"), explained,
-            unit="fraction", item="heads", protocol="as-published",
-        )  # fmt: skip
-    for kind, protocol in (("two-topic", "as-published"), ("one-topic", "corrected")):
-        with_role = labels[kind].of_some(last).agreed
-        note(f"heads.with-role.{kind}", proportion(len(with_role), len(last)), "heads", protocol, "fraction of heads",
-             model=model)  # fmt: skip
-    if model.first:
-        kept_of_first = last, parts.moments(last), pools, one
-table_heads = pd.DataFrame(rows)
+
+# %% [markdown]
+# Of the last layers' heads the table has the roles, by all draws and by each of them, and the texts of the first draw.
+
+# %%
+rows = {}
+for model, labels in labels_of.items():
+    last = study.last_heads(parts_of[model].readout, cfg.last_layers)
+    of_last = {kind: own.of_some(last) for kind, own in labels.items()}
+    rows[model.name] = tables.described_heads(notes[model], model, of_last)
+table_heads = tables.of_models(rows)
 record.table("table_heads", table_heads, item="heads")
 with pd.option_context("display.max_colwidth", None):
     display(table_heads.set_index("head").filter(regex="^role|^in|text 1$"))
-# From here on the first model, but for the worst groups.
+
+# %% [markdown]
+# From here on we look at the first model, but for the worst groups.
+
+# %%
 model = models[0]
-last, moments, pools, one = kept_of_first
-labels, parts, classes, means = labels_of[model], parts_of[model], classes_of[model], means_of[model]
-general, (layers, heads) = pools["general"], parts.readout.heads.shape[:2]
+parts, classes, means, labels = (each[model] for each in (parts_of, classes_of, means_of, labels_of))
+pools, general = pools_of[model], pools_of[model]["general"]
+layers = len(parts.readout.heads)
+last = study.last_heads(parts.readout, cfg.last_layers)
+moments = parts.moments(last)
 
 # %% [markdown]
 # **Notice.** The first text often suffices to guess a head's topic, and the later ones repeat it. Some heads mix
@@ -368,37 +300,17 @@ general, (layers, heads) = pools["general"], parts.readout.heads.shape[:2]
 # %%
 blank = instruments.untrained(model.clip, seed)
 written = instruments.written_by_heads(blank, data.images, last, cfg.untrained, 32)
+held_out = [others for _, others in one_topic_of[model]]
+found = {}
 for kind, mine in labels.items():
-    of_last = mine.of_some(last)
-    planted, got = instruments.planted_found(
-        mine.pools, [held_out for _, held_out in one], cfg.topics, images=cfg.planted, seed=seed, **rule
-    )
-    note(f"instruments.roles.planted.{kind}", proportion(int(got.sum()), len(got)), "instrument", "control")
-    places = got[np.array(planted) == "place"]
-    if len(places):
-        note(
-            f"instruments.roles.planted.place.{kind}",
-            proportion(int(places.sum()), len(places)),
-            "instrument",
-            "control",
-        )
-    by_topic = pd.Series(got).groupby(planted).mean()
-    print(f"{kind}: planted heads found: " + ", ".join(f"{topic} {share:.2f}" for topic, share in by_topic.items()))
-    dealt, as_place = instruments.dealt_anew(
-        of_last.spans, last, mine.pools, cfg.topics, deals=cfg.deals, seed=seed, **rule
-    )
-    note(f"instruments.roles.dealt.{kind}", bootstrap_mean(dealt, seed).within(0.0, 1.0), "instrument", "control")
-    note(
-        f"instruments.roles.dealt.place.{kind}",
-        bootstrap_mean(as_place, seed).within(0.0, 1.0),
-        "instrument",
-        "control",
-    )
+    planted, got = instruments.planted_found(mine.pools, held_out, cfg.topics, images=cfg.planted, seed=seed, **rule)
+    spans = mine.of_some(last).spans
+    dealt = instruments.dealt_anew(spans, last, mine.pools, cfg.topics, deals=cfg.deals, seed=seed, **rule)
     own = [study.Pool(blank.encode_texts(list(pool.texts)).cpu(), pool.texts, pool.topics) for pool in mine.pools]
-    nothing = Labels.of(own, written, last, cfg.topics, cfg.role_texts, **rule).agreed
-    note(f"instruments.roles.untrained.{kind}", proportion(len(nothing), len(last)), "instrument", "control")
-    as_place = sum(topic == "place" for topic in nothing.values())
-    note(f"instruments.roles.untrained.place.{kind}", proportion(as_place, len(last)), "instrument", "control")
+    nothing = study.Labels.of(own, written, last, cfg.topics, cfg.role_texts, **rule)
+    tables.role_controls(note, kind, (planted, got), dealt, nothing)
+    found[f"planted heads found, {kind}"] = pd.Series(got).groupby(planted).mean()
+display(pd.DataFrame(found).T.round(2))
 for kind in labels:
     display(record.instrument(f"gandelsman.roles.{kind}"), record.instrument(f"gandelsman.roles.place.{kind}"))
 
@@ -432,41 +344,20 @@ print(f"same texts at the same place: {agree.mean():.2f}; rank of a head at most
 # %%
 spans = {name: pool.span(moments, max(cfg.sizes)) for name, pool in pools.items()}
 projected = study.reconstructed_predictions(parts, classes, means["corrected"], last, spans, cfg.sizes)
-pool_rows = []
-for (name, m), given in projected.items():
-    interval = study.accuracy(given, data.labels, seed)
-    note(f"fig-pool.{name.replace(' ', '-')}.{m}", interval, "pool figure")
-    pool_rows.append({"pool": name, "texts": m, "in the pool": len(pools[name].embeddings), **vars(interval)})
-pool_rows = pd.DataFrame(pool_rows)
-record.table("fig_pool", pool_rows, item="pool figure")
-figure, ax = plt.subplots(figsize=(6.8, 4))
-looks = zip(pools, (plots.BLUE, plots.ORANGE, plots.GREEN, plots.BLACK), "osD^", strict=True)
-for name, colour, marker in looks:
-    mine = pool_rows[pool_rows.pool == name]
-    ax.fill_between(mine.texts, mine.low, mine.high, color=colour, alpha=0.15, linewidth=0)
-    ax.plot(mine.texts, mine.value, marker + "-", color=colour, markersize=4, label=f"{name} ({mine.iloc[0, 2]:,})")
-ax.axhline(ceiling[model].value, color=plots.GREY, linestyle="--", linewidth=1)
-ax.text(cfg.sizes[0], ceiling[model].value - 0.02, "heads in full", color=plots.DARK, va="top")
-ax.set(xlabel="directions for each head, m", ylabel="zero-shot accuracy", ylim=(0, 1.02), xscale="log")
-ax.set_xticks(cfg.sizes, cfg.sizes)
-ax.minorticks_off()
-ax.legend(title="pool (texts in it)", loc="lower right")
+by_pool = tables.by_pool(note, projected, pools, data.labels)
+record.table("fig_pool", by_pool, item="pool figure")
 record.figure(
-    "fig_pool", figure, item="pool figure",
+    "fig_pool",
+    figures.pools(by_pool, ceiling[model].value),
+    item="pool figure",
     alt="Line plot with bands: zero-shot accuracy over the directions that each head keeps, for texts of four pools: "
     "general, common words, class-specific and random; a dashed line is that of the heads in full.",
-)  # fmt: skip
-gain = {
-    name: note(
-        f"fig-pool.general-over-{name.replace(' ', '-')}",
-        study.accuracy_change(
-            projected["general", cfg.compared_size], projected[name, cfg.compared_size], data.labels, seed
-        ),
-        "pool figure",
-        unit="difference",
-    )
-    for name in pools if name != "general"
-}  # fmt: skip
+)
+for name in pools:
+    if name != "general":
+        general_of, other = projected["general", cfg.compared_size], projected[name, cfg.compared_size]
+        more = study.accuracy_change(general_of, other, data.labels, seed)
+        note(f"fig-pool.general-over-{name.replace(' ', '-')}", more, "pool figure", unit="difference")
 
 # %% [markdown]
 # **Instrument.** Each head's principal directions keep more of its variance than any others of that number; they have
@@ -486,6 +377,22 @@ for name in others:
 display(record.instrument("gandelsman.texts"))
 
 # %% [markdown]
+# **By hand.** The same for one head: choose a head and how many texts it gets. Do the later texts say something new, or
+# the first one again in other words? And how many *random* directions does it take to explain as much?
+
+# %%
+names_of_last = [study.name_of(head) for head in last]
+by_hand(
+    lambda head, texts: figures.span_of_head(
+        head, {name: spans[name] for name in ("general", "random")}, names_of_last.index(head), general.texts, texts
+    ),
+    "Left, a line for texts and one for random directions: the share of one head's variance that the first m explain. "
+    "Right, the texts in their order, with a bar for what each of them adds.",
+    head=names_of_last,
+    texts=list(range(1, max(cfg.sizes) + 1)),
+)
+
+# %% [markdown]
 # ## Specialisation: is the label right?
 #
 # Here the world knows. We redraw one factor of each picture, all else as it was: how much does the head's output move,
@@ -501,75 +408,57 @@ display(record.instrument("gandelsman.texts"))
 # **Predict.** A head is called one for colours. When the colour is redrawn, will it move most of all heads?
 
 # %%
-every = [(layer, head) for layer in range(layers) for head in range(heads)]
+every = study.last_heads(parts.readout, layers)
 if cfg.data == pictures.WORLD:
     scenes = instruments.unconfounded(cfg.redrawn, seed)
     effects = instruments.total_effects(instruments.heads_of(model.clip, parts.readout, cfg.size), scenes, seed)
     carriers, written = instruments.planted_carriers(seed)
     planted = instruments.total_effects(written, scenes, seed)
     right = [a == b for a, b in zip(instruments.most_moved(planted, carriers), carriers, strict=True)]
-    note(
-        "instruments.carried.planted", proportion(sum(right), len(right)), "instrument", "control", "fraction of heads"
-    )
     others = [max(planted[topic][head] for topic in planted if topic != own) for head, own in enumerate(carriers)]
+    share = proportion(sum(right), len(right))
+    note("instruments.carried.planted", share, "instrument", "control", "fraction of heads")
     note("instruments.carried.others", bootstrap_mean(others, seed).within(0.0, 1.0), "instrument", "control")
 else:
     effects = {topic: share.numpy() for topic, share in parts.variance_explained(data.factors).items()}
-carried = pd.DataFrame(effects, index=[name_of(head) for head in every])
+display(record.instrument("gandelsman.carried"))
+
+# %% [markdown]
+# What moves each head most, beside the label that texts give it in each draw:
+
+# %%
 topics = [topic for topic in cfg.topics if topic in effects]
 oracle = dict(zip(every, instruments.most_moved(effects, topics), strict=True))
-specialisation = carried.rename_axis("head").reset_index()
-specialisation.insert(1, "moves it most", list(oracle.values()))
-for kind, mine in labels.items():
-    agreed = mine.agreed
-    specialisation[f"role, {kind}"] = [agreed.get(head, "no clear role") for head in every]
-    for number, drawn in enumerate(mine.draws, start=1):
-        specialisation[f"{kind}, draw {number}"] = [role.topic or "" for role in drawn]
-record.table("specialisation", specialisation, item="specialisation")
-
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 0.17 * len(every) + 2), sharey=True, width_ratios=(1, 1.12))
-for ax, (kind, mine) in zip(axes, labels.items(), strict=True):
-    sns.heatmap(carried, ax=ax, cmap="Greys", vmin=0, vmax=1, cbar=kind == "one-topic",
-                cbar_kws={"label": "moved by redrawing it: share of the head's variance", "shrink": 0.6})  # fmt: skip
-    for number, (drawn, mark) in enumerate(zip(mine.draws, "osD", strict=True)):
-        there = [(row, list(carried).index(role.topic)) for row, role in enumerate(drawn) if role.topic in carried]
-        right = [oracle[every[row]] == carried.columns[column] for row, column in there]
-        for hit, colour, what in (
-            (True, plots.BLUE, "what moves it most"),
-            (False, plots.VERMILLION, "something else"),
-        ):
-            heights, columns = ([each[i] for each, ok in zip(there, right, strict=True) if ok == hit] for i in (0, 1))
-            ax.scatter(np.array(columns) + 0.2 + 0.3 * number, np.array(heights) + 0.5, s=20, marker=mark, color=colour,
-                       edgecolor="white", linewidth=0.5, label=f"draw {number + 1} says {what}")  # fmt: skip
-    ax.axhline(len(every) - len(last), color=plots.GREEN, linewidth=1.5)
-    ax.set_title({"two-topic": "labels by texts as published", "one-topic": "labels by texts of one topic"}[kind])
-    ax.set_ylabel("")
-    ax.tick_params(axis="y", rotation=0, labelsize=7)
-    ax.tick_params(axis="x", rotation=45)
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+record.table("specialisation", tables.specialisation(effects, oracle, labels), item="specialisation")
 record.figure(
-    "specialisation", figure, item="specialisation",
+    "specialisation",
+    figures.specialisation(effects, oracle, labels, len(last)),
+    item="specialisation",
     alt="Two grids of heads by factors, darker the more of a head's variance comes from redrawing the factor; marks "
     "are the roles that texts give it in three draws, blue where the role is what moves the head most. Left by "
     "texts as published, right by texts of one topic.",
-)  # fmt: skip
+)
+
+# %% [markdown]
+# How many labels of the last layers' heads are right? If they said nothing, as many would be right when they are dealt
+# to the heads at random: `permutation_p` is the share of such deals with at least as many.
+
+# %%
 unmatched = {}
-for kind, protocol in (("two-topic", "as-published"), ("one-topic", "corrected")):
+for kind, protocol in tables.KINDS.items():
     mine = {head: topic for head, topic in labels[kind].of_some(last).agreed.items() if topic in topics}
     if len(topics) < 2:
         unmatched[protocol] = "of these pictures no two factors are known, so none can explain more than another"
-        continue
-    if len(mine) < 5:
+    elif len(mine) < 5:
         unmatched[protocol] = f"{len(mine)} heads have a role that is a factor of the pictures, and it is decided on 5"
-        continue
-    truth, said = ([topics.index(topic) for topic in each] for each in ([oracle[head] for head in mine], mine.values()))
-    note(f"specialisation.right-label.{kind}", proportion(int(np.sum(np.equal(truth, said))), len(mine)),
-         "specialisation", protocol, "fraction of heads")  # fmt: skip
-    p = permutation_p(lambda truth, said: float((truth == said).mean()), truth, said, seed)
-    record.number(f"gandelsman.specialisation.p.{kind}", p, unit="p", item="specialisation", protocol="exact")
-    print(f"{kind}: {np.sum(np.equal(truth, said))} of {len(mine)} labels name what moves the head most, p = {p:.3g}")
-
-display(record.instrument("gandelsman.carried"))
+    else:
+        truth, said = ([topics.index(topic) for topic in each] for each in (map(oracle.get, mine), mine.values()))
+        right = int(np.sum(np.equal(truth, said)))
+        share = proportion(right, len(mine))
+        note(f"specialisation.right-label.{kind}", share, "specialisation", protocol, "fraction of heads")
+        p = permutation_p(lambda truth, said: float((truth == said).mean()), truth, said, seed)
+        record.number(f"gandelsman.specialisation.p.{kind}", p, unit="p", item="specialisation", protocol="exact")
+        print(f"{kind}: {right} of {len(mine)} labels name what moves the head most, p = {p:.3g}")
 
 # %% [markdown]
 # **Notice.** Compare the panels row by row. A head whose texts name one topic carries that topic, where texts *can*
@@ -600,125 +489,90 @@ display(record.instrument("gandelsman.carried"))
 
 # %%
 birds, bird_validation = (pictures.waterbirds(cfg, seed, split) for split in ("test", "validation"))
-groups, group_names = birds.groups, np.array(birds.group_names)
-draw = rng(seed, "random heads")
-PUBLISHED_SETS = {"published heads": "ours", "place heads, texts as published": "ours"}
-rows, group_rows, place_heads, gain = [], [], {}, {}
+bird_parts, bird_means, sets_of = {}, {}, {}
 for model in models:
-    bird_classes = study.Classes(model.classes(birds.prompts), birds.choices)
-    bird_parts, bird_others = (pictures.decomposed(cfg, model, each) for each in (birds, bird_validation))
-    bird_means = {"corrected": mean_contributions(bird_others), "as-published": mean_contributions(bird_parts)}
-    among = study.last_heads(bird_parts.readout, cfg.last_layers)
+    bird_parts[model], others = (pictures.decomposed(cfg, model, each) for each in (birds, bird_validation))
+    bird_means[model] = {
+        "corrected": mean_contributions(others),
+        "as-published": mean_contributions(bird_parts[model]),
+    }
+    among = study.last_heads(others.readout, cfg.last_layers)
     if cfg.data == pictures.WORLD:
         content = {head: effects["place"][every.index(head)] for head in among}
     else:
-        content = bird_others.variance_explained({"place": bird_validation.factors["place"]})["place"].numpy()
-        content = {head: content[head[0] * bird_parts.readout.heads.shape[1] + head[1]] for head in among}
-    labelled = {kind: mine.of_some(among) for kind, mine in labels_of[model].items()}
-    sets = {f"place heads, draw {number}": study.with_role(drawn, "place")
-            for number, drawn in enumerate(labelled["one-topic"].draws, start=1)}  # fmt: skip
-    sets["measured place heads"] = tuple(sorted(sorted(among, key=content.get)[-cfg.oracle_heads :]))
-    sets["place heads, texts as published"] = study.with_role(labelled["two-topic"].draws[0], "place")
-    place_heads[model] = sets["place heads, texts as published"]
-    if hand := pictures.published_heads(model):
-        sets["published heads"] = hand
-    recipe = {"mlps": True, "layers": tuple(range(among[0][0]))}
-    settings = {("base", "", -1): Ablation(), ("no heads", "recipe", -1): Ablation(**recipe)}
+        content = waterbirds.place_variance(others, bird_validation.factors["place"], among)
+    sets = sets_of[model] = waterbirds.sets_of_heads(model, labels_of[model], content, cfg.oracle_heads)
     for name, chosen in sets.items():
-        print(f"{model.name}, {name}: {', '.join(map(name_of, chosen)) or 'none'}")
-        others = study.random_heads([head for head in chosen if head in among], among, cfg.random_draws, draw)
-        for design, more in (("alone", {}), ("recipe", recipe)):
-            settings[name, design, -1] = Ablation(heads=chosen, **more)
-            settings |= {(name, design, i): Ablation(heads=each, **more) for i, each in enumerate(others)}
-    for protocol, mean in bird_means.items():
-        own = {  # as published there is the recipe alone, and base needs no means
-            key: each for key, each in settings.items()
-            if protocol == "corrected" or (key[1] == "recipe" and (key[2] < 0 or "as published" in key[0]))
-        }  # fmt: skip
-        given = study.predictions(bird_parts, bird_classes, mean, own)
-        correct = {key: answers == birds.labels for key, answers in given.items()}
-        base = correct[("base", "", -1)] if protocol == "corrected" else base
-        for (name, design, number), right in correct.items():
-            if number >= 0:
-                continue
-            slug = "-".join(name.replace(",", "").split()) + (f".{design}" if design else "")
-            interval = group_accuracy(right.numpy(), groups.numpy()).worst
-            column = "base" if name == "base" else PUBLISHED_SETS.get(name) if design == "recipe" else None
-            source = pictures.published_id(model, f"waterbirds.{{model}}.worst-group.{column}") if column else None
-            note(
-                f"waterbirds.worst-group.{slug}.{protocol}",
-                interval,
-                "Waterbirds",
-                protocol,
-                published=source,
-                model=model,
-            )
-            row = {"silenced": name, "and": {"recipe": "MLPs, early layers", "alone": "nothing else"}.get(design, ""),
-                   "heads": len(sets.get(name, ())), "means": protocol}  # fmt: skip
-            rows.append(row_of(model, **row, **vars(interval), published=printed(source)))
-            by_group = group_accuracy(right.numpy(), group_names[groups.numpy()])
-            note(f"waterbirds.accuracy.{slug}.{protocol}", by_group.overall, "Waterbirds", protocol, model=model,
-                 values=right.numpy(), of="birds")  # fmt: skip
-            for group, value in by_group.groups.items():
-                note(f"waterbirds.groups.{slug}.{protocol}.{group.replace(' ', '-')}", value, "Waterbirds groups",
-                     protocol, model=model)  # fmt: skip
-                group_rows.append(row_of(model, **row, group=group, **vars(value)))
-            draws = [correct[name, design, i] for i in range(cfg.random_draws) if (name, design, i) in correct]
-            if draws and (design == "alone" or "as published" in name or "measured" in name):
-                source = pictures.published_id(model, "waterbirds.{model}.worst-group.random") if column else None
-                mean_of = study.mean_worst_group(draws, groups, seed)
-                note(f"waterbirds.worst-group.random-for-{slug}.{protocol}", mean_of, "Waterbirds", protocol,
-                     published=source, model=model)  # fmt: skip
-                row["silenced"] = f"random heads, as many as {name}"
-                rows.append(row_of(model, **row, **vars(mean_of), published=printed(source)))
-                if name.startswith("place heads"):
-                    gain[model, name, design, "random", protocol] = study.worst_group_gain(right, draws, groups, seed)
-                else:
-                    gain[model, name, design, "drawn", protocol] = study.mean_worst_group(
-                        draws, groups, seed, over=base
-                    )
-            gain[model, name, design, "base", protocol] = study.worst_group_gain(right, [base], groups, seed)
-    for over in ("base", "random"):
-        for number in range(1, pictures.DRAWS + 1):
-            note(f"waterbirds.gain-over-{over}.corrected.draw-{number}",
-                 gain[model, f"place heads, draw {number}", "alone", over, "corrected"], "Waterbirds", "corrected",
-                 "difference", model=model)  # fmt: skip
-        if place_heads[model]:
-            note(f"waterbirds.gain-over-{over}.as-published",
-                 gain[model, "place heads, texts as published", "recipe", over, "as-published"], "Waterbirds",
-                 "as-published", "difference", model=model)  # fmt: skip
-    for id, name, design, over in (
-        ("silencing.oracle", "measured place heads", "alone", "base"),
-        ("silencing.random", "measured place heads", "alone", "drawn"),
-        ("silencing.recipe.oracle", "measured place heads", "recipe", "base"),
-        ("silencing.recipe.random", "measured place heads", "recipe", "drawn"),
-        ("silencing.recipe.no-heads", "no heads", "recipe", "base"),
-    ):
-        note(f"instruments.{id}", gain[model, name, design, over, "corrected"], "instrument", "control", "difference",
-             model=model)  # fmt: skip
+        print(f"{model.name}, {name}: {', '.join(map(study.name_of, chosen)) or 'none'}")
+
+# %% [markdown]
+# Each set is silenced alone and with the MLPs and early layers, and so are as many random heads.
+
+# %%
+draw = rng(seed, "random heads")
+bird_classes, silenced_of, rows, group_rows = {}, {}, {}, {}
+for model, sets in sets_of.items():
+    among = study.last_heads(bird_parts[model].readout, cfg.last_layers)
+    ablations = waterbirds.settings(sets, among, cfg.random_draws, draw)
+    bird_classes[model] = study.Classes(model.classes(birds.prompts), birds.choices)
+    silenced = silenced_of[model] = waterbirds.Silenced.of(
+        bird_parts[model], bird_classes[model], bird_means[model], ablations, birds, seed
+    )
+    rows[model.name], group_rows[model.name] = waterbirds.worst_groups(
+        notes[model], model, silenced, sets, birds.group_names
+    )
+
+# %% [markdown]
+# The class token's own term is silenced on a part of the birds. Then the table of the worst groups is whole, and beside
+# it stands one of all groups.
+
+# %%
+for model in models:
     own, others = (
-        ClassToken.of(model.clip, bird_parts.readout, each.images, cfg.class_token, seed)
+        study.ClassToken.of(model.clip, bird_parts[model].readout, each.images, cfg.class_token, seed)
         for each in (birds, bird_validation)
     )
-    for protocol, mean in (("corrected", others), ("as-published", own)):
-        changed = {"class token": own.without(mean), "class token and MLPs": own.without(mean, mlps=True)}
-        if protocol == "corrected":
-            changed = {"base, the same birds": own.embeddings} | changed
-        for name, embeddings in changed.items():
-            given = bird_classes.of_some(own.rows, embeddings) == birds.labels[own.rows]
-            interval = group_accuracy(given.numpy(), groups[own.rows].numpy()).worst
-            slug = "class-token.base" if name.startswith("base") else "-".join(name.lower().split())
-            note(f"waterbirds.worst-group.{slug}.{protocol}", interval, "Waterbirds", protocol, model=model)
-            row = {"silenced": name, "and": "nothing else", "heads": 0, "means": protocol}
-            rows.append(row_of(model, **row, **vars(interval), published=np.nan))
-model = models[0]
-table_waterbirds, table_groups = pd.DataFrame(rows), pd.DataFrame(group_rows)
+    rows[model.name] += waterbirds.without_class_token(notes[model], bird_classes[model], own, others, birds)
+table_waterbirds = tables.of_models(rows)
 record.table("table_waterbirds", table_waterbirds, item="Waterbirds")
 display(table_waterbirds.round(3))
+table_groups = tables.of_models(group_rows)
 record.table("table_waterbirds_groups", table_groups, item="Waterbirds groups")
 index = [name for name in ("model", "silenced", "and", "means") if name in table_groups]
 display(table_groups.pivot(index=index, columns="group", values="value").round(2))
+
+# %% [markdown]
+# Does silencing heads for places help the worst group, against nothing silenced and against random heads? Corrected,
+# the heads alone are silenced, for each draw of the texts; as published, the recipe is.
+
+# %%
+for model, silenced in silenced_of.items():
+    for over in ("base", "random"):
+        for number in range(1, pictures.DRAWS + 1):
+            gain = silenced.gain(f"place heads, draw {number}", "alone", over)
+            id = f"waterbirds.gain-over-{over}.corrected.draw-{number}"
+            notes[model](id, gain, "Waterbirds", unit="difference")
+        if sets_of[model][waterbirds.PUBLISHED_TEXTS]:
+            gain = silenced.gain(waterbirds.PUBLISHED_TEXTS, "recipe", over, "as-published")
+            notes[model](f"waterbirds.gain-over-{over}.as-published", gain, "Waterbirds", "as-published", "difference")
+
+# %% [markdown]
+# **Instrument.** Silencing the heads that carry the place must help, and silencing random ones in their place must not;
+# and for the recipe, to drop MLPs and early layers alone must cost nothing.
+
+# %%
+for model, silenced in silenced_of.items():
+    controls = {
+        "silencing.oracle": silenced.gain(waterbirds.MEASURED, "alone", "base"),
+        "silencing.random": silenced.gain_of_random(waterbirds.MEASURED, "alone"),
+        "silencing.recipe.oracle": silenced.gain(waterbirds.MEASURED, "recipe", "base"),
+        "silencing.recipe.random": silenced.gain_of_random(waterbirds.MEASURED, "recipe"),
+        "silencing.recipe.no-heads": silenced.gain(waterbirds.NO_HEADS, "recipe", "base"),
+    }
+    for name, gain in controls.items():
+        notes[model](f"instruments.{name}", gain, "instrument", "control", "difference")
 display(record.instrument("gandelsman.silencing"), record.instrument("gandelsman.silencing.recipe"))
+model = models[0]
 
 # %% [markdown]
 # **Notice.** Compare *nothing else* with *MLPs, early layers*, first where no head is silenced: dropping the MLPs and
@@ -737,86 +591,38 @@ display(record.instrument("gandelsman.silencing"), record.instrument("gandelsman
 
 # %%
 of_last = labels["two-topic"].of_some(last)
-roles, span, pool = of_last.draws[0], of_last.spans[0], of_last.pools[0]
-first_text = {role.head: role.texts[0] if role.texts else "" for role in roles}
-best = {topic: max(roles, key=lambda role: role.shares[topic] * role.explained) for topic in cfg.retrieval}
-topics = [topic for topic in cfg.retrieval if best[topic].shares[topic] > 0]
-best_head = {topic: best[topic].head for topic in topics}
-# Beside them the head that the paper names for the topic, where it names one of this model's last layers.
-looked_at = {
-    topic: f"{topic}\n{name_of(head)}: " + textwrap.fill(f"“{first_text[head]}”", 26)
-    for topic, head in best_head.items()
-}
-for topic, named in pictures.named_heads(model).items():
-    if topic in topics and (others := [head for head in named if head in last and head != best_head[topic]]):
-        best_head[f"{topic} (paper)"] = others[0]
-        looked_at[f"{topic} (paper)"] = f"{topic}\n{name_of(others[0])}, the paper's: “{first_text[others[0]]}”"
-NO_TOPIC = "no head's first texts name a topic of `retrieval`"
-written = {}
-if topics:
-    columns = list(dict.fromkeys(best_head.values()))
-    found = parts.of_heads(columns)
-    written = {name: found[:, columns.index(head)] for name, head in best_head.items()}
-embeddings = parts.embeddings()
-rows, pictures_of = [], {}
-for name, head in best_head.items():
-    topic = name.removesuffix(" (paper)")
-    shared = data.factors.get(topic)
-    has = torch.arange(len(data)) if shared is None else (shared >= 0).nonzero()[:, 0]
-    ways = {"the head": written[name]} | ({"the whole embedding": embeddings} if name == topic else {})
+texts_of = single.HeadTexts.of(of_last)
+chosen = single.most_about(of_last, cfg.retrieval, pictures.named_heads(model))
+written, embeddings = single.written_by(parts, chosen), parts.embeddings()
+rows, gallery = [], {}
+for one in chosen:
+    has, values = single.with_topic(data, one.topic)
+    ways = {single.BY_HEAD: written[one.name]} | ({} if one.papers else {single.BY_EMBEDDING: embeddings})
+    found = {}
     for by, vectors in ways.items():
         own = vectors[has].to(cfg.device)
-        found = neighbours(own, own, cfg.neighbours, same=True)[0].cpu()
-        if by == "the head":
-            query = int(draw.integers(len(has)))
-            pictures_of[name] = [int(has[query]), *has[found[query, :6]].tolist()]
-        if shared is None:
-            continue  # of photographs nobody has said what they share
-        precision = precision_at_k(found, shared[has], shared[has]).numpy()
-        interval = bootstrap_mean(precision, seed).within(0.0, 1.0)
-        note(f"retrieval.{name.replace(' (paper)', '.paper')}.{by.split()[-1]}", interval, "retrieval",
-             values=precision, of=f"pictures with {topic}")  # fmt: skip
-        rows.append({"topic": name, "by": by, "head": name_of(head), **vars(interval)})
-    if shared is not None and name == topic:
-        chance = (torch.bincount(shared[has]).double() / len(has)).square().sum().item()
-        rows.append({"topic": topic, "by": "chance", "head": "", "value": chance, "n": len(has)})
-    elif shared is None:
-        rows.append({"topic": name, "by": "the head", "head": name_of(head), "value": np.nan, "n": len(has)})
-if not topics:
+        found[by] = neighbours(own, own, cfg.neighbours, same=True)[0].cpu()
+    query = int(draw.integers(len(has)))
+    gallery[one.name] = [int(has[query]), *has[found[single.BY_HEAD][query, :6]].tolist()]
+    rows += single.retrieved(note, one, found, has, values)
+
+# %% [markdown]
+# A row for each head: the query, its six nearest pictures, and how often all ten nearest share the value.
+
+# %%
+NO_TOPIC = "no head's first texts name a topic of `retrieval`"
+if not chosen:
     record.skip("fig_retrieval", NO_TOPIC)
 else:
     retrieval = pd.DataFrame(rows)
     record.table("fig_retrieval", retrieval, item="retrieval")
-    size = (12, 1.4 * len(best_head))
-    figure, axes = plt.subplots(len(best_head), 8, figsize=size, width_ratios=(1,) * 7 + (2.2,), squeeze=False)
-    for row, name in zip(axes, best_head, strict=True):
-        for ax, index in zip(row, pictures_of[name], strict=False):
-            ax.imshow(data.images[index].permute(1, 2, 0))
-            ax.set(xticks=[], yticks=[])
-            for spine in ax.spines.values():
-                spine.set(visible=index == pictures_of[name][0], color=plots.VERMILLION, linewidth=2)
-        doubt = "" if name not in best or best[name].topic == name else "\n(no clear role)"
-        row[0].set_ylabel(looked_at[name] + doubt, rotation=0, ha="right", va="center")
-        mine = retrieval[(retrieval.topic == name) & retrieval.value.notna()]
-        if mine.empty:
-            row[7].axis("off")
-            row[7].text(0, 0.5, "no labels", color=plots.DARK, va="center")
-            continue
-        row[7].barh(mine.by, mine.value, color=[plots.BLUE, plots.SKY, plots.GREY][: len(mine)])
-        row[7].set(xlim=(0, 1), ylim=(2.6, -0.6))
-        row[7].yaxis.tick_right()
-        if name != retrieval.topic[retrieval.value.notna()].iloc[-1]:
-            row[7].set_xticklabels([])
-    axes[0, 0].set_title("query")
-    axes[0, 1].text(
-        0, 1.06, "nearest neighbours by the head", transform=axes[0, 1].transAxes, fontsize=11, in_layout=False
-    )
-    axes[0, 7].set_title(f"same {'value'} among {cfg.neighbours}")
     record.figure(
-        "fig_retrieval", figure, item="retrieval",
+        "fig_retrieval",
+        figures.retrieval(data.images, chosen, gallery, retrieval, cfg.neighbours),
+        item="retrieval",
         alt="For five properties a query and its six nearest pictures by one head, titled with the head's first text; "
         "bars compare how often the property is shared by the head, by the whole embedding and by chance.",
-    )  # fmt: skip
+    )
 
 # %% [markdown]
 # ## Figure "heatmaps": which tokens speak for a text?
@@ -833,19 +639,13 @@ examples, texts = pictures.heatmap_examples(cfg, seed)
 text_features = clip.encode_texts(texts)
 token_parts = decompose(tower, examples.to(cfg.device), "token", parts.readout)
 maps = heatmaps(token_parts.attention, text_features, tuple(examples.shape[-2:]), contrast=True).cpu()
-figure, axes = plt.subplots(len(examples), len(texts) + 1, figsize=(1.7 * (len(texts) + 1), 1.75 * len(examples)))
-for image, row, own in zip(examples, axes, maps, strict=True):
-    row[0].imshow(image.permute(1, 2, 0))
-    row[0].axis("off")
-    for ax, attribution in zip(row[1:], own, strict=True):
-        plots.overlay(ax, image, attribution)
-for ax, text in zip(axes[0, 1:], texts, strict=True):
-    ax.set_title(text.replace("a photo of ", ""), fontsize=9, wrap=True)
 record.figure(
-    "fig_heatmaps", figure, item="heatmaps",
+    "fig_heatmaps",
+    figures.text_maps(examples, texts, maps),
+    item="heatmaps",
     alt="Four pictures, and over each the heat map of six texts, such as water, trees, a duck: bright where tokens "
     "speak for the text.",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## Figure "joint": one head, its texts, its tokens
@@ -854,30 +654,18 @@ record.figure(
 # map stands the text, among the head's own, that is most like its contribution to that picture.
 
 # %%
-joint = list(dict.fromkeys(best_head.values()))
-if not joint:
+if not chosen:
     record.skip("fig_joint", NO_TOPIC)
 else:
-    cells = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention.cpu()
-    size = (2.3 * (len(joint) + 1), 2.6 * len(examples) + 0.5)
-    figure, axes = plt.subplots(len(examples), len(joint) + 1, figsize=size, squeeze=False)
-    for number, (image, row, own) in enumerate(zip(examples, axes, cells, strict=True)):
-        row[0].imshow(image.permute(1, 2, 0))
-        row[0].axis("off")
-        for ax, head, tokens in zip(row[1:], joint, own, strict=True):
-            picks = span.picks[last.index(head)]
-            picks = picks[picks >= 0][: cfg.role_texts]
-            candidates = pool.embeddings[picks]
-            pick = int((candidates @ (tokens.sum(0) - span.mean[last.index(head)].float())).argmax())
-            plots.overlay(ax, image, heatmaps(tokens[None], candidates[pick][None], tuple(image.shape[-2:]))[0, 0])
-            text = textwrap.fill(pool.texts[picks[pick]].removeprefix("a photo of "), 24)
-            about = ", ".join(name for name in best_head if best_head[name] == head) + f": {name_of(head)}\n\n"
-            ax.set_title(("" if number else about) + text, fontsize=9)
+    joint = list(dict.fromkeys(one.head for one in chosen))
+    tokens = decompose(tower, examples.to(cfg.device), "head-token", parts.readout, heads=joint).attention.cpu()
     record.figure(
-        "fig_joint", figure, item="joint",
+        "fig_joint",
+        figures.head_maps(examples, chosen, texts_of, tokens, cfg.role_texts),
+        item="joint",
         alt="Four pictures by five heads: where in the picture the head finds the one of its texts that fits the "
         "picture best, which stands above.",
-    )  # fmt: skip
+    )
 
 # %% [markdown]
 # ## Table "segmentation": the heatmap against six others
@@ -892,65 +680,37 @@ else:
 
 # %%
 families = pictures.segmentation(cfg, seed)
-wrong = []  # scores of our maps for another class
-names = {"ours": "ours", "LRP": "lrp", "partial-LRP": "partial-lrp", "rollout": "rollout"}
-names |= {"raw attention": "raw-attention", "GradCAM": "gradcam", "Chefer et al.": "chefer"}
-collected = {name: [] for name in names}
-examples_shown = {name: [] for name in ("image", "mask", *names)}
-scale = clip.logit_scale
+batches, wrong, examples_shown = {name: [] for name in asked.METHODS}, [], []
 for family in families:
     among = model.classes(family.prompts)
     for number, (images, masks) in enumerate(family.batches(cfg.segmentation_batch)):
-        images = images.to(cfg.device)
-        found = decompose(tower, images, "token", parts.readout)
-        predicted = (found.embedding @ among.T).argmax(1)
-        prepared, size = tower.prepare(images), tuple(masks.shape[-2:])
-        directions = scale * text_directions(among, predicted, minus_mean=True)
-        seen = {"image": images, "mask": masks.float()}
-        for name in names:
-            if name == "ours":
-                heat = class_heatmaps(found, among, size)
-            else:
-                heat = upsample(BASELINES[name](tower.model, prepared, directions), size)
-            seen[name] = heat.cpu()
-            collected[name].append(segmentation_scores(seen[name], masks, clip=name == "ours"))
-        other = class_heatmaps(found, among, size, chosen=(predicted + 1) % len(among)).cpu()
+        images, size = images.to(cfg.device), tuple(masks.shape[-2:])
+        token_parts = decompose(tower, images, "token", parts.readout)
+        predicted = (token_parts.embedding @ among.T).argmax(1)
+        maps = asked.maps_of_classes(clip, token_parts, images, among, predicted, size)
+        for name, heat in maps.items():
+            batches[name].append(segmentation_scores(heat, masks, clip=name == asked.OURS))
+        other = class_heatmaps(token_parts, among, size, chosen=(predicted + 1) % len(among)).cpu()
         wrong.append(segmentation_scores(other, masks, clip=True))
         if not number:
-            for name, content in seen.items():
-                examples_shown[name] += content[: 6 // len(families)].cpu()
-some = len(examples_shown["image"])
-scores = {name: SegmentationScores.join(each) for name, each in collected.items()}
-rows = []
-for name, score in scores.items():
-    means_by_picture = {"map": score.average_precision, "foreground-ap": score.foreground_average_precision}
-    for measure in SegmentationScores.MEASURES:
-        interval = score.interval(measure, seed)
-        source = f"segmentation.{names[name]}.{measure}"
-        source = None if measure == "foreground-ap" else pictures.published_id(model, source)
-        protocol = "corrected" if measure == "foreground-ap" else "as-published"
-        note(f"segmentation.{names[name]}.{measure}", interval, "segmentation", protocol, published=source,
-             values=means_by_picture.get(measure), of="pictures of one thing")  # fmt: skip
-        rows.append({"method": name, "measure": measure, **vars(interval)} | {"published": printed(source)})
-segmentation = pd.DataFrame(rows)
+            examples_shown.append({"image": images.cpu(), "mask": masks.float(), **maps})
+scores = {name: SegmentationScores.join(each) for name, each in batches.items()}
+
+# %% [markdown]
+# The measures over all pictures, and all maps of six of them:
+
+# %%
+segmentation = tables.segmentation(note, model, scores)
 record.table("table_segmentation", segmentation, item="segmentation")
-display(segmentation.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
-figure, axes = plt.subplots(some, len(names) + 2, figsize=(1.3 * (len(names) + 2), 8 * some / 6), squeeze=False)
-for column, name in enumerate(("image", "mask", *names)):
-    for ax, index in zip(axes[:, column], range(some), strict=True):
-        ax.axis("off")
-        content = examples_shown[name][index]
-        if name == "image":
-            ax.imshow(content.permute(1, 2, 0))
-        elif name == "mask":
-            ax.imshow(content, cmap="gray")
-        else:
-            plots.overlay(ax, examples_shown["image"][index], normalise(content[None])[0])
-    axes[0, column].set_title(name, fontsize=9)
+display(segmentation.pivot(index="method", columns="measure", values="value").loc[list(scores)].round(3))
+each = 6 // len(families)
+shown = {name: torch.cat([first[name][:each] for first in examples_shown]) for name in examples_shown[0]}
 record.figure(
-    "fig_segmentation", figure, item="segmentation",
+    "fig_segmentation",
+    figures.segmentation(shown.pop("image"), shown.pop("mask"), shown),
+    item="segmentation",
     alt="Six pictures of one thing with its mask, and the heat maps of seven methods for the predicted class.",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # **Instrument.** Does this measure see whether a map follows the text? The map for the right class must segment better
@@ -961,8 +721,8 @@ ap = "foreground-ap"
 right_over_wrong = scores["ours"].minus(SegmentationScores.join(wrong), ap, seed)
 note("instruments.segmentation.right-over-wrong", right_over_wrong, "instrument", "control", "difference")
 best_blind = max(asked.NO_TEXT, key=lambda name: scores[name].interval(ap, seed).value)
-note("instruments.segmentation.no-text-over-ours", scores[best_blind].minus(scores["ours"], ap, seed), "instrument",
-     "control", "difference")  # fmt: skip
+blind_over_ours = scores[best_blind].minus(scores["ours"], ap, seed)
+note("instruments.segmentation.no-text-over-ours", blind_over_ours, "instrument", "control", "difference")
 display(record.instrument("gandelsman.segmentation"))
 
 # %% [markdown]
@@ -973,128 +733,94 @@ display(record.instrument("gandelsman.segmentation"))
 # the map single it out from all of the picture (AP)? A map that is the same for every text has an AUC of one half in
 # pictures of two. Of photographs the class is what CLIP says of each alone.
 #
-# **Instrument.** A thing that is there must be told from the others by its own text, but not by that of another
-# picture, nor by an untrained CLIP; and the map for a thing that is nowhere must be flat: vary at most half as much.
-#
 # **Predict.** Three things, and a text that names the least salient of them. Will the map be on it? And if the text
 # names what is not there?
 
 # %%
-groups_of_several = asked.several(cfg, model, seed)
+made, collected = [], {name: [] for name in asked.METHODS}
+for several in asked.several(cfg, model, seed):
+    there, among = several.there, model.classes(several.prompts)
+    tokens = asked.tokens_of(clip, parts.readout, several, cfg.segmentation_batch)
+    maps = {asked.OURS: asked.our_maps(tokens, several, among, there)}
+    for name in asked.METHODS:
+        if name != asked.OURS:
+            maps[name] = asked.baseline_maps(name, clip, several, among, there, cfg.segmentation_batch)
+        collected[name].append(asked.scores(maps[name], several))
+    absent = asked.our_maps(tokens, several, among, several.elsewhere())
+    made.append((several, among, tokens, maps, absent))
+
+# %% [markdown]
+# The means over pictures, and how far ours lies above the best of the others (`asked.lead`):
+
+# %%
 NOTHING_ASKED = "the model says the same of all photographs, so no two of them can be put together"
-if not groups_of_several:
+if not made:
     record.skip("table_asked", NOTHING_ASKED)
+else:
+    scored = asked.joined(collected)
+    table_asked = tables.asked(note, scored)
+    record.table("table_asked", table_asked, item="segmentation")
+    display(table_asked.pivot(index="method", columns="measure", values="value").loc[list(scored)].round(3))
+    for measure in asked.MEASURES:
+        lead, second = asked.lead(scored, measure, seed)
+        more = scored[asked.OURS][measure] - scored[second][measure]
+        note(f"asked.lead.{measure}", lead, "segmentation", unit="difference", values=more, of=tables.OF_SEVERAL)
+        print(f"{measure}: ours less {second}: {lead}")
+
+# %% [markdown]
+# Two of the pictures, a row for each thing that is asked for; at the right a text that names what is not there:
+
+# %%
+if not made:
     record.skip("fig_asked", NOTHING_ASKED)
 else:
-    collected = {name: [] for name in (*names, "shuffled", "untrained", "absent")}
-    shown = []
-    for several in groups_of_several:
-        there = [several.classes[picture][thing] for picture, thing in several.asked]
-        among, batch = model.classes(several.prompts), cfg.segmentation_batch
-        tokens = asked.tokens_of(clip, parts.readout, several, batch)
-        maps = {
-            name: asked.our_maps(tokens, several, among, there) if name == asked.OURS
-            else asked.baseline_maps(name, clip, several, among, there, batch)
-            for name in names
-        }  # fmt: skip
-        for name, own in maps.items():
-            collected[name].append(asked.scores(own, several))
-        others = [
-            asked.scores(asked.our_maps(tokens, several, among, several.of_others(step)), several)["auc"]
-            for step in (1, 2, 3)
-        ]
-        collected["shuffled"].append({"auc": np.mean(others, 0)})
-        absent = asked.our_maps(tokens, several, among, several.elsewhere())
-        collected["absent"].append({"flatness": asked.flatness(absent, maps["ours"], several)})
-        untrained_tokens = asked.tokens_of(blank, Readout.of(blank.image_encoder), several, batch)
-        untrained_classes = study.class_embeddings(blank, several.prompts)
-        nothing = asked.our_maps(untrained_tokens, several, untrained_classes, there)
-        collected["untrained"].append(asked.scores(nothing, several))
-        shown.append((several, maps, absent))
-    scored = {
-        name: {measure: np.concatenate([part[measure] for part in found]) for measure in found[0]}
-        for name, found in collected.items()
-    }
-    rows = []
-    for name in names:
-        for measure in asked.MEASURES:
-            interval = note_mean(f"asked.{names[name]}.{measure}", scored[name][measure], "segmentation", "corrected",
-                                 of="pictures of several things")  # fmt: skip
-            rows.append({"method": name, "measure": measure, **vars(interval)})
-    for measure in asked.MEASURES:
-        interval, second = asked.lead({name: scored[name] for name in names}, measure, seed)
-        note(f"asked.lead.{measure}", interval, "segmentation", unit="difference",
-             values=scored["ours"][measure] - scored[second][measure], of="pictures of several things")  # fmt: skip
-        print(f"{measure}: ours less {second}: {interval}")
-    for name, measure, column in (
-        ("there", "auc", "ours"), ("shuffled", "auc", "shuffled"), ("untrained", "auc", "untrained"),
-    ):  # fmt: skip
-        note_mean(f"instruments.asked.{name}", scored[column][measure], "instrument", of="pictures of several things")
-    flatness = scored["absent"]["flatness"]
-    note("instruments.asked.absent", bootstrap_mean(flatness, seed), "instrument", "control", "ratio", values=flatness,
-         of="pictures of several things")  # fmt: skip
-    table_asked = pd.DataFrame(rows)
-    record.table("table_asked", table_asked, item="segmentation")
-    display(table_asked.pivot(index="method", columns="measure", values="value").loc[list(names)].round(3))
-    several, maps, absent = shown[-1]
-    rows_of = [row for row, (picture, _) in enumerate(several.asked) if picture in (0, 1)]
-    figure, axes = plt.subplots(len(rows_of), len(names) + 3, figsize=(1.35 * (len(names) + 3), 1.55 * len(rows_of)))
-    for axes_of_row, row in zip(axes, rows_of, strict=True):
-        picture, thing = several.asked[row]
-        image = several.images[picture]
-        axes_of_row[0].imshow(image.permute(1, 2, 0))
-        asked_for = several.prompts[several.classes[picture][thing]][0].removeprefix("a photo of ")
-        axes_of_row[0].text(-0.08, 0.5, textwrap.fill(asked_for, 14), transform=axes_of_row[0].transAxes, ha="right",
-                            va="center", fontsize=9)  # fmt: skip
-        axes_of_row[1].imshow(several.masks[picture][thing], cmap="gray")
-        for ax, name in zip(axes_of_row[2:], names, strict=False):
-            plots.overlay(ax, image, maps[name][row])
-        nowhere = several.prompts[several.elsewhere()[row]][0].removeprefix("a photo of ")
-        plots.overlay(axes_of_row[-1], image, absent[row])
-        axes_of_row[-1].set_title(f"ours, {nowhere}", fontsize=7.5)
-        for ax in axes_of_row:
-            ax.axis("off")
-    for ax, name in zip(axes[0], ("picture", "asked for", *names), strict=False):
-        ax.set_title(name, fontsize=9)
-    axes[0, -1].set_title("not there:\n" + axes[0, -1].get_title(), fontsize=7.5)
+    several, *_, maps, absent = made[-1]
     record.figure(
-        "fig_asked", figure, item="segmentation",
+        "fig_asked",
+        figures.asked(several, maps, absent),
+        item="segmentation",
         alt="Pictures of several things with the mask of the one that a text asks for, the heat maps of seven methods "
         "for that text, and one for a text of something that is not there.",
-    )  # fmt: skip
-display(record.instrument("gandelsman.asked"))
+    )
 
 # %% [markdown]
 # **Notice.** Look along a row, and then at the next row of the same picture: rollout and raw attention stay what they
 # are.
 #
+# **Instrument.** A thing that is there must be told from the others by its own text, but not by that of another
+# picture, nor by an untrained CLIP; and the map for a thing that is nowhere must be flat: vary at most half as much.
+
+# %%
+if made:
+    shuffled, untrained, flat = [], [], []
+    for several, among, tokens, maps, absent in made:
+        of_others = (asked.our_maps(tokens, several, among, several.of_others(step)) for step in (1, 2, 3))
+        shuffled.append(np.mean([asked.scores(each, several)["auc"] for each in of_others], 0))
+        tokens = asked.tokens_of(blank, Readout.of(blank.image_encoder), several, cfg.segmentation_batch)
+        nothing = asked.our_maps(tokens, several, study.class_embeddings(blank, several.prompts), several.there)
+        untrained.append(asked.scores(nothing, several)["auc"])
+        flat.append(asked.flatness(absent, maps[asked.OURS], several))
+    for name, values in (("there", [scored[asked.OURS]["auc"]]), ("shuffled", shuffled), ("untrained", untrained)):
+        note.mean(f"instruments.asked.{name}", np.concatenate(values), "instrument", "control", of=tables.OF_SEVERAL)
+    note.mean("instruments.asked.absent", np.concatenate(flat), "instrument", "control", "ratio", of=tables.OF_SEVERAL)
+display(record.instrument("gandelsman.asked"))
+
+# %% [markdown]
 # ## Figure "images": what a head's text looks like
 #
 # For a head and its first text: the pictures whose contribution through this head is most, and least, along the text.
 
 # %%
-if not best_head:
+if not chosen:
     record.skip("fig_images", NO_TOPIC)
 else:
-    size = (14, 1.35 * len(best_head))
-    ratios = (1,) * 6 + (0.3,) + (1,) * 6
-    figure, axes = plt.subplots(len(best_head), 13, figsize=size, width_ratios=ratios, squeeze=False)
-    for row, (name, head) in zip(axes, best_head.items(), strict=True):
-        text = int(span.picks[last.index(head), 0])
-        order = (written[name] @ pool.embeddings[text]).argsort(descending=True)
-        for ax, index in zip([*row[:6], *row[7:]], [*order[:6].tolist(), *order[-6:].tolist()], strict=True):
-            ax.imshow(data.images[index].permute(1, 2, 0))
-        for ax in row:
-            ax.axis("off")
-        label = f"{name_of(head)}\n" + textwrap.fill(f"“{pool.texts[text]}”", 24)
-        row[0].text(-0.15, 0.5, label, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
-    for column, title in ((0, "highest"), (7, "lowest")):
-        axes[0, column].set_title(title, loc="left")
     record.figure(
-        "fig_images", figure, item="images",
+        "fig_images",
+        figures.extremes(data.images, chosen, texts_of, written),
+        item="images",
         alt="For five heads and the first text of each, the six pictures that score highest and the seven that score "
         "lowest along it.",
-    )  # fmt: skip
+    )
 
 # %% [markdown]
 # ## The claims
@@ -1110,7 +836,6 @@ else:
 # looking.
 
 # %%
-model = models[0]
 for measure, lead in study.segmentation_lead(scores, "ours", seed).items():
     protocol = "corrected" if measure == "foreground-ap" else "as-published"
     note(f"segmentation.lead.{measure}", lead, "segmentation", protocol, "difference")
@@ -1119,9 +844,9 @@ for other in models[1:]:
 for protocol, reason in unmatched.items():
     record.claim(f"gandelsman.labels-are-right.{protocol}", reason=reason)
 for each in models:
-    for over in () if place_heads[each] else ("base", "random"):
-        record.claim(each.id(f"gandelsman.place-heads-beat-{over}.as-published"),
-                     reason="no head has the role of places, so none was silenced")  # fmt: skip
+    for over in () if sets_of[each][waterbirds.PUBLISHED_TEXTS] else ("base", "random"):
+        id = each.id(f"gandelsman.place-heads-beat-{over}.as-published")
+        record.claim(id, reason="no head has the role of places, so none was silenced")
 plots.style_claims(record.decide())
 
 # %%

@@ -46,3 +46,12 @@ def test_the_mean_of_other_values_has_that_of_the_bootstrap_of_this_seed(note: N
     assert note.mean("energy", values, "Table 1") == bootstrap_mean(values, 3)
     differences = [0, 1, 0, 1, 1]  # may be -1 too, which a share may not
     assert note.mean("gain", differences, "Table 1", unit="difference") == bootstrap_mean(differences, 3)
+
+
+def test_numbers_and_values_of_another_model_have_its_name(note: Notes) -> None:
+    other = Notes(note.record, "paper", "vit-l-14")
+    for each in (note, other):
+        each("share", proportion(1, 2), "Figure 4", values=[0, 1], of="digits")
+    assert set(recorded(note)) == {"paper.share", "paper.share.vit-l-14"}
+    assert (note.record.folder / "values_digits_of_vit_l_14.csv").exists()
+    assert other.id("share") == "paper.share.vit-l-14"

@@ -41,7 +41,7 @@ from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.storage.paths import WEIGHTS
-from xaikit.studies import audited_zoo, clip_pictures, texplain_mitigation
+from xaikit.studies import audited_zoo, clip_pictures, clip_waterbirds, texplain_mitigation
 from xaikit.studies import caption_driven_tied as tied
 from xaikit.studies import clip_asked as asked
 from xaikit.studies import clip_decomposition as study
@@ -312,6 +312,7 @@ def study_of_clip(device: str) -> None:
     study.roles(spans["texts"], heads, pools["texts"], {"colour": ["red"], "object": ["dog"]}, first=2, least=0.5)
     study.variance_explained([parts.of_heads(heads).to(device)], {"class": answers})
     shares = parts.variance_explained({"class": answers})
+    clip_waterbirds.place_variance(parts, answers, heads)
     told = study.Pool(pools["texts"].embeddings, pools["texts"].texts, ("colour",) * 6 + ("object",) * 6)
     families, rule = answers[:8] * 0, {"first": 2, "least": 0.5, "margin": 0.1}
     labels_of = study.Labels.of(

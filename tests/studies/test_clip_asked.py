@@ -137,6 +137,9 @@ def test_flatness_and_lead() -> None:
     }
     interval, second = asked.lead(scored, "auc", 0)
     assert second == "best" and interval.value == pytest.approx(0.2 / 3)
+    assert several.there == [0, 1, 0, 1]
+    parts = [{"auc": np.array([0.5])}, {"auc": np.array([0.9, 0.7])}]
+    assert asked.joined({"ours": parts})["ours"]["auc"].tolist() == [0.5, 0.9, 0.7]
 
 
 # --- maps ---------------------------------------------------------------------------------------------------------
@@ -159,6 +162,13 @@ def test_maps_are_those_of_each_picture_and_thing_alone(model, drawn) -> None:
         }
         for name, each in expected.items():
             torch.testing.assert_close(maps[name][row], each[0], rtol=1e-4, atol=1e-6)
+
+    images = several.images[[picture for picture, _ in several.asked]]
+    tokens = decompose(tower, images, "token", readout)
+    found = asked.maps_of_classes(clip, tokens, images, among, torch.tensor(several.there), (64, 64))
+    assert list(found) == list(asked.METHODS)
+    for name, each in maps.items():
+        torch.testing.assert_close(found[name], torch.stack(each), rtol=1e-4, atol=1e-6)
 
 
 def grown(maps: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,18 @@ from xaikit.metrics.intervals import Interval, bootstrap_mean, proportion
 
 @dataclass(frozen=True)
 class Notes:
-    """The intervals of one notebook: `note(id, interval, item)` is recorded as the number `paper.id`, and handed on."""
+    """The intervals of one notebook: `note(id, interval, item)` is recorded as the number `paper.id`, and handed on.
+
+    With a `model`, of several that a notebook looks at, it is `paper.id.model`, and its values are of that model too.
+    """
 
     record: Record
     paper: str
+    model: str = ""
+
+    def id(self, id: str) -> str:
+        """The whole id of a number."""
+        return f"{self.paper}.{id}" + (f".{self.model}" if self.model else "")
 
     def __call__(
         self,
@@ -29,13 +37,13 @@ class Notes:
         of: str = "pictures",
     ) -> Interval:
         """Record an interval and, where they are given, the values that it is the mean of, one for each of `of`."""
-        name = f"{self.paper}.{id}"
+        name = self.id(id)
         self.record.number(
             name, interval.value, low=interval.low, high=interval.high, n=interval.n,
             unit=unit, item=item, protocol=protocol, published=published,
         )  # fmt: skip
         if values is not None:
-            self.record.values(name, values, of=of)
+            self.record.values(name, values, of=f"{of} of {self.model.replace('-', ' ')}" if self.model else of)
         return interval
 
     def mean(

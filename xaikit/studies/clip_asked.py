@@ -27,6 +27,11 @@ from xaikit.studies.clip_decomposition import Backbone
 from xaikit.studies.clip_pictures import WORLD, photographs_with_masks, prompt_of
 
 OURS = "ours"
+# All heat maps that are compared, by their names, each with what it is called in ids.
+METHODS = {
+    OURS: "ours", "LRP": "lrp", "partial-LRP": "partial-lrp", "rollout": "rollout", "raw attention": "raw-attention",
+    "GradCAM": "gradcam", "Chefer et al.": "chefer",
+}  # fmt: skip
 NO_TEXT = ("rollout", "raw attention")  # maps that are the same for every text
 MEASURES = ("auc", "ap")
 
@@ -51,6 +56,11 @@ class Several:
     def asked(self) -> list[tuple[int, int]]:
         """Every thing, as the numbers of its picture and of it in the picture."""
         return [(picture, thing) for picture, own in enumerate(self.classes) for thing in range(len(own))]
+
+    @property
+    def there(self) -> list[int]:
+        """For every thing its class."""
+        return [self.classes[picture][thing] for picture, thing in self.asked]
 
     def elsewhere(self) -> list[int]:
         """For every thing the class of one that its picture does not show: the next of the classes."""
@@ -218,6 +228,27 @@ def baseline_maps(
     return found
 
 
+def maps_of_classes(
+    clip: Clip,
+    parts: Contributions,
+    images: Float[Tensor, "batch 3 height width"],
+    among: Float[Tensor, "classes features"],
+    chosen: Int64[Tensor, " batch"],
+    size: tuple[int, int],
+) -> dict[str, Float[Tensor, "batch map_height map_width"]]:
+    """Each method's maps of images in [0, 1] for the `chosen` class of each, less the mean over all, in CPU memory.
+
+    `parts` are the images' contributions of level "token"; maps have `size` pixels.
+    """
+    tower = clip.image_encoder
+    directions = clip.logit_scale * text_directions(among, chosen, minus_mean=True)
+    prepared, found = tower.prepare(images), {OURS: class_heatmaps(parts, among, size, chosen=chosen).cpu()}
+    for name in METHODS:
+        if name != OURS:
+            found[name] = upsample(BASELINES[name](tower.model, prepared, directions), size).cpu()
+    return found
+
+
 def scores(
     maps: Sequence[Float[Tensor, "height width"]], pictures: Several
 ) -> dict[str, Float[np.ndarray, " pictures"]]:
@@ -233,6 +264,16 @@ def scores(
         precision = average_precision(heat.flatten()[None].double(), own.flatten()[None])
         found["ap"][picture].append(precision.item())
     return {name: np.array([np.mean(each) for each in values]) for name, values in found.items()}
+
+
+def joined(
+    parts: Mapping[str, Sequence[Mapping[str, Float[np.ndarray, " part"]]]],
+) -> dict[str, dict[str, Float[np.ndarray, " pictures"]]]:
+    """The `scores` of several sets of pictures by method, put together."""
+    return {
+        name: {measure: np.concatenate([part[measure] for part in found]) for measure in found[0]}
+        for name, found in parts.items()
+    }
 
 
 def flatness(
