@@ -49,54 +49,35 @@ seed = 0
 # %%
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from IPython.display import display
 from open_clip.modified_resnet import ModifiedResNet
-from scipy.ndimage import uniform_filter1d
 
 from xaikit.companion import plots, profiles
+from xaikit.companion.by_hand import by_hand
+from xaikit.companion.notes import Notes
 from xaikit.companion.record import Record, published
 from xaikit.datasets.digits import colour
-from xaikit.metrics.heatmaps import normalise
-from xaikit.metrics.intervals import bootstrap, bootstrap_mean, proportion
-from xaikit.metrics.ranking import spearman
+from xaikit.metrics.intervals import bootstrap, bootstrap_mean
 from xaikit.models.clip import load_from
 from xaikit.storage.seeding import generator
 from xaikit.studies import caption_driven as study
 from xaikit.studies import caption_driven_figures as pictures
 from xaikit.studies import caption_driven_grid as grid
+from xaikit.studies import caption_driven_tables as tables
 from xaikit.studies.caption_driven import CAPTIONS, IRRELEVANT, PARAPHRASES, Plan
 from xaikit.surgery.matching import convolutions, map_shapes, stages
 from xaikit.surgery.transplant import choose_maps, shuffled, strongest
 
+# %%
 cfg = profiles.load(profile, "01_caption_driven", seed)
 profiles.prepare(seed)
 plots.use_style()
 record = Record("01_caption_driven", profile, seed)
+note = Notes(record, "koller")
 MODELS = ("biased", "unbiased")
-
-
-def note(id, interval, item, protocol="corrected", unit="fraction", published=None, values=None, of="digits"):
-    """Record an interval under its id, with the values that it is the mean of where they are given; hand it on."""
-    record.number(
-        f"koller.{id}",
-        interval.value,
-        low=interval.low,
-        high=interval.high,
-        n=interval.n,
-        unit=unit,
-        item=item,
-        protocol=protocol,
-        published=published,
-    )
-    if values is not None:
-        record.values(f"koller.{id}", values, of=of)
-    return interval
-
 
 # %% [markdown]
 # ## The data: one bias, four colourings
@@ -157,34 +138,16 @@ trained, training = study.train_models(splits, plans, of=cfg.folds, watch=cfg.wa
 # Section after section asks about the same digits: for a set that it has just seen, a network need not run again.
 standalone = {name: [study.remembering(each.model) for each in models] for name, models in trained.items()}
 
-
 # %%
-def curves(name):
-    """The learning curves of all folds of one model."""
-    frames = [pd.DataFrame(each.curves).assign(fold=fold) for fold, each in enumerate(trained[name])]
-    return pd.concat(frames, ignore_index=True)
-
-
-SETS = ("train", "validation", "test", "real world")
-figure, ax = plt.subplots(figsize=(7.4, 3.6))
-sns.lineplot(
-    curves("biased"), x="epoch", y="accuracy", hue="set", style="set", markers=True, dashes=False, ax=ax,
-    hue_order=SETS, style_order=SETS, errorbar=("pi", 100),
-    palette=[plots.SKY, plots.BLUE, plots.GREEN, plots.VERMILLION],
-)  # fmt: skip
-ax.axhline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
-ax.text(ax.get_xlim()[1], 0.49, "chance ", color=plots.DARK, ha="right", va="top")
-ax.set(xlabel="epoch", ylabel="accuracy", ylim=(0.4, 1.02), title="Biased standalone model, all folds (band: range)")
-ax.legend(title="", loc="center left", bbox_to_anchor=(1.01, 0.5))
+curves = {name: tables.curves(trained[name]) for name in MODELS}
 record.figure(
-    "fig1", figure, item="Figure 1",
+    "fig1", pictures.learning_curves(curves["biased"]), item="Figure 1",
     alt="Line plot of accuracy over the epochs of training, all folds of the biased model: the training, validation "
     "and test sets, and the real world, with a dashed line at chance.",
 )  # fmt: skip
 
 for name, item in (("biased", "fig1"), ("unbiased", "fig5")):
-    rows = curves(name)
-    for set_name, final in rows[rows.epoch == rows.epoch.max()].groupby("set"):
+    for set_name, final in tables.at_the_end(curves[name]).groupby("set"):
         id = f"{item}.{name}.{set_name.replace(' ', '-')}"
         note(id, study.over_folds(final.accuracy, seed), f"Figure {item[-1]}", "as-published", published=f"koller.{id}")
 
@@ -214,33 +177,14 @@ shapes = {
     "CLIP RN50 of the paper": rn50_shapes,
 }
 counts = {where: sum(channels for channels, _, _ in layers.values()) for where, layers in shapes.items()}
-
-figure, axes = plt.subplots(2, 1, figsize=(8, 4.6), height_ratios=(2, 1.1))
-for ax, where in zip(axes, ("standalone ResNet-50", "CLIP image tower"), strict=True):
-    layers = shapes[where]
-    sizes = sorted({height for _, height, _ in layers.values()}, reverse=True)
-    tints = {size: plt.get_cmap("cividis")(i / max(len(sizes) - 1, 1)) for i, size in enumerate(sizes)}
-    bars = ax.bar(
-        range(1, len(layers) + 1), [c for c, _, _ in layers.values()], color=[tints[h] for _, h, _ in layers.values()],
-        width=0.8 if len(layers) > 9 else 0.4,
-    )  # fmt: skip
-    handles = [plt.Rectangle((0, 0), 1, 1, color=tints[size]) for size in sizes]
-    ax.legend(handles, [f"{size} × {size}" for size in sizes], title="map size", ncols=len(sizes), loc="upper left")
-    ax.set(title=f"{where}: {counts[where]:,} maps in {len(layers)} layers", ylabel="maps")
-    ax.margins(y=0.45)
-axes[0].set_xlabel("convolution, from the input on")
-axes[1].set(xlabel="stage", xticks=range(1, 5), xlim=(0.3, 4.7))
 record.figure(
-    "fig3", figure, item="Figure 3",
+    "fig3", pictures.open_maps(shapes["standalone ResNet-50"], shapes["CLIP image tower"]), item="Figure 3",
     alt="Two bar charts: how many activation maps each of the 49 convolutions of the standalone ResNet-50 has, and "
     "each of the four stages of CLIP's image tower, coloured by the size of the maps.",
 )  # fmt: skip
 
-table = pd.DataFrame(
-    [(where, layer, *shape) for where, layers in shapes.items() for layer, shape in layers.items()],
-    columns=["network", "layer", "maps", "height", "width"],
-)
-record.table("fig3", table, item="Figure 3")
+# %% tags=["hide-input"]
+record.table("fig3", tables.layers_of(shapes), item="Figure 3")
 for id, where, source in (
     ("standalone", "standalone ResNet-50", "koller.maps.standalone"),
     ("clip", "CLIP image tower", None),
@@ -280,67 +224,15 @@ matched = {
     for name in MODELS
 }
 first = {name: matched[name][0] for name in MODELS}
-source_layers = first["biased"].source_statistics.span
 target_layers = first["biased"].target_statistics.span
-
-figure, axes = plt.subplots(2, 2, figsize=(8.6, 5.2), sharex=True, sharey="row")
-for column, name in zip(axes.T, MODELS, strict=True):
-    choice = first[name].choice
-    column[0].scatter(range(len(choice.score)), choice.score, s=3, color=pictures.MODEL[name], linewidths=0)
-    column[1].scatter(
-        range(len(choice.source)), choice.source, s=3, color=pictures.MODEL[name], linewidths=0, alpha=0.4
-    )
-    smooth = uniform_filter1d(choice.source.double().numpy(), 42, mode="nearest")
-    column[1].plot(smooth, color=plots.BLACK, linewidth=1.2, label="moving average, 42 maps")
-    column[0].set_title(f"{name} model")
-    column[1].set_xlabel("CLIP map, stage by stage")
-    for ax in column:
-        for span in list(target_layers.values())[1:]:
-            ax.axvline(span.start, color=plots.GREY, linewidth=0.8)
-axes[0, 0].set_ylabel("best score $\\max_i Z_{ij}$", parse_math=True)
-axes[1, 0].set_ylabel("chosen standalone map $i$", parse_math=True)
-axes[1, 1].legend(loc="upper left")
 record.figure(
-    "matching", figure, item="matching",
+    "matching", pictures.matches({name: first[name].choice for name in MODELS}, target_layers), item="matching",
     alt="Four scatter plots, for the biased and the unbiased model: the best matching score of each of CLIP's maps, "
     "stage by stage, and below it which standalone map was chosen, with a moving average.",
 )  # fmt: skip
-
-rows = []
 for name in MODELS:
-    choice = first[name].choice
-    for stage, span in target_layers.items():
-        chosen = choice.source[span]
-        layer = np.searchsorted([s.stop for s in source_layers.values()], chosen.numpy(), side="right")
-        rows.append(
-            {
-                "model": name,
-                "CLIP stage": stage,
-                "maps": len(chosen),
-                "median best score": choice.score[span].median().item(),
-                "highest": choice.score[span].max().item(),
-                "distinct source maps": len(chosen.unique()),
-                "median source layer": f"{int(np.median(layer)) + 1} of {len(source_layers)}",
-            }
-        )
-    total, targets = len(first[name].source_statistics.mean), len(choice.source)
-    for protocol, id, one in (
-        ("as-published", name, choice),
-        ("exact", f"constant.{name}", replace(choice, source=torch.zeros_like(choice.source))),
-    ):
-        record.number(
-            f"koller.matching.distinct.{id}", one.distinct(), low=one.distinct(), high=one.distinct(),
-            n=len(one.source), unit="count", item="matching", protocol=protocol,
-        )  # fmt: skip
-    record.number(
-        f"koller.matching.carried.{name}",
-        choice.distinct() / total,
-        unit="share of maps",
-        item="matching",
-        protocol="exact",
-    )
-    note(f"matching.median-score.{name}", bootstrap_mean(choice.score.numpy(), seed), "matching", unit="score")
-record.table("matching", pd.DataFrame(rows), item="matching")
+    tables.note_matching(note, name, first[name])
+record.table("matching", tables.of_matching(first), item="matching")
 
 # %% [markdown]
 # Drawn from these choices, the surgery looks like this: each band is the standalone maps of one group of layers that
@@ -354,28 +246,36 @@ record.figure(
     "the maps that they give, into the four stages of CLIP's image tower.",
 )  # fmt: skip
 
+# %% [markdown]
+# The paper says of a map's values that they follow a normal curve. `gaussian_distances` measures how far they are from
+# it: 0 is the curve itself. Drawn numbers show what normal ones come to, and the same ones behind a ReLU.
+
+# %%
 few = training["biased"][0].image[: cfg.match_on].to(cfg.device)
-record.number(
-    "koller.matching.largest", max(each.largest for each in first.values()), unit="score", item="section 2.3",
-    protocol="exact",
-)  # fmt: skip
 own = trained["biased"][0].model
-gaussian = {
-    "standalone": (own, convolutions(own)), "clip": (clip.image_encoder, stages(clip.image_encoder)),
-}  # fmt: skip
-distances = {where: study.gaussian_distances(model, maps, few, 20, seed) for where, (model, maps) in gaussian.items()}
+maps_of = {"standalone": (own, convolutions(own)), "clip": (clip.image_encoder, stages(clip.image_encoder))}
+distances = {where: study.gaussian_distances(model, maps, few, 20, seed) for where, (model, maps) in maps_of.items()}
 drawn = torch.randn(40, 2_000, generator=generator(seed, "normal")).double().numpy()
 distances["control.normal"] = np.array([study.normal_distance(each) for each in drawn])
 distances["control.rectified"] = np.array([study.normal_distance(each.clip(0)) for each in drawn])
 for where, values in distances.items():
     note(f"gaussian.{where}", bootstrap_mean(values, seed), "section 2.2", "control", "distance")
 
+# %% [markdown]
+# It also says that CLIP's stem sees much the same as the first layer of the standalone model. So each map of the stem
+# is matched with that layer's maps, on the same digits and, as a control, on others (`alikeness`).
+
+# %%
 stem = {kind: study.alikeness(standalone["biased"][0], clip, few, kind) for kind in ("clip", "other-images", "itself")}
 stem["last-stage"] = first["biased"].choice.score[list(target_layers.values())[-1]].double().numpy()
 for kind, values in stem.items():
     note(f"stem.{kind}", bootstrap_mean(values, seed), "section 2.1", "control", "score")
 difference = bootstrap(lambda a, b: a.mean() - b.mean(), stem["clip"], stem["last-stage"], seed=seed, paired=False)
 note("stem.gain", difference, "section 2.1", "control", "difference")
+record.number(
+    "koller.matching.largest", max(each.largest for each in first.values()), unit="score", item="section 2.3",
+    protocol="exact",
+)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** A map may be chosen many times: far fewer different standalone maps are carried over than CLIP has
@@ -407,18 +307,14 @@ readings = {
     "after, biased model inside": after["biased"][0],
     "after, unbiased model inside": after["unbiased"][0],
 }
-figure, axes = plt.subplots(3, 1, figsize=(7.5, 9.6))
-for ax, (title, values) in zip(axes, readings.items(), strict=True):
-    pictures.similarity_matrix(ax, values[examples].T, CAPTIONS.texts, real_world.image[examples])
-    ax.set_title(title, loc="left")
 record.figure(
-    "fig2", figure, item="Figure 2",
+    "fig2", pictures.similarity_matrices(
+        {title: values[examples] for title, values in readings.items()}, CAPTIONS.texts, real_world.image[examples]
+    ), item="Figure 2",
     alt="Three tables of colours, four captions by four digits (five and eight, red and green): the cosine of picture "
     "and caption in CLIP before the surgery, with the biased model inside, and with the unbiased one.",
 )  # fmt: skip
-
-no_surgery = study.cue_accuracy([before], real_world, seed)
-for cue, interval in no_surgery.items():
+for cue, interval in study.cue_accuracy([before], real_world, seed).items():
     note(f"fig2.clip-before.{cue}", interval, "Figure 2", "control")
 
 # %% [markdown]
@@ -439,16 +335,8 @@ for cue, interval in no_surgery.items():
 #
 # Both are reproduced here on purpose, next to the published values. The intervals are bootstrapped over batches.
 
-
 # %%
-def best_fold(name):
-    """The fold that is kept: the best final validation accuracy, as published."""
-    rows = curves(name)
-    final = rows[(rows.epoch == rows.epoch.max()) & (rows.set == "validation")]
-    return int(final.sort_values(["accuracy", "fold"], ascending=[False, True]).fold.iloc[0])
-
-
-kept = {name: best_fold(name) for name in MODELS}
+kept = {name: tables.best_fold(curves[name]) for name in MODELS}
 scored_on, published_case, scored = {}, {}, {}
 for name, scheme, real in (("biased", "correlated", "random"), ("unbiased", "grey", "grey")):
     scored_on |= {
@@ -462,25 +350,9 @@ for (name, set_name), data in scored_on.items():
     scored[name, set_name] = study.published_run(case, data)
 
 # %%
-rows = []
-for (name, set_name), settings in scored.items():
-    data = scored_on[name, set_name]
-    cells = ["correct shape", "wrong shape"]
-    cells += ["correct colour", "wrong colour"] if name == "biased" else ["any colour"]
-    for setting, values in settings.items():
-        for cell in cells:
-            id = f"influence.{set_name}.{name}.{setting}.{cell.replace(' ', '-')}"
-            share = study.published_share(values, data, cell, seed)
-            note(id, share, "Table influence", "as-published", published=f"koller.{id}")
-            rows.append(
-                {"model": name, "set": set_name, "column": setting, "caption": cell, **vars(share)}
-                | {"published": published(f"koller.{id}", "fraction")}
-            )
-influence = pd.DataFrame(rows)
+influence = tables.influence(note, scored, scored_on)
 record.table("table_influence", influence, item="Table influence")
-cells = [f"{100 * row.value:.1f} ({100 * row.published:.1f})" for row in influence.itertuples()]
-wide = influence.assign(cell=cells).pivot(index=["model", "set", "caption"], columns="column", values="cell")
-display(wide[["zero", "swapped", "influence"]].rename_axis(columns="percent here (published)"))
+display(tables.beside_printed(influence))
 
 # %% [markdown]
 # **Notice.** In the published tables *correct* and *wrong* are nearly equal within each cue. That is what labels give
@@ -508,55 +380,25 @@ for name in MODELS:
     data = scored_on[name, "test"]
     mended = published_case[name, "test"].similarities(data) - study.clip_similarities(clip, data)
     for cue in CAPTIONS.cues:
-        id = f"fig4.test.{name}.{cue}"
         share = study.published_share(scored[name, "test"]["influence"], data, cue, seed)
-        fig4["as published", name, cue] = note(id, share, "Figure 4", "as-published", published=f"koller.{id}")
-        share = study.argmax_share(mended, cue, seed)
-        fig4["indexing mended", name, cue] = note(f"fig4.mended.{name}.{cue}", share, "Figure 4", "control")
+        fig4["as published", name, cue] = share
+        fig4["indexing mended", name, cue] = study.argmax_share(mended, cue, seed)
     for measure, intervals in {
         "accuracy": study.cue_accuracy(after[name], real_world, seed),
         "auc": study.cue_auc(after[name], real_world, seed),
         "retained": study.cue_retained(after[name], before, real_world, seed),
     }.items():
-        for cue, interval in intervals.items():
-            unit = "ratio" if measure == "retained" else "fraction"
-            fig4[measure, name, cue] = note(f"fig4.corrected.{name}.{cue}.{measure}", interval, "Figure 4", unit=unit)
-dominance = {
-    name: note(
-        f"fig4.corrected.{name}.dominance",
-        study.dominance(after[name], real_world, seed),
-        "Figure 4",
-        unit="difference",
-    )
-    for name in MODELS
-}
-record.table("fig4", pd.DataFrame([(*key, *vars(value).values()) for key, value in fig4.items()],
-    columns=["measure", "model", "cue", "value", "low", "high", "n"]), item="Figure 4")  # fmt: skip
+        fig4 |= {(measure, name, cue): interval for cue, interval in intervals.items()}
+    dominance = study.dominance(after[name], real_world, seed)
+    note(f"fig4.corrected.{name}.dominance", dominance, "Figure 4", unit="difference")
+record.table("fig4", tables.note_scores(note, fig4), item="Figure 4")
 
 # %%
-CUE = {"colour": pictures.COLOUR, "shape": pictures.SHAPE}
-panels = {
-    "as published": "share of the highest difference,\nas published",
-    "indexing mended": "the same,\nindexing mended",
-    "accuracy": "right caption beats wrong one,\ncorrected protocol",
+printed = {
+    (name, cue): published(f"koller.fig4.test.{name}.{cue}", "fraction") for name in MODELS for cue in pictures.CUE
 }
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True)
-for ax, (measure, title) in zip(axes, panels.items(), strict=True):
-    for cue, at in (("colour", -0.17), ("shape", 0.17)):
-        values = [fig4[measure, name, cue] for name in MODELS]
-        places = [place + at for place in range(2)]
-        ax.bar(places, [v.value for v in values], width=0.3, color=CUE[cue], alpha=0.35, label=cue)
-        ax.vlines(places, [v.low for v in values], [v.high for v in values], color=CUE[cue], linewidth=2)
-        if measure == "as published":
-            paper = [published(f"koller.fig4.test.{name}.{cue}", "fraction") for name in MODELS]
-            label = "in the paper" if cue == "shape" else None
-            ax.plot(places, paper, "D", color=plots.BLACK, fillstyle="none", markersize=8, label=label)
-    ax.axhline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
-    ax.set(title=title, xticks=(0, 1), xticklabels=[f"{name} model" for name in MODELS], ylim=(0, 1.05))
-axes[0].set_ylabel("fraction of images")
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 record.figure(
-    "fig4", figure, item="Figure 4",
+    "fig4", pictures.three_scores(fig4, printed), item="Figure 4",
     alt="Three bar charts of what captions say about the biased and the unbiased model, colour beside shape, with "
     "intervals: as published with the paper's values as diamonds, with the indexing mended, and by the corrected "
     "protocol.",
@@ -584,29 +426,11 @@ for name, intervals in loop.items():
     for scheme, interval in intervals.items():
         note(f"fig5.{name}.on-{scheme}", interval, "Figure 5")
 
-figure = plt.figure(figsize=(14, 3.4))
-layout = figure.add_gridspec(2, 6, width_ratios=(0.8, 1.6, 0.9, 0.8, 1.6, 0.9))
-for column, name, scheme in ((0, "biased", "correlated"), (3, "unbiased", "grey")):
-    for row in (0, 1):
-        ax = figure.add_subplot(layout[row, column])
-        ax.imshow(painted[scheme].image[study.example(painted[scheme], shape=row)].permute(1, 2, 0))
-        ax.axis("off")
-        if row == 0:
-            ax.set_title(f"{column // 3 * 3 + 1}. train on\n{'coloured' if name == 'biased' else 'grey'} digits")
-    ax = figure.add_subplot(layout[:, column + 1])
-    tints = [pictures.MODEL[name]] * len(painted)
-    plots.interval_bars(ax, list(painted), list(loop[name].values()), colours=tints, chance=0.5)
-    ax.set(xlim=(-0.03, 1.03), xlabel="accuracy in the real world", title=f"{column // 3 * 3 + 2}. {name} model")
-for column, name in ((2, "biased"), (5, "unbiased")):
-    ax = figure.add_subplot(layout[:, column])
-    said = [fig4["accuracy", name, cue] for cue in CUE]
-    ax.bar(list(CUE), [each.value for each in said], color=list(CUE.values()), alpha=0.6)
-    ends = [each.low for each in said], [each.high for each in said]
-    ax.vlines(range(2), *ends, color=list(CUE.values()), linewidth=2)
-    ax.axhline(0.5, color=plots.GREY, linestyle="--", linewidth=1)
-    ax.set(ylim=(0, 1.05), title=f"{column + 1}. the captions say", ylabel="right caption beats wrong one")
+seen = {"biased": painted["correlated"], "unbiased": painted["grey"]}
+trained_on = {name: data.image[[study.example(data, shape=shape) for shape in (0, 1)]] for name, data in seen.items()}
+said = {name: {cue: fig4["accuracy", name, cue] for cue in CAPTIONS.cues} for name in MODELS}
 record.figure(
-    "fig5", figure, item="Figure 5",
+    "fig5", pictures.loop(trained_on, loop, said), item="Figure 5",
     alt="The loop in six panels: coloured training digits, the biased model's accuracy on four colourings, what "
     "captions say of it; then grey training digits, the unbiased model's accuracy and its captions.",
 )  # fmt: skip
@@ -625,11 +449,9 @@ record.figure(
 # captions that name no digit or colour in the pictures should say nothing.
 
 # %%
-first_after = {name: [after[name][0]] for name in MODELS}
-random_after, controls = {}, []
+random_after, shuffled_after = {}, {}
 for name in MODELS:
-    case = first[name]
-    draws = [generator(seed, "controls", name, draw) for draw in range(cfg.random_draws)]
+    case, draws = first[name], [generator(seed, "controls", name, draw) for draw in range(cfg.random_draws)]
     # The rule "random" looks at no score, only at how many maps there are.
     nothing = torch.zeros(len(case.source_statistics.mean), len(case.choice.source))
     random_choices = [choose_maps(nothing, "random", generator=draw) for draw in draws]
@@ -638,42 +460,33 @@ for name in MODELS:
     surgeries |= {("shuffled", i): {"choice": choice} for i, choice in enumerate(shuffled_choices)}
     operated = case.variants(real_world, surgeries)
     random_after[name] = [operated[key] for key in surgeries if key[0] == "random"]
-    shuffled_after = [operated[key] for key in surgeries if key[0] == "shuffled"]
-    for what, similarities, captions in (
-        ("no surgery", [before], CAPTIONS),
-        ("matched", first_after[name], CAPTIONS),
-        ("paraphrased captions", [case.similarities(real_world, PARAPHRASES)], PARAPHRASES),
-        ("irrelevant captions", [case.similarities(real_world, IRRELEVANT)], IRRELEVANT),
-        ("shuffled maps", shuffled_after, CAPTIONS),
-        ("random maps", random_after[name], CAPTIONS),
-    ):
-        for cue, interval in study.cue_accuracy(similarities, real_world, seed, captions).items():
-            note(f"controls.{what.replace(' ', '-')}.{name}.{cue}", interval, "Controls", "control")
-            controls.append({"control": what, "model": name, "cue": cue, **vars(interval)})
-controls = pd.DataFrame(controls)
-record.table("controls", controls, item="Controls")
+    shuffled_after[name] = [operated[key] for key in surgeries if key[0] == "shuffled"]
 change = study.self_swap(clip, real_world)
 record.number("koller.controls.self-swap", change, unit="cosine", item="Controls", protocol="exact")
 print(f"largest change of a similarity when CLIP's maps are swapped for themselves: {change}")
 
+# %% [markdown]
+# Side by side with the matched maps, and with other captions for these:
 
 # %%
-def cue_panels(name, rows, place, item, settings):
-    """One panel a model: the accuracy of both cues in all `settings`, which the alt text names."""
-    places = list(rows[place].unique())
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 1.2 + 0.42 * len(places)), sharey=True)
-    for ax, model in zip(axes, MODELS, strict=True):
-        mine = rows[rows.model == model]
-        plots.grouped_intervals(ax, mine, place=place, group="cue", places=places, colours=CUE, chance=0.5)
-        ax.set(title=f"{model} model", xlim=(-0.03, 1.03), xlabel="right caption beats wrong one")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    alt = f"For both models, how often the right caption of each cue beats the wrong one, with intervals: {settings}."
-    record.figure(name, figure, item=item, alt=alt)
-
-
-cue_panels(
-    "controls", controls, "control", "Controls",
-    "without surgery, with matched maps, paraphrased and irrelevant captions, shuffled and random maps",
+compared = {
+    name: {
+        "no surgery": [before],
+        "matched": [after[name][0]],
+        "paraphrased captions": [first[name].similarities(real_world, PARAPHRASES)],
+        "irrelevant captions": [first[name].similarities(real_world, IRRELEVANT)],
+        "shuffled maps": shuffled_after[name],
+        "random maps": random_after[name],
+    }
+    for name in MODELS
+}
+asked = {"paraphrased captions": PARAPHRASES, "irrelevant captions": IRRELEVANT}
+controls = tables.cue_accuracies(note, "Controls", "control", compared, real_world, asked)
+record.table("controls", controls, item="Controls")
+record.figure(
+    "controls", pictures.cue_panels(controls, "control"), item="Controls",
+    alt="For both models, how often the right caption of each cue beats the wrong one, with intervals: without "
+    "surgery, with matched maps, paraphrased and irrelevant captions, shuffled and random maps.",
 )  # fmt: skip
 
 # %% [markdown]
@@ -693,7 +506,7 @@ names = list(target_layers)
 surgeries = {f"{stage} alone": {"only": (stage,)} for stage in names}
 surgeries |= {f"{names[0]} to {names[last]}": {"only": tuple(names[: last + 1])} for last in range(1, len(names))}
 surgeries |= {"all, bicubic": {"interpolation": "bicubic"}}
-layers, last_alone = [], {}
+swapped = {}
 for name in MODELS:
     case = first[name]
     parts = {
@@ -701,38 +514,66 @@ for name in MODELS:
         for percent in (10, 25, 50, 75)
     }
     assigned = case.choices["one-to-one"]
+    tables.note_distinct(note, f"layers.distinct.one-to-one.{name}", assigned, "Layers", "corrected")
     variants = case.variants(real_world, surgeries | parts | {"all, one-to-one": {"choice": assigned}})
-    for what, similarity in variants.items():
-        for cue, interval in study.cue_accuracy([similarity], real_world, seed).items():
-            note(f"layers.{what.replace(',', '').replace(' ', '-')}.{name}.{cue}", interval, "Layers", "control")
-            layers.append({"swapped": what, "model": name, "cue": cue, **vars(interval)})
-    record.number(
-        f"koller.layers.distinct.one-to-one.{name}", assigned.distinct(), low=assigned.distinct(),
-        high=assigned.distinct(), n=len(assigned.source), unit="count", item="Layers", protocol="corrected",
-    )  # fmt: skip
+    swapped[name] = {what: [similarity] for what, similarity in variants.items()}
+layers = tables.cue_accuracies(note, "Layers", "swapped", swapped, real_world)
+record.table("layers", layers, item="Layers")
+record.figure(
+    "layers", pictures.cue_panels(layers, "swapped"), item="Layers",
+    alt="For both models, how often the right caption of each cue beats the wrong one, with intervals: when some "
+    "stages alone are swapped, a part of the maps of each, or maps that are matched one to one.",
+)  # fmt: skip
+
+# %% [markdown]
+# Does the last stage alone really say what all four say? By how much the cosines of the two differ at most, for either
+# protocol. (For this all stages of CLIP run; elsewhere what is written over is left out, `from_stage_on`.)
+
+# %%
+for name in MODELS:
     for protocol, operated, resized in (
-        ("corrected", case, "bilinear"),
+        ("corrected", first[name], "bilinear"),
         ("as-published", published_case[name, "real-world"], "bicubic"),
     ):
         last = operated.similarities(real_world, only=(names[-1],), interpolation=resized)
-        # All stages of CLIP run here; elsewhere what is written over is left out (`from_stage_on`).
         every = operated.similarities(real_world, interpolation=resized, whole=True)
-        last_alone[name, protocol] = (last - every).abs().max().item()
         record.number(
-            f"koller.layers.last-alone.{name}.{protocol}", last_alone[name, protocol],
+            f"koller.layers.last-alone.{name}.{protocol}", (last - every).abs().max(),
             unit="cosine", item="Layers", protocol="exact",
         )  # fmt: skip
-layers = pd.DataFrame(layers)
-record.table("layers", layers, item="Layers")
-cue_panels(
-    "layers", layers, "swapped", "Layers",
-    "when some stages alone are swapped, a part of the maps of each, or maps that are matched one to one",
-)  # fmt: skip
 
 # %% [markdown]
 # **Notice.** *Last stage alone* equals *all stages* by construction, so that holds for any pair of models; and what
 # the paper implies, that all four stages carry something over, fails for any pair. What is not by construction: how few
 # of the strongest maps carry the bias over, and that another assignment (one-to-one) says the same.
+
+# %% [markdown]
+# **By hand.** A five that is painted green, so that its two cues contradict what the biased model learned, and its four
+# captions: rings before the surgery, points after it. Swap more and more of CLIP's maps, the best matched of each stage
+# first. From how many maps on does the unbiased model's "green" fall to its "red"? And with the biased model inside,
+# which of the two cues keeps the wider gap?
+
+# %%
+digit = real_world.select([study.example(real_world, shape=0, colour=1)])
+total = len(first["biased"].choice.source)
+
+
+def captions_after(maps):
+    """What the captions say of the digit when so many of CLIP's maps are swapped for those of either model."""
+    read = {}
+    for name, case in first.items():
+        part = strongest(case.choice, case.target_statistics, maps / total)
+        read[name] = case.similarities(digit, choice=part)[0]
+    own = study.clip_similarities(clip, digit)[0]
+    return pictures.captions_of_one(digit.image[0], CAPTIONS.texts, own, read, f"{maps:,} of {total:,} maps")
+
+
+by_hand(
+    captions_after,
+    "A green five, and for the biased and the unbiased model inside of CLIP a row for each of four captions: a ring at "
+    "the cosine before the surgery and a point at the cosine after it.",
+    maps=[total * part // 32 for part in (0, 1, 2, 4, 8, 16, 32)],
+)
 
 # %% [markdown]
 # ## Two by two: is it the model, or the input?
@@ -761,20 +602,12 @@ for name, cases in crossed.items():
             note(id, interval, "Two by two", "corrected" if "corrected" in measure else "as-published")
             cell = {"model": name, "cell": f"{name}: {kind} input", "measure": measure}
             two_by_two.append({**cell, **vars(interval)})
+
+# %%
 two_by_two = pd.DataFrame(two_by_two)
 record.table("two_by_two", two_by_two, item="Two by two")
-
-cells = list(two_by_two.cell.unique())
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharex=True, sharey=True)
-for ax, measure in zip(axes, ("colour share, as published", "colour, corrected", "shape, corrected"), strict=True):
-    rows = two_by_two[two_by_two.measure == measure]
-    for name, tint in (*pictures.MODEL.items(), ("unbiased, bare", plots.SKY)):
-        plots.grouped_intervals(ax, rows, place="cell", group="model", places=cells, colours={name: tint}, chance=0.5)
-    for missing in set(cells) - set(rows.cell):
-        ax.text(0.02, cells.index(missing), "grey has no right colour", color=plots.DARK, va="center")
-    ax.set(title=measure, xlim=(-0.03, 1.03), xlabel="fraction of images")
 record.figure(
-    "two_by_two", figure, item="Two by two",
+    "two_by_two", pictures.two_by_two(two_by_two), item="Two by two",
     alt="Three panels with intervals, for the biased, the unbiased and the bare unbiased model on coloured and on grey "
     "digits: the published share of colour, and the corrected accuracy of colour and of shape.",
 )  # fmt: skip
@@ -827,6 +660,11 @@ for index in range(3):
     model = study.remembering(grid.untrained(dose, shown_to_all, seed, index, cfg.device))
     networks.append(grid.known(f"untrained {index + 1}", "untrained", model, real_world))
 
+# %% [markdown]
+# Each of them is matched with CLIP on the same digits, and read in every way that there is: by captions (`explain`) and
+# by how much of a saliency map lies on the stroke (`on_stroke`).
+
+# %%
 readings = {instrument: {} for instrument in grid.INSTRUMENTS}
 few_digits = real_world.select(slice(0, cfg.saliency_on))
 for network in networks:
@@ -838,39 +676,15 @@ for network in networks:
         readings[instrument][network.name] = values
 
 # %%
-truth = [network.truth for network in networks]
-rows = []
-for network in networks:
-    name = network.name.replace(" = ", "-").replace(", ", ".").replace(" ", "-")
-    flips = proportion(int(network.flips.sum()), len(network.flips))
-    note(f"instruments.truth.{name}", flips, "Instruments", "control")
-    rows.append({"network": network.name, "kind": network.kind, "answers that flip": flips.value, "low": flips.low,
-        "high": flips.high, **{each: readings[each][network.name].mean() for each in grid.INSTRUMENTS}})  # fmt: skip
-display(record.table("instruments", pd.DataFrame(rows), item="Instruments"))
-
-ranked, alarms = {}, {}
-for instrument, values in readings.items():
-    means = [values[network.name].mean() for network in networks]
-    controls_of = grid.controls(values, networks, seed)
-    for control, interval in controls_of.items():
-        unit = "difference" if control == "gap" else "share of the truth"
-        note(f"instruments.{instrument}.{control}", interval, "Instruments", "control", unit)
-    if len(set(means)) > 1 and len(set(truth)) > 1:
-        ranked[instrument] = note(f"instruments.{instrument}.rank", spearman(truth, means), "Instruments",
-            "control", "rank correlation")  # fmt: skip
-    alarms[instrument] = grid.false_alarms(values, networks)
-    record.number(
-        f"koller.instruments.{instrument}.false-alarms", alarms[instrument], unit="count", item="Instruments",
-        protocol="control",
-    )  # fmt: skip
+display(record.table("instruments", tables.known_networks(note, networks, readings), item="Instruments"))
+ranked, alarms = tables.note_controls(note, networks, readings)
 learned = [each for each in networks if each.kind in ("biased", "shape user")]
 for name, those in (("trained", learned), ("untrained", [each for each in networks if each.kind == "untrained"])):
     values = np.mean([readings["fidelity"][each.name] for each in those], 0)
-    note(f"instruments.agreement.{name}", bootstrap_mean(values, seed), "Instruments", "control", values=values)
-
-figure = pictures.instruments(networks, readings, ranked, alarms)
+    agreement = bootstrap_mean(values, seed)
+    note(f"instruments.agreement.{name}", agreement, "Instruments", "control", values=values, of="digits")
 record.figure(
-    "instruments", figure, item="Instruments",
+    "instruments", pictures.instruments(networks, readings, ranked, alarms), item="Instruments",
     alt="Twelve scatter plots, one an instrument: what it says of each of seventeen networks against the share of "
     "answers that flip when digits are repainted; marks tell the kinds of networks apart, and a dotted line joins "
     "two heads on one backbone.",
@@ -890,24 +704,19 @@ for instrument in grid.INSTRUMENTS:
 
 # %%
 look = real_world.select([study.example(real_world, shape=0, colour=0)])
-figure, axes = plt.subplots(1, 3, figsize=(12.5, 3.6))
-panels = {
+pair = torch.cat([look.image, look.flipped().image])
+panels = {}
+for title, tied in {
     "either head, published surgery": None,
     "head for colour, dimmed": "colour",
     "head for shape, dimmed": "shape",
-}
-for ax, (title, tied) in zip(axes, panels.items(), strict=True):
+}.items():
     network = next(each for each in networks if each.kind == f"head for {tied or 'colour'}")
     case = study.match(network.model, clip, shown_to_all, tied_on=cfg.tied_on)
     case = case.dimmed() if tied else case
-    pair = torch.cat([look.image, look.flipped().image])
-    values = torch.cat([case.similarities(each) for each in (look, look.flipped())])
-    pictures.similarity_matrix(ax, values.T, CAPTIONS.texts, pair, decimals=3)
-    ax.set_title(title, loc="left")
-    if ax is not axes[0]:
-        ax.set_yticks([])
+    panels[title] = torch.cat([case.similarities(each) for each in (look, look.flipped())])
 record.figure(
-    "heads", figure, item="Instruments",
+    "heads", pictures.two_heads(panels, CAPTIONS.texts, pair), item="Instruments",
     alt="Three tables of colours, four captions by one digit in red and in green: after the published surgery, which "
     "is the same for both heads, and after the dimmed surgery of the head for colour and of the head for shape.",
 )  # fmt: skip
@@ -931,24 +740,8 @@ record.figure(
 # **Predict.** From 60 to 100 % of the training images have their class's colour. From where on will a network use it?
 
 # %%
-doses = [each for each in networks if each.kind in ("colour in part", "biased", "unbiased", "shape user")]
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.4))
-for ax, (instrument, title) in zip(
-    axes,
-    {None: "truth: answers that flip", "published": "colour share, as published",
-     "dominance": "colour minus shape, corrected", "dimmed": "shape caption flips, maps dimmed"}.items(),
-    strict=True,
-):  # fmt: skip
-    for network in doses:
-        number = network.name.removeprefix("p = ").split(",")[0]
-        strength = {"biased": 1.0, "shape user": 0.5, "unbiased": 0.4}.get(network.name) or float(number)
-        value = network.truth if instrument is None else readings[instrument][network.name].mean()
-        form, look = pictures.marker(network.kind)
-        ax.plot(strength, value, form, markersize=8, markeredgecolor="white", **look)
-    ax.set(title=title, xlabel="colour agrees with the digit", xticks=(0.4, 0.5, 0.75, 1.0))
-    ax.set_xticklabels(["grey", "0.5", "0.75", "1"])
 record.figure(
-    "dose_response", figure, item="Dose and response",
+    "dose_response", pictures.dose_response(networks, readings), item="Dose and response",
     alt="Four scatter plots over how often colour agrees with the digit in training: the answers that flip, and what "
     "three explanations make of the same networks.",
 )  # fmt: skip
@@ -966,42 +759,19 @@ record.figure(
 #
 # **Predict.** One model looks at colour, the other at shape. Will their maps differ?
 
-
 # %%
-def heat(name, data):
-    """Grad-CAM of the first fold's own answer."""
-    return study.heat(trained[name][0].model, cfg.saliency_layer, data)
-
-
+networks_of = {name: trained[name][0].model for name in MODELS}
 look = real_world.select(examples)
-figure, axes = plt.subplots(3, len(look), figsize=(1.5 * len(look) + 0.8, 4.6))
-for column, image in enumerate(look.image):
-    axes[0, column].imshow(image.permute(1, 2, 0))
-for row, name in enumerate(MODELS, start=1):
-    for column, attribution in enumerate(normalise(heat(name, look))):
-        plots.overlay(axes[row, column], look.image[column], attribution)
-for row, label in enumerate(("digit", "biased\nmodel", "unbiased\nmodel")):
-    for ax in axes[row]:
-        ax.axis("off")
-    axes[row, 0].text(-0.15, 0.5, label, va="center", ha="right", transform=axes[row, 0].transAxes)
+on_few = {name: study.heat(model, cfg.saliency_layer, look) for name, model in networks_of.items()}
 record.figure(
-    "saliency", figure, item="Saliency",
+    "saliency", pictures.heat_maps(look.image, on_few), item="Saliency",
     alt="Four digits, and below each the Grad-CAM of the biased and of the unbiased model laid over it.",
 )  # fmt: skip
 
+# %%
+on_all = {name: study.heat(model, cfg.saliency_layer, real_world) for name, model in networks_of.items()}
 stroke = (real_world.intensity > 64).float()
-rows = []
-for name in MODELS:
-    maps = heat(name, real_world)
-    total = maps.sum((1, 2))
-    share = ((maps * stroke).sum((1, 2)) / total)[total > 0]  # a map that is zero everywhere has no share
-    row = {"attribution": f"Grad-CAM, {name} model", **dict.fromkeys(("value", "low", "high"), np.nan), "n": len(share)}
-    if len(share):
-        row |= vars(note(f"saliency.on-stroke.{name}", bootstrap_mean(share.numpy(), seed), "Saliency", "control"))
-    rows.append(row)
-area = note("saliency.stroke-area", bootstrap_mean(stroke.mean((1, 2)).numpy(), seed), "Saliency", "control")
-rows.append({"attribution": "spread evenly over the picture", **vars(area)})
-record.table("saliency", pd.DataFrame(rows).rename(columns={"value": "share on the stroke"}), item="Saliency")
+record.table("saliency", tables.on_the_stroke(note, on_all, stroke), item="Saliency")
 
 # %% [markdown]
 # **Notice.** A map can say *where*: on the stroke or beside it. It cannot say *what* about the stroke: both cues live
@@ -1017,35 +787,35 @@ record.table("saliency", pd.DataFrame(rows).rename(columns={"value": "share on t
 gap = study.dominance_gap(after["biased"], after["unbiased"], real_world, seed)
 note("fig4.corrected.gap", gap, "Figure 4", unit="difference of differences")
 
-scores_of = {}
+# %% [markdown]
+# Is the matching needed? Random maps beside the matched ones, first by the published scores and then by the corrected
+# protocol.
+
+# %%
+drawn = {}
 for name in MODELS:
     case, data = published_case[name, "test"], scored_on[name, "test"]
     draws = [generator(seed, "claims", draw) for draw in range(cfg.random_draws)]
-    drawn = [
-        study.published_run(case, data, choose_maps(nothing, "random", generator=draw))["influence"] for draw in draws
-    ]
-    scores_of[name] = drawn
-    share = study.published_mean_share(drawn, "colour", seed)
-    note(f"random-maps.as-published.{name}.colour", share, "section 2.3", "as-published",
-        published=f"koller.random-matching.{name}.colour")  # fmt: skip
+    choices = [choose_maps(nothing, "random", generator=draw) for draw in draws]
+    drawn[name] = [study.published_run(case, data, choice)["influence"] for choice in choices]
+    share, source = study.published_mean_share(drawn[name], "colour", seed), f"koller.random-matching.{name}.colour"
+    note(f"random-maps.as-published.{name}.colour", share, "section 2.3", "as-published", published=source)
 # Two coloured digits at random differ in colour half the time, and then the difference is a colour caption's; else it
 # is any caption's.
 record.number(
     "koller.random-maps.expected", 0.5 + 0.5 * 0.5, unit="fraction", item="section 2.3", protocol="exact",
     published="koller.random-matching.biased.colour",
 )  # fmt: skip
-gain = study.published_gain(scored["biased", "test"]["influence"], scores_of["biased"], "colour", seed)
+gain = study.published_gain(scored["biased", "test"]["influence"], drawn["biased"], "colour", seed)
 note("matching.gain.as-published", gain, "section 2.3", "as-published", "difference")
-gains = {
-    name: note(
-        f"matching.gain.{name}.{cue}",
-        study.accuracy_gain(after[name][0], random_after[name], real_world, cue, seed), "section 2.3",
-        unit="difference",
-    )
-    for name, cue in (("biased", "colour"), ("unbiased", "shape"))
-}  # fmt: skip
+for name, cue in (("biased", "colour"), ("unbiased", "shape")):
+    gain = study.accuracy_gain(after[name][0], random_after[name], real_world, cue, seed)
+    note(f"matching.gain.{name}.{cue}", gain, "section 2.3", unit="difference")
 
-# What the instruments that are tied to the answer say of the paper's two models, fold by fold.
+# %% [markdown]
+# What do the two surgeries that are tied to the answer say of the paper's two models, fold by fold?
+
+# %%
 repainted = real_world.flipped()
 for name in MODELS:
     flips_of = {"dimmed": [], "chosen": []}
@@ -1056,9 +826,14 @@ for name in MODELS:
             flips_of[way].append(operated.flips())
     for way, values in flips_of.items():
         note(f"fig4.{way}.{name}.flips", study.over_models(values, seed).within(0.0, 1.0), "Figure 4",
-            values=np.mean(values, 0))  # fmt: skip
+            values=np.mean(values, 0), of="digits")  # fmt: skip
 
-# Over networks: how much better than each kind of map do captions know the order of the truth?
+# %% [markdown]
+# Last, over all networks: how much better than each kind of saliency map, and than captions without a surgery, do the
+# captions after the dimmed surgery know the order of the truth? Then all claims are decided.
+
+# %%
+truth = [network.truth for network in networks]
 order = np.stack([truth, *([readings[each][network.name].mean() for network in networks] for each in grid.INSTRUMENTS)])
 for rival in (*grid.SALIENCY, "no-surgery"):
     if rival in ranked and "dimmed" in ranked:
