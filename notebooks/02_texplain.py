@@ -51,62 +51,37 @@ profile = "mini"
 seed = 0
 
 # %%
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
-from torchvision.utils import make_grid
 
 from xaikit.companion import plots, profiles
-from xaikit.companion.record import Record, published
-from xaikit.metrics.groups import group_accuracy
-from xaikit.metrics.intervals import bootstrap_mean, over_runs, proportion
+from xaikit.companion.by_hand import by_hand
+from xaikit.companion.notes import Notes
+from xaikit.companion.record import Record
+from xaikit.metrics.intervals import bootstrap_mean, over_runs
 from xaikit.metrics.ranking import defined, spearman
 from xaikit.models import captioner as captioners
 from xaikit.models import generator as generators
 from xaikit.models import vit_classifier
 from xaikit.storage.seeding import seed_for
 from xaikit.studies import texplain as study
+from xaikit.studies import texplain_figures as figures
 from xaikit.studies import texplain_instruments as instruments
 from xaikit.studies import texplain_mitigation as repair
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies import texplain_planted as planted
-from xaikit.studies.texplain_figures import word_cloud
+from xaikit.studies import texplain_tables as tables
+from xaikit.texplain import Features, text_overlap, word_attention
 from xaikit.texplain.mitigation import Recipe
-from xaikit.texplain.text_overlap import shuffled
-from xaikit.texplain.translator import Features
-from xaikit.texplain.word_maps import word_attention
-from xaikit.texplain.words import check_class_names, document_frequency, dominant
+from xaikit.texplain.words import check_class_names, document_frequency
 
+# %%
 cfg = profiles.load(profile, "02_texplain", seed)
 profiles.prepare(seed)
 plots.use_style()
 record = Record("02_texplain", profile, seed)
-
-
-def note(id, interval, item, protocol="corrected", unit="fraction", published=None):
-    """Record an interval under its id, and hand it on."""
-    record.number(
-        f"taghanaki.{id}", interval.value, low=interval.low, high=interval.high, n=interval.n,
-        unit=unit, item=item, protocol=protocol, published=published,
-    )  # fmt: skip
-    return interval
-
-
-def mean(values):
-    """The mean over images with its 95 % interval."""
-    return bootstrap_mean(values, seed)
-
-
-def note_mean(id, values, item, protocol="corrected", unit="fraction", published=None, of="pictures"):
-    """Record a mean over `of`, its interval (exact, of verdicts) and the values that it is of."""
-    verdicts = np.isin(values, (0, 1)).all() and unit == "fraction"
-    interval = proportion(int(np.sum(values)), len(values)) if verdicts else mean(values)
-    note(id, interval, item, protocol, unit, published)
-    record.values(f"taghanaki.{id}", values, of=of)
-    return interval
-
+note = Notes(record, "taghanaki")
 
 # %% [markdown]
 # ## Figure 1: the pipeline
@@ -130,21 +105,32 @@ captioner = captioners.load_from(cfg.captioner, cfg.device)
 language = captioner.language
 data = {variant: pictures.nine(cfg, seed, "test", variant) for variant in ("original", "only_bg_t")}
 original, drawn = data["original"], data["original"].scenes is not None
+names = [original.names[label] for label in original.labels.tolist()]  # of each picture
 PHOTOGRAPHS = None if drawn else "nothing is known of what causes photographs show"
 check_class_names(original.names)
 classifier = study.nine_classifier(cfg, seed)
 features = Features(classifier.model, vit_classifier.TOKENS)
+
+# %% [markdown]
+# Both ends are frozen. The translator between them learns from pictures that have captions, and never sees a category.
+
+# %%
 pairs = pictures.captioned(cfg)
 file = cfg.get("translator_file", "")
 translator = study.trained_translator(features, pairs, language, cfg.translator, seed, cfg.device, file=file)
+explainer = study.Explainer(features, translator, language, cfg.sampling)
+
 learned_here = f"{len(pairs):,} pictures × {cfg.translator.epochs} epochs"
 learned = study.learned_from(file)  # of the file's translator, None where there is no such file
 if file and learned is None:
     record.remark(f"{file} is missing: the translator learned from {learned_here} instead of the paper's pairs")
 elif learned:
     record.remark(f"the translator is {file}, of {learned}; those of the controls learned from {learned_here}")
-explainer = study.Explainer(features, translator, language, cfg.sampling)
 
+# %% [markdown]
+# Now every picture of the test is told in words, and so is its background alone; the classifier answers both.
+
+# %%
 known = {name: study.features_of(features, each.images, len(each), cfg.device) for name, each in data.items()}
 texts = {name: explainer.texts(z, cfg.sentences, seed_for(seed, name)) for name, z in known.items()}
 words = {name: study.frequencies(each) for name, each in texts.items()}
@@ -153,8 +139,7 @@ probabilities = {
 }
 answers = {name: classifier.category(each) for name, each in probabilities.items()}
 right = (answers["original"] == original.labels).double().numpy()
-note("accuracy.original", proportion(int(right.sum()), len(right)), "Figure 2")
-record.values("taghanaki.accuracy.original", right, of="pictures")
+note.mean("accuracy.original", right, "Figure 2")
 print(f"The classifier is right in {right.mean():.0%} of the {len(right)} test pictures.")
 
 # %% [markdown]
@@ -164,59 +149,32 @@ print(f"The classifier is right in {right.mean():.0%} of the {len(right)} test p
 
 # %%
 CLASS_WORDS = study.class_words(original, classifier)
-
-
-def cloud(ax, frequencies, title, own=()):
-    """A word cloud of the dominant things and places; `own`, those of the category, in orange (red in the paper).
-
-    Attributes, which captions name as often, stand below: they are no things.
-    """
-    shown = dominant(frequencies)
-    things_shown = [word for word in shown if word not in cfg.attributes][:30]
-    if things_shown:
-        word_cloud(ax, {word: frequencies[word] for word in things_shown}, own)
-    else:
-        ax.text(0.5, 0.5, "no dominant thing", ha="center", va="center")
-        ax.axis("off")
-    looks = ", ".join(word for word in shown if word in cfg.attributes)
-    ax.text(0.5, -0.02, looks, transform=ax.transAxes, ha="center", va="top", fontsize=7, color=plots.GREY)
-    ax.set_title(title, fontsize=10)
-
-
-names = [original.names[label] for label in original.labels.tolist()]
-leads = np.array([
-    study.most_likely(found, CLASS_WORDS) == name for found, name in zip(words["original"], names, strict=True)
-])  # fmt: skip
+leads = study.category_leads(words["original"], names, CLASS_WORDS)  # whether its category is said most
 if right.any():
-    agreed = note_mean(
+    agreed = note.mean(
         "fig1.category-leads", leads[right > 0].astype(float), "Figure 1", of="pictures rightly classified"
     )
     print(
         f"Of the pictures that the classifier gets right, {agreed} have words whose leading category is the right one."
     )
-examples = [int(np.argmax(leads & (right > 0)))]  # the first whose category leads among its words
+
+# %% [markdown]
+# Two pictures that the classifier gets right: the first one whose category leads among its words, and the first one
+# where another category does.
+
+# %%
+examples = [int((leads & (right > 0)).argmax())]
 if (~leads & (right > 0)).any():
-    examples.append(int(np.argmax(~leads & (right > 0))))  # and the first where another category does
-figure, axes = plt.subplots(
-    len(examples), 4, figsize=(12, 3.3 * len(examples)), width_ratios=[1, 0.9, 1.5, 1.5], squeeze=False
-)
-for row, i in enumerate(examples):
-    axes[row, 0].imshow(original.images[i].permute(1, 2, 0))
-    axes[row, 0].set_title(f"image $I$: {names[i]}", parse_math=True)
-    axes[row, 1].imshow(known["original"][i], aspect="auto", cmap="RdBu_r", vmin=-4, vmax=4, interpolation="nearest")
-    axes[row, 1].set_title("features $Z$", parse_math=True)
-    axes[row, 1].set_xlabel(f"{known['original'].shape[2]} numbers")
-    axes[row, 1].set_ylabel(f"{known['original'].shape[1]} tokens")
-    axes[row, 2].text(0, 0.5, "\n".join(texts["original"][i][:9]), va="center", fontsize=8)
-    axes[row, 2].set_title(f"the first 9 of {cfg.sentences:,} sentences")
-    cloud(axes[row, 3], words["original"][i], "its category leads" if leads[i] else "another category leads",
-          CLASS_WORDS[names[i]])  # fmt: skip
-    for ax in axes[row, [0, 2]]:
-        ax.axis("off")
-    axes[row, 1].set_xticks([])
-    axes[row, 1].set_yticks([])
+    examples.append(int((~leads & (right > 0)).argmax()))
+rows = [
+    figures.Example(
+        names[i], original.images[i], known["original"][i], texts["original"][i], words["original"][i],
+        own=CLASS_WORDS[names[i]], leads=bool(leads[i]),
+    )
+    for i in examples
+]  # fmt: skip
 record.figure(
-    "fig1", figure, item="Figure 1",
+    "fig1", figures.pipeline(rows, cfg.attributes), item="Figure 1",
     alt="The pipeline in two rows: a picture, its features as a grid of numbers, nine of the sentences that the "
     "language model makes of them, and the cloud of their words.",
 )  # fmt: skip
@@ -228,13 +186,29 @@ record.figure(
 # the first of its kind, the words name another category than its answer does: the translator reads all that the
 # features hold, not what the last layer makes of it.
 #
-# *Question.* Sample from smaller nuclei. Which words vanish first?
-#
-# ```python
-# careful = study.Explainer(features, translator, language, {**cfg.sampling, "top_p": 0.5})
-# careful.texts(known["original"][examples], 20, seed)
-# ```
-#
+# **By hand.** `top_p` is the probability of the nucleus from which each next word comes. Make it smaller for the upper
+# picture: which of its words vanish first, and which stay? The features are the same, so this is sampling alone.
+
+# %%
+usual = list(words["original"][examples[0]])[:16]  # of the nucleus in use
+samples_each = 40
+
+
+def of_nucleus(top_p):
+    """How often the usual words are said when each next word comes from a nucleus of that probability."""
+    careful = study.Explainer(features, translator, language, {**cfg.sampling, "top_p": top_p})
+    (said,) = study.frequencies(careful.texts(known["original"][examples[:1]], samples_each, seed))
+    own = CLASS_WORDS[names[examples[0]]]
+    return figures.word_shares({word: said.get(word, 0.0) for word in usual}, samples_each, f"top-p {top_p:g}", own)
+
+
+by_hand(
+    of_nucleus,
+    "The shares of 40 sentences that hold each of the usual words, with intervals; those for the category in orange.",
+    top_p=[0.05, 0.3, 0.5, 0.7, 0.8, 0.95, 1.0],
+)
+
+# %% [markdown]
 # ## Instrument: has the translator learned all that it could?
 #
 # A word that is missing may be missing from the features, or from a translator that has not learned to read it yet. To
@@ -250,26 +224,16 @@ if not drawn:
     record.skip("learning", "a second translator of the paper's size would take as long again")
 else:
     learning = instruments.learning(features, language, cfg.translator, seed, cfg)
-    over = {}
     for name in ("few pairs", "own"):
-        over[name] = note(
-            f"instruments.translator.{name.replace(' ', '-')}", learning.over_floor(name, seed), "instruments",
-            "control", "difference",
-        )  # fmt: skip
-    for name, values in learning.losses.items():
-        note_mean(f"instruments.translator.{name.replace(' ', '-')}.nats", values, "instruments", "control", "score",
-                  of="fresh pictures")  # fmt: skip
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2))
-    for (name, losses), colour in zip(learning.held_out.items(), (plots.ORANGE, plots.BLUE, plots.GREEN), strict=True):
-        axes[0].plot(range(1, len(losses) + 1), losses, marker="o", color=colour, label=name)
-    axes[0].set_xlabel("epochs")
-    axes[0].set_ylabel("loss of held-out pairs, nats a token")
-    axes[0].legend()
-    plots.interval_bars(axes[1], list(learning.losses), [mean(each) for each in learning.losses.values()],
-                        colours=[plots.ORANGE, plots.BLUE, plots.GREEN])  # fmt: skip
-    axes[1].set_xlabel("loss of fresh pictures' captions, nats a token")
+        over = learning.over_floor(name, seed)
+        note(f"instruments.translator.{tables.slug(name)}", over, "instruments", "control", "difference")
+    losses = {
+        name: note.mean(f"instruments.translator.{tables.slug(name)}.nats", values, "instruments", "control", "score",
+                        of="fresh pictures")
+        for name, values in learning.losses.items()
+    }  # fmt: skip
     record.figure(
-        "learning", figure, item="instruments",
+        "learning", figures.learning(learning.held_out, losses), item="instruments",
         alt="Left, the loss on held-out pairs over the epochs of three translators: of few pairs, the one in use, and "
         "the floor of twice the pairs and steps; right, their loss on captions of fresh pictures, with intervals.",
     )  # fmt: skip
@@ -289,21 +253,18 @@ else:
 
 # %%
 same = (answers["only_bg_t"] == answers["original"]).double().numpy()
-stays = note_mean("fig2.same-answer", same, "Figure 2")
+stays = note.mean("fig2.same-answer", same, "Figure 2")
 candidates = [i for i in range(len(same)) if same[i] and right[i]] or list(range(4))
 by_class = {int(original.labels[i]): i for i in reversed(candidates)}
 chosen = sorted(by_class.values())[:4]
-figure, axes = plt.subplots(
-    4, len(chosen), figsize=(3 * len(chosen), 7.2), height_ratios=[1, 0.8, 1, 0.8], squeeze=False
-)
-for column, i in enumerate(chosen):
-    for row, variant in ((0, "original"), (2, "only_bg_t")):
-        axes[row, column].imshow(data[variant].images[i].permute(1, 2, 0))
-        axes[row, column].axis("off")
-        axes[row, column].set_title(f"prediction: {classifier.name(probabilities[variant][i])}", fontsize=10)
-        cloud(axes[row + 1, column], words[variant][i], "", CLASS_WORDS[original.names[original.labels[i]]])
+columns = [[] for _ in chosen]
+for column, i in zip(columns, chosen, strict=True):
+    for variant in data:
+        answer = classifier.name(probabilities[variant][i])
+        column.append(figures.Picture(data[variant].images[i], f"prediction: {answer}"))
+        column.append(figures.Cloud(words[variant][i], own=CLASS_WORDS[names[i]]))
 record.figure(
-    "fig2", figure, item="Figure 2",
+    "fig2", figures.panels(columns, (3.0 * len(chosen), 7.2), cfg.attributes, [1.0, 0.8, 1.0, 0.8]), item="Figure 2",
     alt="Four pictures with the classifier's prediction and the cloud of words told of them; below, the same for their "
     "backgrounds alone.",
 )  # fmt: skip
@@ -317,11 +278,11 @@ print(f"Without the thing, {stays} of the answers stay the same.")
 on_background = {}
 for variant, each in texts.items():
     shares = pd.DataFrame({name: study.mentioned(each, wanted) for name, wanted in CLASS_WORDS.items()})
-    own = np.array([shares[name][i] for i, name in enumerate(names)])
+    own = shares.to_numpy()[range(len(names)), original.labels.numpy()]
     others = (shares.sum(axis=1).to_numpy() - own) / (len(CLASS_WORDS) - 1)
-    note_mean(f"fig2.class-word.{variant.replace('_', '-')}", own, "Figure 2", "as-published")
-    on_background[variant] = note_mean(
-        f"fig2.class-word-excess.{variant.replace('_', '-')}", own - others, "Figure 2", unit="difference"
+    note.mean(f"fig2.class-word.{tables.slug(variant)}", own, "Figure 2", "as-published")
+    on_background[variant] = note.mean(
+        f"fig2.class-word-excess.{tables.slug(variant)}", own - others, "Figure 2", unit="difference"
     )
 pd.Series({key: str(value) for key, value in on_background.items()}, name="its class's word, minus others'").to_frame()
 
@@ -342,48 +303,39 @@ pd.Series({key: str(value) for key, value in on_background.items()}, name="its c
 predicted = [original.names[answer] if answer >= 0 else "" for answer in answers["original"].tolist()]
 lexicons = [CLASS_WORDS.get(name, ()) for name in predicted]
 things = study.frequencies(texts["original"], ignore=cfg.attributes, concepts=study.concepts(original))
-partner = shuffled(len(original), seed)
-swapped = [words["original"][i] for i in partner]
+of_things = [{name, *CLASS_WORDS.get(name, ())} for name in predicted]
+partner = text_overlap.shuffled(len(original), seed)  # of each picture another one
 top = {
-    "every word": tuple(study.relevant(words["original"], each) for each in (lexicons, [lexicons[i] for i in partner])),
-    "things and places": tuple(
-        study.relevant(things, [{name, *CLASS_WORDS.get(name, ())} for name in each])
-        for each in (predicted, [predicted[i] for i in partner])
-    ),
+    kind: [study.relevant(found, own), study.relevant(found, [own[i] for i in partner])]
+    for kind, found, own in (
+        ("every word", words["original"], lexicons),
+        ("things and places", things, of_things),
+    )
 }
+shares = {}
 for kind, (own, other) in top.items():
-    slug, protocol = kind.replace(" ", "-"), "as-published" if kind == "every word" else "corrected"
-    note_mean(f"fig3.top-word.{slug}", own, "Figure 3", protocol)
-    note_mean(f"fig3.top-word-over-other-image.{slug}", own - other, "Figure 3", unit="difference")
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+    protocol = "as-published" if kind == "every word" else "corrected"
+    note.mean(f"fig3.top-word.{tables.slug(kind)}", own, "Figure 3", protocol)
+    note.mean(f"fig3.top-word-over-other-image.{tables.slug(kind)}", own - other, "Figure 3", unit="difference")
+    shares[kind] = {"own": bootstrap_mean(own, seed), "another's": bootstrap_mean(other, seed)}
+
+# %% [markdown]
+# The top word is judged; now the ten most frequent ones, against what is true of the picture and of its partner.
+
+# %%
+swapped = [words["original"][i] for i in partner]
+matches = {}
 if drawn:
     true = study.truths(original)
-    matches, matches_swapped = (study.matching(each, true, cfg.words) for each in (words["original"], swapped))
-    note_mean("fig3.matching-words", matches, "Figure 3", "as-published", "count")
-    note_mean(
-        "fig3.matching-words-over-other-image", matches - matches_swapped, "Figure 3", unit="difference of counts"
-    )
-    there_are = note_mean("fig3.true-words", np.array([float(len(each)) for each in true]), "Figure 3", unit="count")
+    matches["its own picture"] = study.matching(words["original"], true, cfg.words)
+    matches["another picture"] = study.matching(swapped, true, cfg.words)
+    own, other = matches.values()
+    note.mean("fig3.matching-words", own, "Figure 3", "as-published", "count")
+    note.mean("fig3.matching-words-over-other-image", own - other, "Figure 3", unit="difference of counts")
+    there_are = note.mean("fig3.true-words", [float(len(each)) for each in true], "Figure 3", unit="count")
     print(f"There are {there_are} true words of a picture: more cannot match.")
-    steps = np.arange(cfg.words + 2) - 0.5
-    axes[0].hist(matches, steps, alpha=0.6, color=plots.BLUE, label="its own picture")
-    axes[0].hist(matches_swapped, steps, alpha=0.6, color=plots.ORANGE, label="another picture")
-    axes[0].legend()
-axes[0].set_xlabel(f"how many of the {cfg.words} words are true of …")
-axes[0].set_ylabel("pictures")
-rows = [
-    (kind, whose, mean(each))
-    for kind, both in top.items()
-    for whose, each in zip(("own", "another's"), both, strict=True)
-]
-plots.interval_bars(
-    axes[1], [f"{kind},\n{whose} prediction" for kind, whose, _ in rows], [each for *_, each in rows],
-    colours=[plots.BLUE if whose == "own" else plots.ORANGE for _, whose, _ in rows],
-)  # fmt: skip
-axes[1].set_xlabel("pictures whose top word goes with the prediction")
-axes[1].set_xlim(0, 1)
 record.figure(
-    "fig3", figure, item="Figure 3",
+    "fig3", figures.relevance(matches, cfg.words, shares), item="Figure 3",
     alt="Left, histograms of how many of ten words are true of their own picture, and of another one; right, how often "
     "the top word goes with the prediction, with intervals, for all words and for things and places.",
 )  # fmt: skip
@@ -423,29 +375,23 @@ for label, name in enumerate(original.names):
     members = (original.labels == label).nonzero()[:, 0].tolist()
     if members:
         classes[name] = [text for i in members for text in texts["original"][i][: cfg.class_sentences]]
-figure, axes = plt.subplots(3, 3, figsize=(9, 6.6))
-for ax, (name, each) in zip(axes.flat, classes.items(), strict=False):
-    cloud(ax, document_frequency(each), name, CLASS_WORDS[name])
+clouds = [figures.Cloud(document_frequency(each), name, CLASS_WORDS[name]) for name, each in classes.items()]
 record.figure(
-    "fig5", figure, item="Figure 5",
+    "fig5", figures.panels([clouds[column::3] for column in range(3)], (9.0, 6.6), cfg.attributes), item="Figure 5",
     alt="Nine clouds of words, one a category: its own name in orange, other words in dark grey, the larger the more "
     "often they are said.",
 )  # fmt: skip
 
 # %%
-homes, rows = study.home_words(original), []
-for label, name in enumerate(original.names):
-    own = [texts["original"][i] for i in (original.labels == label).nonzero()[:, 0].tolist()]
-    row = {"category": name}
-    for kind, wanted in (("class", CLASS_WORDS[name]), ("home", homes[name])):
-        if len(own) < 2 or not wanted:
-            continue  # too few pictures of the category, or no word that is known to be its home's
-        slug = f"fig5.{name.replace(' ', '-')}.{kind}-word"
-        row[f"sentences with a word for the {kind}"] = str(note(slug, mean(study.mentioned(own, wanted)), "Figure 5"))
-    rows.append(row)
+by_category = {
+    name: [texts["original"][i] for i in (original.labels == label).nonzero()[:, 0].tolist()]
+    for label, name in enumerate(original.names)
+}
+homes = study.home_words(original)
+rows = tables.homes(note, by_category, {"class": CLASS_WORDS, "home": homes})
 if not any(homes.values()):
     record.skip("fig5_homes", "no list says which words name the homes of what photographs show")
-pd.DataFrame(rows).set_index("category")
+rows.set_index("category")
 
 # %% [markdown]
 # **Notice.** The word of a category's home is there in most clouds. Does that expose a shortcut? Nine of ten pictures
@@ -455,29 +401,21 @@ pd.DataFrame(rows).set_index("category")
 
 # %%
 some = chosen[:3]
-figure, axes = plt.subplots(2, 2 * len(some), figsize=(4.6 * len(some), 4.2), width_ratios=[1, 1.4] * len(some))
-for row, variant in enumerate(data):
-    for column, i in enumerate(some):
-        picture, bars = axes[row, 2 * column : 2 * column + 2]
-        picture.imshow(data[variant].images[i].permute(1, 2, 0))
-        picture.axis("off")
-        best = probabilities[variant][i].topk(5)
-        own = [classifier.to_category[k] == original.labels[i] for k in best.indices.tolist()]
-        bars.barh(range(5), best.values, color=[plots.VERMILLION if each else plots.GREY for each in own])
-        bars.set_yticks(range(5), [classifier.names[k] for k in best.indices.tolist()], fontsize=8)
-        bars.set_xlim(0, 1)
-        bars.invert_yaxis()
-        bars.set_xlabel("probability" if row else "", fontsize=9)
-axes[0, 0].set_title("original", fontsize=10)
-axes[1, 0].set_title("background only", fontsize=10)
+shown = {"original": "original", "background only": "only_bg_t"}
+figure = figures.likeliest(
+    {title: data[variant].stack(some) for title, variant in shown.items()},
+    {title: probabilities[variant][some] for title, variant in shown.items()},
+    classifier.names,
+    right=classifier.to_category == original.labels[some][:, None],
+)
 record.figure(
     "fig6", figure, item="Figure 6",
     alt="Three pictures with the probabilities of the five likeliest classes, and below each its background alone with "
     "the same; the right class is in orange.",
 )  # fmt: skip
 first_answer = probabilities["original"].argmax(1, keepdim=True)
-lost = [each.gather(1, first_answer)[:, 0].numpy() for each in (probabilities["original"], probabilities["only_bg_t"])]
-probability_lost = note_mean("fig6.probability-lost", lost[0] - lost[1], "Figure 6", unit="difference")
+before, after = (probabilities[name].gather(1, first_answer)[:, 0].numpy() for name in ("original", "only_bg_t"))
+probability_lost = note.mean("fig6.probability-lost", before - after, "Figure 6", unit="difference")
 print("The answer loses", probability_lost, "of its probability.")
 
 # %% [markdown]
@@ -494,14 +432,15 @@ print("The answer loses", probability_lost, "of its probability.")
 # **Predict.** Whose cloud will resemble the classifier's more: that of the same network before fine-tuning, or that
 # of an untrained one? How much is left of it from zeros?
 
-
 # %%
-def not_trained(pretrained):
-    """The features of a network that was not trained on the categories."""
-    network = vit_classifier.build(
-        cfg.classifier, seed_for(seed, "untrained"), len(original.names), pretrained=pretrained
-    )
-    return Features(network.to(cfg.device).requires_grad_(False), vit_classifier.TOKENS)
+others = {"untrained classifier": instruments.not_trained(cfg, seed, len(original.names), pretrained=False)}
+if drawn:  # the classifier of photographs is not fine-tuned
+    others["before fine-tuning"] = instruments.not_trained(cfg, seed, len(original.names), pretrained=True)
+judge = "classifier"
+if learned:  # the controls' translators learned from less, so one for the classifier that learned from the same
+    judge = "classifier, same pairs"
+    others[judge] = features
+own = study.trained_translators(others, pairs, language, cfg.translator, dict.fromkeys(others, seed), cfg.device)
 
 
 def explained_by(module, translator):
@@ -510,57 +449,45 @@ def explained_by(module, translator):
     return study.frequencies(study.Explainer(module, translator, language, cfg.sampling).texts(z, cfg.sentences, seed))
 
 
-seen = study.features_of(captioner.image_encoder, original.images, len(original), cfg.device)
-told = study.Explainer(captioner.image_encoder, torch.nn.Identity(), language, cfg.sampling)
 conditions = {
     "classifier": words["original"],
     "another picture": swapped,
     "zeros": study.frequencies(explainer.texts(torch.zeros_like(known["original"]), cfg.sentences, seed)),
+    **{name: explained_by(module, own[name]) for name, module in others.items()},
+    "captioner": explained_by(captioner.image_encoder, torch.nn.Identity()),
 }
-others = {"untrained classifier": not_trained(pretrained=False)}
-if drawn:  # the classifier of photographs is not fine-tuned
-    others["before fine-tuning"] = not_trained(pretrained=True)
-judge = "classifier"
-if learned:  # the controls' translators learned from less, so one for the classifier that learned from the same
-    judge = "classifier, same pairs"
-    others[judge] = features
-own = study.trained_translators(others, pairs, language, cfg.translator, dict.fromkeys(others, seed), cfg.device)
-conditions |= {name: explained_by(module, own[name]) for name, module in others.items()}
-conditions["captioner"] = study.frequencies(told.texts(seen, cfg.sentences, seed))
+
+# %% [markdown]
+# All of them are asked the same two things: how many of the first ten words are true of the picture, and whether its
+# category is the one that is said most.
+
+# %%
 if "plain_decoder" in cfg:  # the paper's literal reading: a BERT that has never learned to look
     plain = captioners.load_plain_bert(cfg.plain_decoder, cfg.device)
     plain_translator = study.trained_translator(features, pairs, plain, cfg.translator, seed, cfg.device)
     through_bert = study.Explainer(features, plain_translator, plain, cfg.sampling)
     conditions["plain BERT"] = study.frequencies(through_bert.texts(known["original"], cfg.sentences, seed))
 of_explainer = dict.fromkeys(("classifier", "another picture", "zeros"), learned or learned_here)
-LEARNED = {**of_explainer, "captioner": "none: it is its own"}
-rows, counts, named = [], {}, {}
-for name, found in conditions.items():
-    slug = name.lower().replace(",", "").replace(" ", "-")
-    row = {"features of": name, "translator learned from": LEARNED.get(name, learned_here)}
-    if drawn:
-        counts[name] = study.matching(found, true, cfg.words)
-        row["true words of ten"] = str(
-            note_mean(f"controls.{slug}.matching-words", counts[name], "controls", "control", "count")
-        )
-    said = [study.most_likely(each, CLASS_WORDS) for each in found]
-    named[name] = np.array([own == names[i] for i, own in enumerate(said)], float)
-    row["category named"] = str(note_mean(f"controls.{slug}.category-named", named[name], "controls", "control"))
-    usual = pd.Series([next(iter(each), "(none)") for each in found]).value_counts()
-    rows.append(row | {"usual first words": ", ".join(usual.index[:3])})
-display(record.table("controls", pd.DataFrame(rows), item="controls").set_index("features of"))
+learned_by = dict.fromkeys(conditions, learned_here) | of_explainer | {"captioner": "none: it is its own"}
+counts = {name: study.matching(found, true, cfg.words) for name, found in conditions.items()} if drawn else {}
+named = {name: study.category_leads(found, names, CLASS_WORDS).astype(float) for name, found in conditions.items()}
+table = record.table("controls", tables.controls(note, conditions, counts, named, learned_by), item="controls")
+display(table.set_index("features of"))
 
+# %% [markdown]
+# What is left beyond each control, picture by picture:
+
+# %%
 prior = document_frequency([text for each in texts["original"] for text in each])
 explained = study.prior_shares(words["original"], prior, cfg.words)
-note("controls.share-explained-by-prior", mean(explained), "controls", "control")
+note("controls.share-explained-by-prior", bootstrap_mean(explained, seed), "controls", "control")
 for name in ("another picture", "zeros", "untrained classifier", "before fine-tuning") if drawn else ():
-    fair = "classifier" if name in of_explainer else judge
-    note_mean(f"controls.gain-over-{name.replace(' ', '-')}", counts[fair] - counts[name], "controls", "control",
-              "difference of counts")  # fmt: skip
+    gain = counts["classifier" if name in of_explainer else judge] - counts[name]
+    note.mean(f"controls.gain-over-{tables.slug(name)}", gain, "controls", "control", "difference of counts")
 for name in [name for name in ("untrained classifier", "before fine-tuning") if name in named]:
-    note_mean(f"controls.category-gain-over-{name.replace(' ', '-')}", named[judge] - named[name], "controls",
-              "control", "difference")  # fmt: skip
-print(f"Of the frequency of a top word, {np.mean(explained):.0%} would be there for any picture of this test.")
+    gain = named[judge] - named[name]
+    note.mean(f"controls.category-gain-over-{tables.slug(name)}", gain, "controls", "control", "difference")
+print(f"Of the frequency of a top word, {explained.mean():.0%} would be there for any picture of this test.")
 display(record.instrument("taghanaki.raters"), record.instrument("taghanaki.category"))
 
 # %% [markdown]
@@ -589,66 +516,44 @@ display(record.instrument("taghanaki.raters"), record.instrument("taghanaki.cate
 if not drawn:
     record.skip("planted", "a concept can be planted where scenes are drawn; no altered Cats vs Dogs is read")
 else:
+    of_words = {"item": "section 4", "unit": "difference", "of": "told pictures"}
     cases, own_cfg = planted.cases(cfg.planted.strengths), cfg.planted
     strongest, weakest = (f"planted {pick(own_cfg.strengths):g}" for pick in (max, min))
     wanted = {"resnet": cases, "vit": {name: cases[name] for name in ("twin", strongest)}}
     heard, rows = {}, []
     for kind, some_cases in wanted.items():
         heard[kind], _ = planted.explained(kind, some_cases, own_cfg, language, cfg.sampling, seed, cfg.device)
-        twin = heard[kind]["twin"]
-        for name, each in heard[kind].items():
-            slug = f"planted.{kind}.{name.replace(' ', '-')}"
-            row = {"network": kind, "case": name}
-            for key, values in {
-                "word": each.word, "over-twin": each.word - twin.word, "flips": each.flips, "decodes": each.decodes,
-                "right": each.right,
-            }.items():  # fmt: skip
-                if name in ("another picture", "zeros") and key not in ("word", "over-twin"):
-                    continue  # the network is the one above
-                unit = "difference" if key in ("word", "over-twin") else "fraction"
-                of = {"flips": "planted", "right": "planted", "decodes": "probed"}.get(key, "told") + " pictures"
-                row[key] = note_mean(f"{slug}.{key}", values, "section 4", "corrected", unit, of=of)
-            rows.append(row)
-        note_mean(f"instruments.words.{kind}.planted", heard[kind][strongest].word - twin.word, "section 4", "control",
-                  "difference", of="told pictures")  # fmt: skip
-        note_mean(f"instruments.words.{kind}.twin", twin.word, "section 4", "control", "difference", of="told pictures")
-    for name in ("another twin", "shuffled labels", "before training", "another picture", "zeros"):
-        beyond = heard["resnet"][name].word - (
-            0 if name in ("another picture", "zeros") else heard["resnet"]["twin"].word
-        )
-        note_mean(f"instruments.words.resnet.{name.replace(' ', '-')}", beyond, "section 4", "control", "difference",
-                  of="told pictures")  # fmt: skip
-    note_mean("planted.resnet.strongest-over-weakest", heard["resnet"][strongest].word - heard["resnet"][weakest].word,
-              "section 4", unit="difference", of="told pictures")  # fmt: skip
-    figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.6), width_ratios=[1, 2.6])
+        rows.append(tables.planted(note, kind, heard[kind]))
+        twin, there = heard[kind]["twin"].word, heard[kind][strongest].word
+        note.mean(f"instruments.words.{kind}.planted", there - twin, protocol="control", **of_words)
+        note.mean(f"instruments.words.{kind}.twin", twin, protocol="control", **of_words)
+
+# %% [markdown]
+# The negative controls of the ResNet: other networks beyond the twin, and what is heard of the planted one without its
+# features.
+
+# %%
+if drawn:
+    said = {name: each.word for name, each in heard["resnet"].items()}
+    beyond = {name: said[name] - said["twin"] for name in ("another twin", "shuffled labels", "before training")}
+    beyond |= {name: said[name] for name in ("another picture", "zeros")}
+    for name, values in beyond.items():
+        note.mean(f"instruments.words.resnet.{tables.slug(name)}", values, protocol="control", **of_words)
+    note.mean("planted.resnet.strongest-over-weakest", said[strongest] - said[weakest], **of_words)
+
+# %%
+if drawn:
+    measured = pd.concat(rows, ignore_index=True)
     shown = planted.scenes(8, seed, "train", max(own_cfg.strengths), own_cfg.colour)
-    montage = make_grid(shown.images(own_cfg.size)[planted.labels(shown).argsort(stable=True)], nrow=4, padding=2)
-    axes[0].imshow(montage.permute(1, 2, 0))
-    axes[0].set_title(
-        f"in training, {strongest}:\nabove {planted.CLASSES[0]}s, below {planted.CLASSES[1]}s", fontsize=10
-    )
-    axes[0].axis("off")
-    table = pd.DataFrame([
-        {"where": f"{row['network']}, {row['case']}", "what": label, **vars(row[key])}
-        for row in rows
-        for key, label in (("word", "“red” said, beyond without"), ("flips", "answers that flip"),
-                           ("decodes", "probe tells the colour"))
-        if key in row
-    ])  # fmt: skip
-    plots.grouped_intervals(
-        axes[1], table, place="where", group="what", places=list(dict.fromkeys(table["where"])), chance=0,
-        colours=dict(zip(dict.fromkeys(table["what"]), (plots.BLUE, plots.ORANGE, plots.GREY), strict=True)),
-    )  # fmt: skip
-    axes[1].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    axes[1].set_xlabel("share of sentences, of answers, of pictures (probe: chance is 0.5)")
+    images = shown.images(own_cfg.size)[planted.labels(shown).argsort(stable=True)]
+    title = f"in training, {strongest}:\nabove {planted.CLASSES[0]}s, below {planted.CLASSES[1]}s"
     record.figure(
-        "planted", figure, item="section 4",
+        "planted", figures.planted(images, title, measured), item="section 4",
         alt="Left, training pictures in which one class carries a planted colour. Right, for networks at three "
         "strengths of the planting and their controls: how often the colour's word is said beyond pictures without "
         "it, how many answers flip with the colour, and how well a linear probe finds it, with intervals.",
     )  # fmt: skip
-    table = pd.DataFrame([{key: str(value) for key, value in row.items()} for row in rows])
-    display(record.table("planted", table, item="section 4"))
+    display(record.table("planted", measured.map(str, na_action="ignore"), item="section 4"))
     display(record.instrument("taghanaki.words"), record.instrument("taghanaki.flips"))
 
 # %% [markdown]
@@ -669,12 +574,7 @@ else:
 # %%
 birds = {split: pictures.birds(cfg, seed, split) for split in ("train", "validation", "test")}
 train, test = birds["train"], birds["test"]
-pixels, grid, tune = study.pixels(train), tuple(cfg.grid), Recipe(**cfg.tune)
-bird_concepts, lexicon = study.concepts(train), repair.lexicons(train)
-methods = ("ERM", "RandMask", "MaskTune", "TExplain", "attention", "RandMask, attention", "birds alone", "no mask",
-           "random pictures", "last layer")  # fmt: skip
-methods = tuple(name for name in methods if drawn or name != "birds alone")
-runs, correct, masked, literal = [], {name: [] for name in methods}, {name: [] for name in methods}, []
+pixels, grid = study.pixels(train), tuple(cfg.grid)
 seeds = {f"run {run + 1}": seed_for(seed, "run", run) for run in range(cfg.runs)}
 erms = study.fine_tuned(
     {
@@ -688,70 +588,93 @@ erms = study.fine_tuned(
 )  # fmt: skip
 bird_tokens = {run: Features(erm, vit_classifier.TOKENS) for run, erm in erms.items()}
 adapted = study.trained_translators(bird_tokens, pairs, language, cfg.adapted, seeds, cfg.device, start=translator)
-tunings = {}
+
+# %% [markdown]
+# Each run then tells its training pictures, flags those whose first word is not their class's, and masks them in the
+# ways that Table 2 compares (what each does stands there). `literal` is the share that the paper's own rule flags.
+
+# %%
+bird_concepts, lexicon = study.concepts(train), repair.lexicons(train)
+runs, literal = {}, []
 for run, run_seed in seeds.items():
-    erm, tokens = erms[run], bird_tokens[run]
-    speaker = study.Explainer(tokens, adapted[run], language, cfg.sampling)
-    z = study.features_of(tokens, train.images, len(train), cfg.device)
+    speaker = study.Explainer(bird_tokens[run], adapted[run], language, cfg.sampling)
+    z = study.features_of(speaker.features, train.images, len(train), cfg.device)
     said = speaker.sentences(z, cfg.flag_sentences, run_seed)
     flags = repair.Flags.of(speaker, said, train.labels, lexicon, bird_concepts, cfg.attributes)
     literal.append(repair.Flags.of(speaker, said, train.labels, dict.fromkeys(lexicon, ("bird",)), {}).share)
     masks = {
         "TExplain": repair.texplained(speaker, z, said, pixels, flags, grid),
-        "MaskTune": repair.masktune(erm, "model.blocks.-1.norm1", pixels, grid, cfg.device),
+        "MaskTune": repair.masktune(erms[run], "model.blocks.-1.norm1", pixels, grid, cfg.device),
+        "attention": repair.texplained(speaker, z, said, pixels, flags, grid, word_attention),
     }
-    masks["attention"] = repair.texplained(speaker, z, said, pixels, flags, grid, word_attention)
-    for name, of in (("RandMask", "TExplain"), ("RandMask, attention", "attention")):
-        masks[name] = repair.randmasked(masks[of], run_seed)
+    masks["RandMask"] = repair.randmasked(masks["TExplain"], run_seed)
+    masks["RandMask, attention"] = repair.randmasked(masks["attention"], run_seed)
     if drawn:
         masks["birds alone"] = repair.without_place(flags, pixels, train)
-    models = {"ERM": erm, "last layer": repair.balanced_last_layer(erm, tokens, birds["validation"], cfg.device)}
     masks["no mask"] = repair.Masks.of(flags.chosen, pixels, pixels[flags.chosen])
     masks["random pictures"] = repair.unmasked(int(flags.chosen.sum()), pixels, run_seed)
+    runs[run] = (speaker, flags, masks)
+
+# %% [markdown]
+# The classifier is tuned on each, and once more on the flagged pictures in another order: how far two tunings differ
+# that ought not to.
+
+# %%
+last_layers = {
+    run: repair.balanced_last_layer(erm, bird_tokens[run], birds["validation"], cfg.device) for run, erm in erms.items()
+}
+tunings, tune = {}, Recipe(**cfg.tune)
+for run, run_seed in seeds.items():
+    *_, masks = runs[run]
     for name, each in masks.items():
-        tunings[f"{name}, {run}"] = study.Tuning(erm, each, train.labels[each.chosen], tune, run_seed)
-        if name not in ("no mask", "random pictures"):
-            masked[name].append(each.chosen.double().mean().item())
-    # The same pictures in another order: how far two tunings differ that ought not to.
-    again = train.labels[masks["no mask"].chosen]
-    tunings[f"same again, {run}"] = study.Tuning(erm, masks["no mask"], again, tune, seed_for(run_seed, "again"))
-    runs.append((speaker, models, flags, masks))
+        tunings[f"{name}, {run}"] = study.Tuning(erms[run], each, train.labels[each.chosen], tune, run_seed)
+    each = masks["no mask"]
+    other_order = seed_for(run_seed, "again")
+    tunings[f"same again, {run}"] = study.Tuning(erms[run], each, train.labels[each.chosen], tune, other_order)
 tuned = study.fine_tuned(tunings, cfg.device)
-correct["same again"] = []
-for run, (_, models, _, masks) in zip(seeds, runs, strict=True):
-    models |= {name: tuned[f"{name}, {run}"] for name in (*masks, "same again")}
-    for name, model in models.items():
-        answer = study.predictions(model, test.images, len(test), cfg.device).argmax(1)
-        correct[name].append((answer == test.labels).numpy())
-speaker, models, flags, masks = runs[0]
-by_rule = {
-    "concepts": note("table2.flagged.concepts", over_runs(masked["TExplain"]).within(0, 1), "Table 2"),
-    "literal": note("table2.flagged.literal", over_runs(literal).within(0, 1),
-                    "Table 2", "as-published", published="taghanaki.text.masked.texplain"),
-}  # fmt: skip
-print(f"Flagged: {by_rule['concepts']} of the training pictures; by the paper's literal rule {by_rule['literal']}.")
+of_run = {
+    run: {
+        "ERM": erms[run],
+        "last layer": last_layers[run],
+        **{name: tuned[f"{name}, {run}"] for name in (*masks, "same again")},
+    }
+    for run in seeds
+}
+
+# %%
+correct, masked = {}, {}
+for name in of_run["run 1"]:
+    said = [study.predictions(of_run[run][name], test.images, len(test), cfg.device).argmax(1) for run in seeds]
+    correct[name] = [(answer == test.labels).numpy() for answer in said]
+for name in masks:
+    if name not in ("no mask", "random pictures"):
+        masked[name] = [each[name].chosen.double().mean().item() for *_, each in runs.values()]
+(speaker, flags, masks), models = runs["run 1"], of_run["run 1"]  # to be looked at
+
+by_concepts = note("table2.flagged.concepts", over_runs(masked["TExplain"]).within(0, 1), "Table 2")
+by_letter = note("table2.flagged.literal", over_runs(literal).within(0, 1), "Table 2", "as-published",
+                 published="taghanaki.text.masked.texplain")  # fmt: skip
+print(f"Flagged: {by_concepts} of the training pictures; by the paper's literal rule {by_letter}.")
 
 # %% [markdown]
 # ## Figure 7: birds in training and in the test
-
 #
 # **Predict.** In the test half of the birds stand where they do not belong. Will the words follow the birds or the
 # places? And what would a captioner say that has never met this classifier?
 
 # %%
-figure, axes = plt.subplots(2, 2, figsize=(8.4, 5.4))
-told_of, members = {}, {}
+told_of, members, columns = {}, {}, {"train": [], "test": []}
 for row, kind in enumerate(train.names):
-    for column, split in enumerate(("train", "test")):
+    for split, when in (("train", "training"), ("test", "test")):
         of = (birds[split].labels == row).nonzero()[:, 0][: cfg.class_images].tolist()
         members[kind, split] = birds[split].stack(of)
         z = study.features_of(speaker.features, members[kind, split], len(of), cfg.device)
         told_of[kind, split] = speaker.texts(z, cfg.class_sentences, seed_for(seed, kind, split))
         everything = document_frequency([text for each in told_of[kind, split] for text in each])
-        when = "training" if split == "train" else "test"
-        cloud(axes[row, column], everything, f"{kind}s, {when}", {"bird", *study.class_words(train)[kind]})
+        own = {"bird", *study.class_words(train)[kind]}
+        columns[split].append(figures.Cloud(everything, f"{kind}s, {when}", own))
 record.figure(
-    "fig7", figure, item="Figure 7",
+    "fig7", figures.panels(list(columns.values()), (8.4, 5.4), cfg.attributes), item="Figure 7",
     alt="Four clouds of words, of landbirds and waterbirds in training and in test; words for birds are in orange.",
 )  # fmt: skip
 
@@ -761,35 +684,18 @@ record.figure(
 # much of it is in the pictures.
 
 # %%
-wanted = {"landbird": study.kind_of_place(train, "water"), "waterbird": study.kind_of_place(train, "land")}
-shift, shares, rows = {}, {}, []
+told = study.Explainer(captioner.image_encoder, torch.nn.Identity(), language, cfg.sampling)
+rows = []
 for kind, away in (("landbird", "water"), ("waterbird", "land")):
-    for who, protocol in (("TExplain", "as-published"), ("captioner", "control")):
-        share = {}
-        for split in ("train", "test"):
-            each = told_of[kind, split]
-            if who == "captioner":
-                of = members[kind, split]
-                z = study.features_of(captioner.image_encoder, of, len(of), cfg.device)
-                each = told.texts(z, cfg.class_sentences, seed_for(seed, kind, split))
-            share[split] = study.mentioned(each, wanted[kind])
-            note_mean(f"fig7.{kind}.{away}.{split}.{who.lower()}", share[split], "Figure 7", protocol,
-                      of=f"{split} {kind}s")  # fmt: skip
-        shares[kind, who] = share
-        if who == "captioner":  # the two halves of the sentences of the same pictures ought not to differ
-            halves = [study.mentioned([text[half::2] for text in each], wanted[kind]) for half in (0, 1)]
-            note_mean(f"instruments.mentions.{kind}.halves", halves[0] - halves[1], "Figure 7", "control", "difference",
-                      of=f"test {kind}s")  # fmt: skip
-        shift[kind, who] = note(
-            f"fig7.{kind}.{away}.shift.{who.lower()}", study.difference(share["test"], share["train"], seed),
-            "Figure 7", protocol, "difference",
-        )  # fmt: skip
-        rows.append({"birds": kind, "words for": away, "said by": who, "test − training": str(shift[kind, who])})
-    beyond = {split: shares[kind, "TExplain"][split] - shares[kind, "captioner"][split] for split in ("train", "test")}
-    note(f"fig7.{kind}.{away}.shift-over-captioner", study.difference(beyond["test"], beyond["train"], seed),
-         "Figure 7", "corrected", "difference")  # fmt: skip
+    said = {"TExplain": {}, "captioner": {}}
+    for split in ("train", "test"):
+        of = members[kind, split]
+        z = study.features_of(captioner.image_encoder, of, len(of), cfg.device)
+        said["TExplain"][split] = told_of[kind, split]
+        said["captioner"][split] = told.texts(z, cfg.class_sentences, seed_for(seed, kind, split))
+    rows.append(tables.shifts(note, kind, away, said, study.kind_of_place(train, away)))
 display(record.instrument("taghanaki.mentions"))
-pd.DataFrame(rows).set_index(["birds", "words for", "said by"])
+pd.concat(rows).set_index(["birds", "words for", "said by"])
 
 # %% [markdown]
 # ## Instrument: does a word's map find the word's thing?
@@ -812,40 +718,13 @@ if not drawn:
 else:
     covered = instruments.covered_birds(cfg.covered, seed, cfg.size)
     where, covered = instruments.word_map_controls(captioner, covered, cfg.sampling, seed, cfg)
-    rows = []
-    for kind, found in where.items():
-        for name, each in found.items():
-            for key, values in (("pixels", each.pixels), ("mass", each.mass)):
-                slug = f"{kind.lower()}.{name.replace(' ', '-')}.{key}"
-                interval = note_mean(f"instruments.map.{slug}", values, "instruments", "control", of="covered pictures")
-                if key == "pixels":
-                    rows.append({"map": kind, "where": name, **vars(interval)})
+    shares = tables.word_maps(note, where)
     best = instruments.best_map(covered, grid, cfg.size)
     cover = covered.masks("birds", cfg.size).double().mean().item()
-    most = note_mean("instruments.map.best.mass", best.mass, "instruments", "control", of="covered pictures")
-    figure = plt.figure(figsize=(12, 4.6))
-    grid_of, birds_of = figure.add_gridspec(3, 8, width_ratios=[1, 1, 1, 1, 1, 0.7, 1, 1]), covered.images(cfg.size)
-    kinds = [(kind, name) for kind in where for name in ("bird", "place")]
-    for row in range(3):
-        for column, (kind, name) in enumerate([("image", ""), *kinds]):
-            ax = figure.add_subplot(grid_of[row, column])
-            if column:
-                plots.overlay(ax, birds_of[row], where[kind][name].maps[row])
-            else:
-                ax.imshow(birds_of[row].permute(1, 2, 0))
-                ax.axis("off")
-            if not row:
-                ax.set_title(f"{kind},\n{name} words" if column else "image", fontsize=8)
-    ax = figure.add_subplot(grid_of[:, 6:])
-    plots.grouped_intervals(
-        ax, pd.DataFrame(rows), place="where", group="map", places=["bird", "place", "another picture", "untrained"],
-        colours=dict(zip(where, (plots.ORANGE, plots.BLUE), strict=True)), chance=cover,
-    )  # fmt: skip
-    ax.set_xlabel("masked pixels that lie on birds")
-    ax.set_xlim(0, 1)
-    ax.legend(fontsize=8)
+    most = note.mean("instruments.map.best.mass", best.mass, "instruments", "control", of="covered pictures")
+    maps = {f"{kind},\n{name} words": where[kind][name].maps for kind in where for name in ("bird", "place")}
     record.figure(
-        "word_maps", figure, item="instruments",
+        "word_maps", figures.word_maps(covered.images(cfg.size), maps, shares, cover), item="instruments",
         alt="Left, three pictures of birds with the maps of bird words and of place words, by Grad-CAM and by "
         "attention; right, the share of masked pixels that lie on the birds for each kind of word and control, with "
         "intervals.",
@@ -885,20 +764,17 @@ else:
 
 # %%
 positions = flags.chosen.nonzero()[:, 0].tolist()[:6]
-figure, axes = plt.subplots(5, len(positions), figsize=(1.7 * len(positions), 9), squeeze=False)
-for column, i in enumerate(positions):
-    shown = {"image": pixels[i], "TExplain": masks["TExplain"][column],
-             "attention": masks["attention"][column], "RandMask": masks["RandMask"][column],
-             "MaskTune": masks["MaskTune"][i]}  # fmt: skip
-    for ax, (name, picture) in zip(axes[:, column], shown.items(), strict=True):
-        ax.imshow(picture.permute(1, 2, 0))
-        ax.set_xticks([])
-        ax.set_yticks([])
-        if not column:
-            ax.set_ylabel(name)
-    axes[0, column].set_title(f"{train.names[train.labels[i]]},\nfirst word: {flags.top[i]}", fontsize=8)
+columns = [
+    {
+        "image": pixels[i],
+        **{name: masks[name][row] for name in ("TExplain", "attention", "RandMask")},  # of the flagged ones alone
+        "MaskTune": masks["MaskTune"][i],
+    }
+    for row, i in enumerate(positions)
+]
+titles = [f"{train.names[train.labels[i]]},\nfirst word: {flags.top[i]}" for i in positions]
 plots.show(
-    figure,
+    figures.masked(columns, titles),
     "Training pictures that were flagged, one a column: as they are, and masked by each way: TExplain's, that of "
     "attention, random squares, MaskTune's.",
 )
@@ -912,14 +788,13 @@ if drawn and of_place.any():
         for name in ("TExplain", "RandMask", "attention", "RandMask, attention")
     }
     cover = train.scenes[flags.chosen].masks("birds", cfg.size).double().mean((1, 2)).numpy()[of_place]
-    on = {}
+    on, of = {}, "flagged pictures"
     for name, values in {**lies, "all pixels": cover}.items():
-        slug = name.lower().replace(", ", "-").replace("all ", "")
-        on[name] = note_mean(f"table2.on-birds.{slug}", values, "Table 2", "control", of="flagged pictures")
+        id = f"table2.on-birds.{tables.slug(name.removeprefix('all '))}"
+        on[name] = note.mean(id, values, "Table 2", "control", of=of)
     for own, random in (("TExplain", "RandMask"), ("attention", "RandMask, attention")):
-        slug = f"{random.lower().replace(', ', '-')}-minus-{own.lower()}"
-        note_mean(f"table2.on-birds.{slug}", lies[random] - lies[own], "Table 2", "control", "difference",
-                  of="flagged pictures")  # fmt: skip
+        id = f"table2.on-birds.{tables.slug(random)}-minus-{tables.slug(own)}"
+        note.mean(id, lies[random] - lies[own], "Table 2", "control", "difference", of=of)
     display(pd.Series({key: str(value) for key, value in on.items()}, name="share that lies on a bird").to_frame())
 
 # %% [markdown]
@@ -927,25 +802,13 @@ if drawn and of_place.any():
 # miss them better than squares anywhere do. One of the two kinds of maps does.
 
 # %%
-groups = np.array(test.named_groups())
-by_method, rows = {}, []
-for name in methods:
-    slug = name.lower().replace(", ", "-").replace(" ", "-")
-    found = [group_accuracy(each, groups) for each in correct[name]]
-    measures = {group: [each.groups[group].value for each in found] for group in test.group_names}
-    measures["worst group"] = [min(each.groups[group].value for group in test.group_names) for each in found]
-    measures["average"] = [each.overall.value for each in found]
-    by_method[name] = {key: np.array(values) for key, values in measures.items()}
-    if masked[name]:
-        measures["masked samples"] = masked[name]
-    row = {"method": name}
-    for key, values in measures.items():
-        over_seeds = over_runs(values)
-        id = f"table2.{slug}.{key.replace('/', '-on-').replace(' ', '-')}"
-        note(id, over_seeds.within(0, 1), "Table 2", published=repair.published_table2(slug, key))
-        row[key] = f"{over_seeds.value:.3f} ± {over_seeds.sd:.3f}"
-    rows.append(row)
-table2 = record.table("table2", pd.DataFrame(rows), item="Table 2")
+methods = ("ERM", "RandMask", "MaskTune", "TExplain", "attention", "RandMask, attention", *["birds alone"] * drawn,
+           "no mask", "random pictures", "last layer")  # fmt: skip
+measured = tables.by_runs(correct, test.named_groups(), test.group_names)
+rows = {name: dict(measured[name]) for name in methods}
+for name, values in masked.items():
+    rows[name]["masked samples"] = values
+table2 = record.table("table2", tables.table2(note, rows), item="Table 2")
 display(table2.set_index("method").T, repair.published_table2_frame().set_index("published, percent"))
 
 # %% [markdown]
@@ -955,28 +818,18 @@ display(table2.set_index("method").T, repair.published_table2_frame().set_index(
 # points. In subgroup 2, the truly worst, TExplain gains 4.6 points over ERM, whose standard deviation is 5.4.
 #
 # *Question.* Tune on all pictures, the flagged ones masked. Does the worst group gain as much?
-# (`study.Tuning(models["ERM"], …)` with the pixels of `masks["TExplain"]` put in place, as in the cell above.)
+# (`study.Tuning(models["ERM"], …)` with the pixels of `masks["TExplain"]` put in place, as in the cell that tunes.)
 
 # %%
-again = [min(group_accuracy(each, groups).groups[group].value for group in test.group_names)
-         for each in correct["same again"]]  # fmt: skip
-note("instruments.worst-group.same-again", over_runs(np.abs(again - by_method["no mask"]["worst group"])), "Table 2",
-     "control", "difference")  # fmt: skip
+again = abs(measured["same again"]["worst group"] - measured["no mask"]["worst group"])
+note("instruments.worst-group.same-again", over_runs(again), "Table 2", "control", "difference")
 compared = [
     (own, name) for own in ("TExplain", "attention") for name in methods if name not in ("TExplain", "attention")
 ]
 compared += [("attention", "TExplain"), ("last layer", "ERM")] + [("birds alone", "no mask")] * drawn
-gains = []
-for own, name in compared:
-    row = {"method": own, "over": name}
-    for key in ("worst group", "average"):
-        slugs = [each.lower().replace(", ", "-").replace(" ", "-") for each in (own, name)]
-        difference = over_runs(by_method[own][key] - by_method[name][key])
-        id = f"table2.{slugs[0]}-over-{slugs[1]}.{key.replace(' ', '-')}"
-        row[key] = str(note(id, difference, "Table 2", unit="difference"))
-    gains.append(row)
+gains = tables.gains(note, measured, compared)
 display(record.instrument("taghanaki.worst-group"))
-pd.DataFrame(gains).set_index(["method", "over"])
+gains.set_index(["method", "over"])
 
 # %% [markdown]
 # ## Causal check: do words say what the classifier depends on?
@@ -1009,54 +862,31 @@ else:
         "birds, last layer": (models["last layer"], few, of_birds),
     }
     depends = {key: study.dependences(*each, cfg.size, cfg.device) for key, each in looked_at.items()}
-    rows = []
-    for model, factors in depends.items():
-        slug = model.replace(", ", "-").replace(" ", "-").lower()
-        for factor, found in factors.items():
-            values = {
-                key: note_mean(f"causal.{slug}.{factor}.{key}", getattr(found, key), "causal", "control", unit,
-                               of="pictures" if model == "nine" else "causal birds")
-                for key, unit in (("flips", "fraction"), ("mentions", "fraction"), ("excess", "difference"))
-            }  # fmt: skip
-            rows.append({"model": model, "factor": factor} | {key: each.value for key, each in values.items()})
-    causal = pd.DataFrame(rows)
-    for key in ("mentions", "excess"):
-        if causal["flips"].nunique() < 2 or causal[key].nunique() < 2:
-            record.claim(
-                f"taghanaki.words-track-dependence.{key}", reason="all factors are alike, so they have no ranks"
-            )
-            continue
-        note(
-            f"causal.rank-correlation.{key}", spearman(causal["flips"], causal[key]), "causal", "control",
-            "correlation",
-        )  # fmt: skip
+    causal = tables.dependence(note, depends)
+
+# %% [markdown]
+# Do the two orders agree, over all factors of the three classifiers? And within the background, over pictures?
+
+# %%
+for key in ("mentions", "excess") if drawn else ():
+    if causal["flips"].nunique() < 2 or causal[key].nunique() < 2:
+        record.claim(f"taghanaki.words-track-dependence.{key}", reason="all factors are alike, so they have no ranks")
+    else:
+        order = spearman(causal["flips"], causal[key])
+        note(f"causal.rank-correlation.{key}", order, "causal", "control", "correlation")
+if drawn:
+    backgrounds = {model: each["background"] for model, each in depends.items()}
     for name, model in (("nine", "nine"), ("birds", "birds, ERM")):
-        found = depends[model]["background"]
-        note(
-            f"causal.background-words-and-flips.{name}", study.covariance(found.flips, found.mentions, seed), "causal",
-            "control", "covariance",
-        )  # fmt: skip
-    after, before = (depends[f"birds, {name}"]["background"].flips for name in ("last layer", "ERM"))
-    moved = note_mean("causal.last-layer-minus-erm.background.flips", after - before, "causal", "control", "difference",
+        together = study.covariance(backgrounds[model].flips, backgrounds[model].mentions, seed)
+        note(f"causal.background-words-and-flips.{name}", together, "causal", "control", "covariance")
+    change = backgrounds["birds, last layer"].flips - backgrounds["birds, ERM"].flips
+    moved = note.mean("causal.last-layer-minus-erm.background.flips", change, "causal", "control", "difference",
                       of="causal birds")  # fmt: skip
-    figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2), sharey=True)
-    for ax, key, label in zip(
-        axes,
-        ("mentions", "excess"),
-        ("sentences that name the factor", "true value named, minus another value"),
-        strict=True,
-    ):
-        for (model, each), colour, marker in zip(
-            causal.groupby("model", sort=False), (plots.BLUE, plots.ORANGE, plots.GREEN), "os^", strict=True
-        ):
-            ax.scatter(each[key], each["flips"], color=colour, marker=marker, label=model, s=45)
-        ax.set_xlabel(label)
-        ax.margins(x=0.2)
-        plots.name_points(ax, list(zip(causal[key], causal["flips"], strict=True)), causal["factor"].tolist())
-    axes[0].set_ylabel("answers that flip with the factor")
-    axes[0].legend()
+
+# %%
+if drawn:
     record.figure(
-        "causal", figure, item="causal",
+        "causal", figures.dependence(causal), item="causal",
         alt="Two scatter plots, a mark for each factor of three classifiers: the share of answers that flip when the "
         "factor is redrawn, against how often sentences name it, and against how much more often its true value is "
         "named.",
@@ -1088,30 +918,29 @@ latent_translator = study.trained_translator(
     hidden=cfg.latents.hidden,
 )  # fmt: skip
 from_latents = study.Explainer(latent, latent_translator, language, cfg.sampling)
-prompts = pictures.generator_prompts(cfg, seed)
+
+# %% [markdown]
+# Each latent is told before it is decoded; then the captioner tells the picture that was decoded from it.
+
+# %%
 made, by_latent, by_captioner = {}, {}, {}
-for name, each in prompts.items():
+for name, each in pictures.generator_prompts(cfg, seed).items():
     latents, images = generator.generate(each, seed=seed_for(seed, "generator", name), steps=cfg.steps, batch=at_once)
     made[name] = images[:6].clone()
-    latents_shape = latent.tokens(latents).shape[1:]
-    by_latent[name] = from_latents.texts(
-        latent.tokens(latents).cpu(), cfg.generated_sentences, seed_for(seed, "latents", name)
-    )
-    z = study.features_of(captioner.image_encoder, images, len(images), cfg.device)
-    by_captioner[name] = told.texts(z, cfg.generated_sentences, seed_for(seed, "captions", name))
-figure, axes = plt.subplots(3, len(cfg.shown_categories), figsize=(3.4 * len(cfg.shown_categories), 6.6))
-for column, name in enumerate(cfg.shown_categories):
-    montage = make_grid(made[name], nrow=3, padding=0)
-    axes[0, column].imshow(montage.permute(1, 2, 0))
-    axes[0, column].axis("off")
-    axes[0, column].set_title(f"generated: {name}", fontsize=10)
-    for row, (title, each) in enumerate(
-        (("captioner, of the picture", by_captioner), ("TExplain, of the latent", by_latent)), 1
-    ):
+    z = latent.tokens(latents).cpu()
+    by_latent[name] = from_latents.texts(z, cfg.generated_sentences, seed_for(seed, "latents", name))
+    seen = study.features_of(captioner.image_encoder, images, len(images), cfg.device)
+    by_captioner[name] = told.texts(seen, cfg.generated_sentences, seed_for(seed, "captions", name))
+
+# %%
+columns = []
+for name in cfg.shown_categories:
+    columns.append([figures.Picture(figures.montage(made[name], 3), f"generated: {name}")])
+    for title, each in (("captioner, of the picture", by_captioner), ("TExplain, of the latent", by_latent)):
         everything = document_frequency([text for texts in each[name] for text in texts])
-        cloud(axes[row, column], everything, title, CLASS_WORDS.get(name, {name}))
+        columns[-1].append(figures.Cloud(everything, title, CLASS_WORDS.get(name, {name})))
 record.figure(
-    "fig4", figure, item="Figure 4",
+    "fig4", figures.panels(columns, (3.4 * len(columns), 6.6), cfg.attributes), item="Figure 4",
     alt="For three categories, six generated pictures, the cloud of a captioner's words for them, and the cloud of the "
     "words told of their latents.",
 )  # fmt: skip
@@ -1124,43 +953,36 @@ record.figure(
 # %%
 candidates = [text for name in made for each in by_latent[name] for text in each]
 references = [text for name in made for each in by_captioner[name] for text in each]
-count, each_n = len(candidates) // cfg.generated_sentences, cfg.generated_sentences
+each_n = cfg.generated_sentences
+count = len(candidates) // each_n
 partner = [(i + cfg.generated) % count for i in range(count)]  # a picture of the next category
 unrelated = [references[partner[i] * each_n + k] for i in range(count) for k in range(each_n)]
 a_prompt = min(cfg.images_a_prompt, cfg.generated)
 embed = study.sentence_embeddings(cfg)
-rows, above = [], {}
-scores = {
-    kind: study.overlaps(candidates, against, embed, each_n)
-    for kind, against in (("paired", references), ("shuffled", unrelated))
-}
-for metric in scores["paired"]:
-    paired, other = (scores[kind][metric].reshape(-1, a_prompt).mean(1) for kind in ("paired", "shuffled"))
-    slug = metric.replace("_", "-").lower()
-    # The paper's cosine is of BERT's embeddings: it stands beside another encoder's nowhere.
-    id = study.PUBLISHED_TABLE1.get(metric) if metric != "cosine" or "sentence_encoder" in cfg else None
-    value = note_mean(f"table1.{slug}", paired, "Table 1", "as-published", "score", published=id, of="prompts")
-    base = note_mean(f"table1.{slug}.shuffled", other, "Table 1", "control", "score", of="prompts")
-    above[metric] = note_mean(f"table1.{slug}.gain", paired - other, "Table 1", unit="score", of="prompts")
-    rows.append({
-        "metric": metric, "latent against its picture": str(value), "against another picture": str(base),
-        "difference": str(above[metric]), "published": published(id) if id else np.nan,
-    })  # fmt: skip
-display(record.table("table1", pd.DataFrame(rows), item="Table 1").set_index("metric"))
+by_prompt = {}
+for kind, against in (("paired", references), ("shuffled", unrelated)):
+    scores = study.overlaps(candidates, against, embed, each_n)
+    by_prompt[kind] = {metric: each.reshape(-1, a_prompt).mean(1) for metric, each in scores.items()}
+# The paper's cosine is of BERT's embeddings: it stands beside another encoder's nowhere.
+comparable = set(study.PUBLISHED_TABLE1) - (set() if "sentence_encoder" in cfg else {"cosine"})
+table = record.table("table1", tables.table1(note, **by_prompt, comparable=comparable), item="Table 1")
+display(table.set_index("metric"))
+
+# %% [markdown]
+# The instrument: captions of the same picture by the same captioner must agree, and what is said of nothing must not.
 
 # %%
-# The instrument: captions of the same picture by the same captioner must agree, and what is said of nothing must not.
 few = min(5, cfg.generated_sentences)
 first = [text for name in made for each in by_captioner[name] for text in each[:few]]
 second = [text for name in made for each in by_captioner[name] for text in each[-few:]]
-said_of_nothing = from_latents.texts(torch.zeros(1, *latents_shape), few * count, seed_for(seed, "nothing"))[0]
-for name, theirs in {"same-captioner": second, "zeros": said_of_nothing}.items():
-    other = [first[partner[i] * few + k] for i in range(count) for k in range(few)]
+of_nothing = from_latents.texts(torch.zeros(1, *z.shape[1:]), few * count, seed_for(seed, "nothing"))[0]
+other = [first[partner[i] * few + k] for i in range(count) for k in range(few)]
+for name, theirs in {"same-captioner": second, "zeros": of_nothing}.items():
     own, base = (study.overlaps(theirs, against, embed, few) for against in (first, other))
     for metric in own:
         gain = (own[metric] - base[metric]).reshape(-1, a_prompt).mean(1)
-        note_mean(f"instruments.overlap.{metric.replace('_', '-').lower()}.{name}", gain, "Table 1", "control", "score",
-                  of="prompts")  # fmt: skip
+        id = f"instruments.overlap.{tables.slug(metric)}.{name}"
+        note.mean(id, gain, "Table 1", "control", "score", of="prompts")
 display(record.instrument("taghanaki.overlap"))
 
 # %% [markdown]
@@ -1182,26 +1004,19 @@ rows = []
 for n in cfg.sample_sizes:
     found = study.frequencies([each[:n] for each in fresh])
     alike = [study.rank_agreement(a, b) for a, b in zip(found, reference, strict=True)]
-    if np.isnan(alike).all():
+    if pd.isna(alike).all():
         record.remark(f"In {n} sentences no picture's words have an order.")
         continue
-    agree = mean(defined(alike, f"order of words in {n} sentences")).within(-1, 1)
+    agree = bootstrap_mean(defined(alike, f"order of words in {n} sentences"), seed).within(-1, 1)
     note(f"samples.{n}", agree, "samples", "control", "correlation")
     rows.append({"sentences": n, **vars(agree)})
 if not rows:
     record.skip("samples", "no picture's words have an order in any number of sentences")
-else:
-    samples = pd.DataFrame(rows)
-    figure, ax = plt.subplots(figsize=(5.4, 3.2))
-    ax.plot(samples["sentences"], samples["value"], marker="o", color=plots.BLUE)
-    ax.fill_between(samples["sentences"], samples["low"], samples["high"], alpha=0.2, color=plots.BLUE)
-    ax.set_xscale("log")
-    ax.set_xticks(cfg.sample_sizes, cfg.sample_sizes)
-    ax.minorticks_off()
-    ax.set_xlabel("sentences a picture")
-    ax.set_ylabel(f"rank correlation with\n{cfg.sample_reference:,} other sentences")
+
+# %%
+if rows:
     record.figure(
-        "samples", figure, item="samples",
+        "samples", figures.samples(pd.DataFrame(rows), cfg.sample_sizes, cfg.sample_reference), item="samples",
         alt="Line plot with a band: the rank correlation of word frequencies with those of many other sentences, over "
         "the number of sentences sampled from a picture.",
     )  # fmt: skip
@@ -1338,11 +1153,7 @@ check.same(
 )
 other = knows.clone()
 other[1, 2:] = torch.randn(3, words, generator=draw)
-check.that(
-    caption_loss(other, captions, PAD) < 1e-6,
-    "the loss, where only what follows the end is wrong",
-    "what fills up is counted",
-)
+check.that(caption_loss(other, captions, PAD) < 1e-6, "the loss, wrong after the end alone", "what fills up is counted")
 other[0, 0] = 0.0
 check.same(
     caption_loss(other, captions, PAD),

@@ -140,6 +140,7 @@ EXCEPTIONS = {
     "studies.texplain.trained_translator": TRAINS,
     "studies.texplain_instruments.covered_birds": "chooses by masks, which are blank here: its own test draws them",
     "studies.texplain_instruments.learning": TRAINS,
+    "studies.texplain_instruments.not_trained": "starts a network's weights",
     "studies.texplain_instruments.word_map_controls": RUNS,
     "studies.texplain_planted.explained": TRAINS,
     "studies.texplain_planted.heard": RUNS,

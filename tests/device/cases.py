@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -21,13 +22,16 @@ from xaikit.audit import batches, changes, questions, readings, shards
 from xaikit.audit import maps as audit_maps
 from xaikit.audit.load import outputs
 from xaikit.companion.known_towers import small
+from xaikit.companion.notes import Notes
 from xaikit.companion.profiles import Settings
+from xaikit.companion.record import Record
 from xaikit.decomposition import heads as by_heads
 from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
 from xaikit.decomposition.store import DecomposedDataset, fill
 from xaikit.decomposition.textspan import ContributionMoments, textspan, textspan_as_published
 from xaikit.metrics import heatmaps as metric_heatmaps
 from xaikit.metrics import pointing, segmentation
+from xaikit.metrics.intervals import proportion
 from xaikit.models import captioner, classifiers, clip_training, generator, vit_classifier
 from xaikit.models.batches import checked
 from xaikit.models.clip import Clip, load_from
@@ -46,6 +50,9 @@ from xaikit.studies import caption_driven_tied as tied
 from xaikit.studies import clip_asked as asked
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_instruments as instruments
+from xaikit.studies import texplain_figures as told
+from xaikit.studies import texplain_tables as tables
+from xaikit.studies.texplain_instruments import OnBirds
 from xaikit.studies.zoo import Spec, Truth
 from xaikit.surgery import captions, matching, transplant
 from xaikit.texplain import mitigation, sampling, text_overlap, training, translator, word_maps
@@ -189,6 +196,26 @@ def mending(device: str) -> None:
             mitigation.fine_tune(resnet(device), pixels, classes, recipe, 0, weights=mitigation.group_weights(groups),
                                  device=device)  # fmt: skip
     mitigation.retrain_last_layer(drawn(device, 6, 5), classes, groups)
+
+
+@case
+def what_is_told_drawn(device: str) -> None:
+    images = drawn("cpu", 3, 3, 16, 16)  # what is drawn lies on the CPU, whatever the device
+    words = {"bird": 0.5, "lake": 0.2}
+    told.panels([[told.Picture(told.montage(images, 3)), told.Cloud(words)]], (3.0, 4.0), ())
+    told.pipeline([told.Example("bird", images[0], drawn("cpu", 5, 4), ["a bird"], words, {"bird"}, True)], ())
+    outputs_of = drawn("cpu", 2, 6)
+    told.likeliest({"original": images[:2]}, {"original": outputs_of}, list("abcdef"), outputs_of > 0.5)
+    interval = proportion(1, 2)
+    measured = {"network": "vit", "case": "twin", "word": interval, "flips": interval, "decodes": interval}
+    told.planted(images, "training", pd.DataFrame([measured]))
+    told.masked([{"image": (255 * images[0]).byte()}], ["a bird"])
+    maps = drawn("cpu", 3, 4, 4)
+    where = {kind: {"bird": OnBirds(np.ones(3), np.ones(3), maps)} for kind in ("Grad-CAM", "attention")}
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", XAIKIT_OUT=folder):
+        shares = tables.word_maps(Notes(Record("02_texplain", "mini", 0), "taghanaki"), where)
+    told.word_maps(images, {"bird words": maps}, shares, 0.2)
+    plt.close("all")
 
 
 @case

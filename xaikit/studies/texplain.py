@@ -405,6 +405,13 @@ def most_likely(found: Mapping[str, float], names: Mapping[str, Collection[str]]
     return best if said[best] > 0 else None
 
 
+def category_leads(
+    found: Sequence[Mapping[str, float]], names: Sequence[str], words: Mapping[str, Collection[str]]
+) -> np.ndarray:
+    """Whether the category of each image, by name, is the one whose words are the most frequent: [images]."""
+    return np.array([most_likely(each, words) == name for each, name in zip(found, names, strict=True)])
+
+
 def rank_agreement(found: Mapping[str, float], reference: Mapping[str, float]) -> float:
     """Spearman's correlation of the frequencies of the words that are dominant in the reference.
 

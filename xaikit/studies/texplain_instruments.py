@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from xaikit import world
 from xaikit.companion.profiles import Settings
 from xaikit.metrics.intervals import Interval, bootstrap
+from xaikit.models import vit_classifier
 from xaikit.models.captioner import Captioner, LanguageModel
 from xaikit.storage.seeding import seed_for
 from xaikit.studies import lexicon
@@ -20,7 +21,7 @@ from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.texplain import Explainer, encoded, features_of, held_out_losses, learned_translators
 from xaikit.studies.texplain_mitigation import maps_of
 from xaikit.texplain.mitigation import salient
-from xaikit.texplain.translator import Translator
+from xaikit.texplain.translator import Features, Translator
 from xaikit.texplain.word_maps import first_said, word_attention, word_grad_cam
 from xaikit.texplain.words import words_of
 from xaikit.world import SceneSet
@@ -116,6 +117,15 @@ def on_birds(maps: Float[Tensor, "images rows columns"], birds: Bool[Tensor, "im
     black = salient(maps, size).double()
     mass, pixels = (((each * birds).sum((1, 2)) / each.sum((1, 2)).clamp_min(1e-30)).numpy() for each in (large, black))
     return OnBirds(mass, pixels, maps[:8])
+
+
+# --- the classifier ---------------------------------------------------------------------------------------------------
+
+
+def not_trained(cfg: Settings, seed: int, classes: int, *, pretrained: bool) -> Features:
+    """The features of a network that was not trained on the categories: `pretrained` otherwise, or not at all."""
+    network = vit_classifier.build(cfg.classifier, seed_for(seed, "untrained"), classes, pretrained=pretrained)
+    return Features(network.to(cfg.device).requires_grad_(False), vit_classifier.TOKENS)
 
 
 # --- the translator ---------------------------------------------------------------------------------------------------
