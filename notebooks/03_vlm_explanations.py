@@ -52,16 +52,16 @@ seed = 0
 # %%
 import dataclasses
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
 
 from xaikit.companion import plots, profiles
-from xaikit.companion.record import Record, published
-from xaikit.metrics.exact_tests import fisher, mcnemar
-from xaikit.metrics.intervals import bootstrap_mean, proportion
+from xaikit.companion.by_hand import by_hand
+from xaikit.companion.notes import Notes
+from xaikit.companion.record import Record
+from xaikit.metrics.intervals import bootstrap_mean
 from xaikit.metrics.pointing import pointing_game
 from xaikit.metrics.ranking import defined
 from xaikit.models.clip import load_from
@@ -69,34 +69,18 @@ from xaikit.perturbation.linear_probe import embed
 from xaikit.perturbation.removal import centre_attribution, random_attribution
 from xaikit.storage.seeding import seed_for
 from xaikit.studies import vlm_explanations as study
+from xaikit.studies import vlm_figures as figures
+from xaikit.studies import vlm_numbers as numbers
 from xaikit.studies import vlm_pictures as pictures
 from xaikit.studies import vlm_planted as planted
 
+# %%
 cfg = profiles.load(profile, "03_vlm_explanations", seed)
 profiles.prepare(seed)
 plots.use_style()
 record = Record("03_vlm_explanations", profile, seed)
-ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"
-COLOURS = {ZERO_SHOT: plots.BLUE, FINE_TUNED: plots.ORANGE}
-
-
-def note(id, interval, item, protocol="corrected", unit="fraction", published=None):
-    """Record an interval under its id, and hand it on."""
-    record.number(
-        f"agarwal.{id}", interval.value, low=interval.low, high=interval.high, n=interval.n,
-        unit=unit, item=item, protocol=protocol, published=published,
-    )  # fmt: skip
-    return interval
-
-
-def note_mean(id, values, item, protocol="corrected", unit="fraction", published=None, of=None):
-    """Record a mean over pictures with its interval (exact, of verdicts), and keep the values that it is of."""
-    verdicts = unit == "fraction" and np.isin(values, (0, 1)).all()
-    interval = proportion(int(values.sum()), len(values)) if verdicts else bootstrap_mean(values, seed)
-    note(id, interval, item, protocol, unit, published)
-    record.values(f"agarwal.{id}", values, of=of or f"{len(values)} pictures")
-    return interval
-
+note = Notes(record, "agarwal")
+ZERO_SHOT, FINE_TUNED = study.SETTINGS
 
 # %% [markdown]
 # ## Table 2: one encoder, two classifiers
@@ -104,10 +88,6 @@ def note_mean(id, values, item, protocol="corrected", unit="fraction", published
 # Zero-shot, class $k$ scores $\cos(\mathcal I(x), \mathcal T(\text{“a photo of a }k\text{”}))$ (`ZeroShot`).
 # Fine-tuned, it scores $w_k\cdot\mathcal I(x) + b_k$, with $w$ and $b$ learned from labelled pictures by Adam at 0.01
 # (`LinearProbe`). Two tasks: **cars**, some with their name on the door, and **occupations**, people at work.
-#
-# Of drawn pictures both get all right, and between 1.00 and 1.00 nothing can be decided. Table 2 is therefore of the
-# harder pictures (`pictures.harder`), in training and in the test: with noise on every pixel, and with half of the
-# people where another profession works. All explanations are of pictures without either.
 
 # %%
 clip = load_from(cfg.clip, cfg.device)
@@ -119,24 +99,17 @@ settings = {
 }
 embeddings = {name: embed(clip.image_encoder, data.batches(), cfg.device) for name, data in test.items()}
 answers = {(name, setting.name): setting.answers(embeddings[name]) for name in test for setting in settings[name]}
+
+# %% [markdown]
+# Of drawn pictures both get all right, and between 1.00 and 1.00 nothing can be decided. Table 2 is therefore of the
+# harder pictures (`pictures.harder`), in training and in the test: with noise on every pixel, and with half of the
+# people where another profession works. All explanations are of pictures without either.
+
+# %%
 harder = {name: [pictures.harder(name, cfg, seed, split) for split in ("train", "test")] for name in test}
 hard = {name: study.table2(clip, *both, cfg, seed) for name, both in harder.items()}
-rows = []
-for name, each in hard.items():
-    for setting, right in each.right.items():
-        source = f"agarwal.table2.{name}.{setting}"
-        interval = note_mean(f"table2.{name}.{setting}", right, "Table 2", "as-published", published=source,
-                             of=f"{name} of table 2")  # fmt: skip
-        easy = (answers[name, setting] == test[name].labels).double().mean().item()
-        rows.append({"task": name, "setting": setting, **vars(interval), "of easy pictures": easy,
-                     "published": published(source, "fraction")})  # fmt: skip
-    note_mean(f"table2.{name}.gain", each.right[FINE_TUNED] - each.right[ZERO_SHOT], "Table 2", "as-published",
-              "difference", of=f"{name} of table 2")  # fmt: skip
-    for control, values in each.controls.items():
-        unit = "fraction" if control == "best" else "difference"
-        note_mean(f"instruments.accuracy.{name}.{control}", values, "Table 2", "control", unit,
-                  of=f"{name} of table 2")  # fmt: skip
-display(record.table("table2", pd.DataFrame(rows), item="Table 2"), record.instrument("agarwal.accuracy"))
+easy = {key: (own == test[key[0]].labels).double().mean().item() for key, own in answers.items()}
+display(record.table("table2", numbers.table2(note, hard, easy), item="Table 2"), record.instrument("agarwal.accuracy"))
 
 # %% [markdown]
 # As in the paper, only pictures are explained that *both* get right; drawn people also with the black patch over the
@@ -180,54 +153,47 @@ plots.show(figure, "Pictures of cars and of people at work that both settings cl
 # %%
 recipe = study.recipe_of(cfg, cfg.size)
 options = {"seed": seed, "batch": cfg.batch, "autocast": cfg.precision == "bfloat16"}
-few = {name: slice(0, cfg.controlled) for name in test}
-found, conditions = {}, {}
+found = {}
 for name in test:
-    zero_shot, fine_tuned = settings[name]
     for setting in settings[name]:
         found[name, setting.name, "own"] = study.maps(
             setting.model, images[name], labels[name], recipe, softmax=setting.published, **options
         )
-    start = found[name, ZERO_SHOT, "own"].masks[few[name]]  # found for a similar score, so a few steps are enough
-    warm = {"start": start, **options}
-    sooner = dataclasses.replace(recipe, steps=-(-recipe.steps // 2))
-    shown, target = images[name][few[name]], labels[name][few[name]]
-    found[name, ZERO_SHOT, "softmax"] = study.maps(
-        zero_shot.model, shown, target, sooner, softmax=zero_shot.scale, **warm
-    )
-    cosine, probability = (found[name, setting, "own"].checks for setting in (ZERO_SHOT, FINE_TUNED))
-    taken = [(each.before - each.after).mean().item() for each in (cosine, probability)]
-    if min(taken) > 0:  # else masks take nothing away that could be matched
-        matched = study.scaled(sooner, taken[0] / taken[1])
-        found[name, ZERO_SHOT, "matched"] = study.maps(zero_shot.model, shown, target, matched, softmax=None, **warm)
-    # The start that the paper does not give, and code for it often has: half a blur everywhere.
-    half = dataclasses.replace(recipe, start="half")
-    third = slice(0, max(2, cfg.controlled // 3))
+
+# %% [markdown]
+# The same zero-shot model, explained through two other scores, on fewer pictures: through the softmax, and through the
+# cosine with both $\lambda$ scaled to what masks really lower the two scores by ("matched"). These searches start from
+# the masks just found, for a similar score, so that half of the steps are enough.
+
+# %%
+few = slice(0, cfg.controlled)
+sooner = dataclasses.replace(recipe, steps=-(-recipe.steps // 2))
+for name in test:
+    zero_shot, cosine, probability = settings[name][0], *(found[name, each, "own"] for each in study.SETTINGS)
+    given, warm = (zero_shot.model, images[name][few], labels[name][few]), {"start": cosine.masks[few], **options}
+    found[name, ZERO_SHOT, "softmax"] = study.maps(*given, sooner, softmax=zero_shot.scale, **warm)
+    if min(cosine.taken, probability.taken) > 0:  # else masks take nothing away that could be matched
+        matched = study.scaled(sooner, cosine.taken / probability.taken)
+        found[name, ZERO_SHOT, "matched"] = study.maps(*given, matched, softmax=None, **warm)
+
+# %% [markdown]
+# And the start that the paper does not give, and code for it often has: half a blur everywhere.
+
+# %%
+half, third = dataclasses.replace(recipe, start="half"), slice(0, max(2, cfg.controlled // 3))
+for name in test:
     for setting in settings[name]:
         found[name, setting.name, "half a blur"] = study.maps(
             setting.model, images[name][third], labels[name][third], half, softmax=setting.published, **options
         )
 maps = {key: each.maps for key, each in found.items()}
-
-# %%
-rows, searched = [], {}
-for (name, setting, score), each in found.items():
-    checks, slug = each.checks, f"search.{name}.{setting}.{score.replace(' ', '-')}"
-    protocol = "as-published" if score in ("own", "half a blur") else "control"
-    empty = note_mean(f"{slug}.empty", checks.empty.double().numpy(), "search", protocol)
-    lowered = note_mean(f"{slug}.lowered", checks.lowered.double().numpy(), "search", protocol, "share of the range")
-    size = note_mean(f"{slug}.size", each.size, "search", protocol)
-    rows.append({"task": name, "setting": setting, "score": score, "n": len(each.maps), "empty maps": empty.value,
-                 "highest": checks.highest.mean().item(), "score before": checks.before.mean().item(),
-                 "after": checks.after.mean().item(), "share of its range": lowered.value, "size": size.value,
-                 "saturated": int(each.saturated.sum())})  # fmt: skip
-display(record.table("search", pd.DataFrame(rows), item="search"))
+display(record.table("search", numbers.search(note, found), item="search"))
 
 # %% [markdown]
 # **Notice.** The column *empty maps*: a map that is nowhere above 0.05 says that nothing has to go. And where a score
 # falls less, deleting repays less at the same price: its maps *must* be smaller, whatever the model looks at. So there
 # are maps under four conditions: both settings as published, zero-shot through the softmax like the other one, and
-# zero-shot with both $\lambda$ scaled to what masks really lower the two scores by ("matched").
+# zero-shot with the $\lambda$ matched to it.
 #
 # ## Figure 1: the maps
 #
@@ -237,34 +203,13 @@ display(record.table("search", pd.DataFrame(rows), item="search"))
 
 
 # %%
-def gallery(parts, columns):
-    """Triples of picture, zero-shot map and fine-tuned map, `columns` triples a row."""
-    rows = -(-len(parts) // columns)
-    figure, axes = plt.subplots(rows, 3 * columns, figsize=(3.3 * columns, 1.3 * rows + 0.2), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for place, (title, image, *both) in enumerate(parts):
-        row, start = axes[place // columns], 3 * (place % columns)
-        plots.overlay(row[start], image, torch.zeros(image.shape[1:]), alpha=0.0)
-        row[start].set_title(title, fontsize=9)
-        for ax, own in zip(row[start + 1 : start + 3], both, strict=True):
-            plots.overlay(ax, image, own).set_clim(0, 1)
-    for start in range(0, 3 * columns, 3):
-        axes[0, start + 1].set_title("zero-shot", fontsize=9, color=plots.BLUE)
-        axes[0, start + 2].set_title("fine-tuned", fontsize=9, color=plots.VERMILLION)
-    return figure
-
-
-def triples(name, which):
-    """What `gallery` shows of those of the pictures `which` that a task has."""
-    both = [maps[name, setting, "own"] for setting in (ZERO_SHOT, FINE_TUNED)]
-    names, there = test[name].names, [i for i in which if i < len(images[name])]
-    return [(names[labels[name][i]], images[name][i].cpu(), *(each[i] for each in both)) for i in there]
-
-
-figure = gallery([part for name in test for part in triples(name, range(4))], 2)
+shown = {}
+for name in test:
+    both = [maps[name, setting, "own"] for setting in study.SETTINGS]
+    shown[name] = [test[name].names[label] for label in labels[name]], images[name], both
+parts = [part for name in test for part in figures.triples(*shown[name], range(4))]
 record.figure(
-    "fig1", figure, item="Figure 1",
+    "fig1", figures.gallery(parts, columns=2), item="Figure 1",
     alt="Eight pictures of cars and of people at work, each beside its attribution map from the zero-shot and from "
     "the fine-tuned classifier, laid over it.",
 )  # fmt: skip
@@ -273,15 +218,38 @@ record.figure(
 # More of them, as in the paper's appendix (Figure 7).
 
 # %%
-if more := [part for name in test for part in triples(name, range(4, 4 + cfg.gallery))]:
-    figure = gallery(more, 3)
+if more := [part for name in test for part in figures.triples(*shown[name], range(4, 4 + cfg.gallery))]:
     record.figure(
-        "fig7", figure, item="Figure 7",
+        "fig7", figures.gallery(more, columns=3), item="Figure 7",
         alt="More pictures of cars and of people at work, each beside its zero-shot and its fine-tuned attribution "
         "map.",
     )  # fmt: skip
 else:
     record.skip("fig7", "there are no more pictures than those of Figure 1")
+
+# %% [markdown]
+# **By hand.** Here you set the price of deleting (both $\lambda$, as a multiple of those above) and the steps of the
+# search. Does a dearer map shrink to the part that counts, or is it empty at once? And do more steps change it?
+
+
+# %%
+def search(price, steps):
+    """The first car, what has to go of it at that price, and what is then left of it."""
+    tried = dataclasses.replace(study.scaled(recipe, price), steps=steps)
+    both = {}
+    for setting in settings["cars"]:
+        given = setting.model, images["cars"][:1], labels["cars"][:1]
+        both[setting.name] = study.maps(*given, tried, softmax=setting.published, **options)
+    return figures.one_picture(images["cars"][0].cpu(), both, tried)
+
+
+by_hand(
+    search,
+    "A car, its map and what is left of it, zero-shot above fine-tuned, with the share of the picture that is deleted "
+    "and the score before and after.",
+    price=[0.1, 0.3, 1, 3, 10],
+    steps=[2, 6, 22, 44, 66],
+)
 
 # %% [markdown]
 # ## Instruments: models of which it is known what they read
@@ -297,31 +265,9 @@ else:
 
 # %%
 read, readers = planted.read(cfg, seed)
-for id, values in read.items():
-    parts = id.rsplit(".", 1)
-    unit = {"lift": "ratio", "rank": "score", "smaller-than-body": "difference"}.get(parts[1], "fraction")
-    note_mean(f"instruments.planted.{id}", values, "Instruments", "control", unit, of=f"{len(values)} planted")
-rows = []
-for name in planted.READERS:
-    for slug in (name, f"{name}.untrained"):
-        row = {"network": slug.replace(".", ", "), "reads": name}
-        row |= {"flips: own": read[f"{name}.flips.own"].mean(), "flips: other": read[f"{name}.flips.other"].mean()}
-        row |= {"size of its maps": read[f"{slug}.size"].mean()}
-        rows.append(row | {key: read[f"{slug}.{key}"].mean() for key in ("lift", "hit", "rank")})
-display(record.table("planted", pd.DataFrame(rows), item="Instruments"))
-figure, axes = plt.subplots(2, 12, figsize=(12, 2.3))
-for place, (name, (reader, each)) in enumerate(readers.items()):
-    for column in range(min(3, len(each.maps))):
-        shown = reader.scenes[column].image(cfg.planted["size"])
-        image = torch.from_numpy(shown.copy()).permute(2, 0, 1).float() / 255
-        top, below = axes[:, 3 * place + column]
-        plots.overlay(top, image, torch.zeros(image.shape[1:]), alpha=0.0)
-        plots.overlay(below, image, each.maps[column]).set_clim(0, 1)
-    axes[0, 3 * place + 1].set_title(f"reads only the {name}", fontsize=9)
-for ax in axes.flat:
-    ax.axis("off")
+display(record.table("planted", numbers.planted(note, read), item="Instruments"))
 record.figure(
-    "planted", figure, item="Instruments",
+    "planted", figures.planted(readers, cfg.planted["size"]), item="Instruments",
     alt="Twelve pictures, and below each the map of a small network that is known to read one thing alone: the name "
     "on a car, the face, the clothes, the place.",
 )  # fmt: skip
@@ -340,11 +286,6 @@ for instrument in ("search", "text", "face.energy", "face.hit", "face.rank", "ob
 #
 # A mask at 0 or 1 has many equal pixels: their order is shuffled.
 #
-# **Controls.** Maps of what intervention says is used (*oracle*: emblem and body of a car, clothing and headwear of a
-# person) have to score better than random orders and than the picture's edges, which need no model; a map better than
-# another picture's; two random orders alike; and one and the same order (from the centre outwards) alike for both
-# models.
-#
 # **Predict.** Which setting deletes faster as published? And will it be the same one when both are measured by the
 # probability, beside random orders?
 
@@ -355,61 +296,28 @@ judges = {
     for name in test for setting in settings[name]
 }  # fmt: skip
 quality = {key: judge.deletion(maps[*key, "own"]) for key, judge in judges.items()}
-tested = {name: slice(0, cfg.tested) for name in test}
-controls = {
-    name: study.deletion_controls(settings[name], images[name][tested[name]], labels[name][tested[name]],
-                                  [maps[name, setting.name, "own"][tested[name]] for setting in settings[name]],
-                                  pictures.oracle(test[name], name, cfg.size)[chosen[name][tested[name]]], measured)
-    for name in test
-}  # fmt: skip
-for name, each in controls.items():
-    for (protocol, control), values in each.gaps.items():
-        note_mean(f"instruments.deletion.{name}.{protocol}.{control}", values, "Figure 4", "control",
-                  "difference of ratios", of=f"{name} of controls")  # fmt: skip
-rows, better = [], {}
-for (name, setting), own in quality.items():
-    for order, each in (("map", own), *controls[name].orders[setting].items()):
-        for protocol, values in (("as-published", each.published), ("corrected", each.corrected)):
-            interval = note_mean(f"fig4.{name}.{setting}.{order}.{protocol}", values, "Figure 4", protocol, "ratio",
-                                 of=f"{name} of figure 4" if order == "map" else f"{name} of controls")  # fmt: skip
-            rows.append({"task": name, "setting": setting, "order": order, "protocol": protocol, **vars(interval)})
+
+# %% [markdown]
+# **Controls.** Maps of what intervention says is used (*oracle*: emblem and body of a car, clothing and headwear of a
+# person) have to score better than random orders and than the picture's edges, which need no model; a map better than
+# another picture's; two random orders alike; and one and the same order (from the centre outwards) alike for both
+# models.
+
+# %%
+tested, controls = slice(0, cfg.tested), {}
 for name in test:
-    ours, other = (quality[name, setting] for setting in (ZERO_SHOT, FINE_TUNED))
-    for protocol, field in (("as-published", "published"), ("corrected", "corrected")):
-        pair = getattr(ours, field), getattr(other, field)
-        better[name, protocol] = note_mean(
-            f"fig4.{name}.zero-shot-minus-fine-tuned.{protocol}", pair[0] - pair[1], "Figure 4", protocol,
-            "difference of ratios", of=f"{name} of figure 4",
-        )  # fmt: skip
-        note(f"fig4.{name}.improvement.{protocol}", study.improvement(*pair, seed), "Figure 4", protocol,
-             "relative difference", published=f"agarwal.fig4.{name}.improvement")  # fmt: skip
-fig4 = pd.DataFrame(rows)
+    given = images[name][tested], labels[name][tested], [maps[name, each, "own"][tested] for each in study.SETTINGS]
+    used = pictures.oracle(test[name], name, cfg.size)[chosen[name][tested]]
+    controls[name] = study.deletion_controls(settings[name], *given, used, measured)
+fig4 = numbers.deletion(note, quality, controls)
 record.table("fig4", fig4, item="Figure 4")
-figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex="col")
-for column, protocol in zip(axes.T, ("as-published", "corrected"), strict=True):
-    for ax, name in zip(column, test, strict=True):
-        mine = fig4[(fig4.protocol == protocol) & (fig4.task == name)]
-        for place, (order, group) in enumerate(mine.groupby("order", sort=False)):
-            for shift, row in zip((-0.2, 0.2), group.itertuples(), strict=True):
-                ax.bar(place + shift, row.value, 0.36, color=COLOURS[row.setting], alpha=1 if order == "map" else 0.35,
-                       label=row.setting if not place else None)  # fmt: skip
-                ax.plot([place + shift] * 2, [row.low, row.high], color=plots.BLACK, linewidth=1.2)
-        ax.set_xticks(range(mine.order.nunique()), [each.replace(" ", "\n") for each in mine.order.unique()])
-        ax.set_title(f"{name}, {protocol.replace('-', ' ')}")
-        ax.axhline(1 if protocol == "corrected" else 0, color=plots.GREY, linestyle="--", linewidth=1)
-        ax.set_ylabel("probability / random" if protocol == "corrected" else "own score / its maximum")
-axes[0, 0].legend(loc="upper left")
 record.figure(
-    "fig4", figure, item="Figure 4",
+    "fig4", figures.deletion(fig4), item="Figure 4",
     alt="Four bar charts, cars and occupations as published and corrected: how far scores fall, with intervals, when "
     "pixels go in the order of the map, of other orders and of controls; zero-shot beside fine-tuned, chance as a "
     "dashed line.",
 )  # fmt: skip
-said = {(name, pr): study.improvement(*(getattr(quality[name, s], field) for s in (ZERO_SHOT, FINE_TUNED)), seed)
-        for name in test for pr, field in (("as-published", "published"), ("corrected", "corrected"))}  # fmt: skip
-pd.DataFrame([{"task": name, "protocol": pr, "zero-shot is lower by": str(each),
-               "the paper says": published(f"agarwal.fig4.{name}.improvement", "fraction")}
-              for (name, pr), each in said.items()])  # fmt: skip
+numbers.deletes_better(note, quality)
 
 # %% [markdown]
 # **Notice.** The pale bars are controls; *centre* needs neither model nor picture. And look at what changes between the
@@ -422,16 +330,16 @@ pd.DataFrame([{"task": name, "protocol": pr, "zero-shot is lower by": str(each),
 # %%
 rows = []
 for name in test:
-    shown, target = images[name][tested[name]], labels[name][tested[name]]
     for setting in settings[name]:
-        own, row = maps[name, setting.name, "own"][tested[name]], {"task": name, "setting": setting.name}
-        row["mean colour"] = float(quality[name, setting.name].corrected[tested[name]].mean())
-        for fill in ("black", "blur"):
-            judge = study.RemovalTest(setting, shown, target, **measured, fill=fill)
-            row[fill] = note_mean(f"fills.{name}.{setting.name}.{fill}", judge.deletion(own).corrected, "Figure 4",
-                                  "corrected", "ratio", of=f"{name} of controls").value  # fmt: skip
-        row["insertion"] = note_mean(f"fills.{name}.{setting.name}.insertion", judge.insertion(own).corrected,
-                                     "Figure 4", "corrected", "ratio", of=f"{name} of controls").value  # fmt: skip
+        own, row = maps[name, setting.name, "own"][tested], {"task": name, "setting": setting.name}
+        row["mean colour"] = float(quality[name, setting.name].corrected[tested].mean())
+        given = setting, images[name][tested], labels[name][tested]
+        others = {fill: study.RemovalTest(*given, **measured, fill=fill) for fill in ("black", "blur")}
+        scores = {fill: judge.deletion(own).corrected for fill, judge in others.items()}
+        scores["insertion"] = others["blur"].insertion(own).corrected
+        for fill, values in scores.items():
+            slug, of = f"fills.{name}.{setting.name}.{fill}", f"{name} of controls"
+            row[fill] = note.mean(slug, values, "Figure 4", unit="ratio", of=of).value
         rows.append(row)
 display(record.table("fills", pd.DataFrame(rows), item="Figure 4"))
 
@@ -449,49 +357,39 @@ display(record.table("fills", pd.DataFrame(rows), item="Figure 4"))
 # %%
 texts, unknown = pictures.text_regions(test["cars"], chosen["cars"], cfg)
 with_text = texts.flatten(1).any(1)
-finds, no_text = {}, unknown or "fewer than two of the explained pictures show text"
-if with_text.sum() < 2:
-    for name in ("fig2", "fig8"):
-        record.skip(name, no_text)
-else:
+no_text = unknown or "fewer than two of the explained pictures show text"
+asked = dict.fromkeys([(ZERO_SHOT, "own"), (FINE_TUNED, "own")], with_text)
+asked[ZERO_SHOT, "softmax"] = with_text & (torch.arange(len(with_text)) < cfg.controlled)  # those that have such a map
+shares = {}
+for key, those in asked.items():
+    if those.sum() > 1:
+        own = maps["cars", *key].cpu()
+        shares[key] = study.energy_in(own[those[: len(own)]], texts[those])
+if shares:
     if unknown:
         record.remark(f"Of some pictures nobody knows whether they show text: {unknown}.")
-    controlled = with_text & (torch.arange(len(with_text)) < cfg.controlled)  # those that have a softmax map
-    shares = {}
-    for setting, score, those in ((ZERO_SHOT, "own", with_text), (FINE_TUNED, "own", with_text),
-                                  (ZERO_SHOT, "softmax", controlled)):  # fmt: skip
-        own = maps["cars", setting, score].cpu()
-        if those.sum() > 1:
-            shares[setting, score] = study.energy_in(own[those[: len(own)]], texts[those])
     area = texts[with_text].double().mean((1, 2)).numpy()
-    rows = [{"map": "chance (area of the text)",
-             **vars(note_mean("fig2.area", area, "Figure 2", of="cars with text"))}]  # fmt: skip
-    for (setting, score), share in shares.items():
-        protocol, of = ("as-published", "cars with text") if score == "own" else ("control", "few cars with text")
-        interval = note_mean(f"fig2.{setting}.{score}", share, "Figure 2", protocol, of=of)
-        rows.append({"map": f"{setting}, {score} score", **vars(interval)})
-    display(record.table("fig2", pd.DataFrame(rows), item="Figure 2"))
-    note_mean("fig2.zero-shot-minus-fine-tuned.own", shares[ZERO_SHOT, "own"] - shares[FINE_TUNED, "own"], "Figure 2",
-              "as-published", "difference", of="cars with text")  # fmt: skip
-    finds["own"] = True
-    if (ZERO_SHOT, "softmax") in shares:
-        other = shares[FINE_TUNED, "own"][controlled[with_text].numpy()]
-        gap = shares[ZERO_SHOT, "softmax"] - other
-        note_mean("fig2.zero-shot-minus-fine-tuned.softmax", gap, "Figure 2", "control", "difference",
-                  of="few cars with text")  # fmt: skip
-        finds["softmax"] = True
-    written = with_text.nonzero()[:, 0].tolist()
-    figure = gallery(triples("cars", written[:4]), 2)
+    display(record.table("fig2", numbers.on_text(note, shares, area), item="Figure 2"))
+
+# %% [markdown]
+# Four of these cars, and more of them, as in the paper's appendix (Figure 8).
+
+# %%
+written = with_text.nonzero()[:, 0].tolist()
+if shares:
     record.figure(
-        "fig2", figure, item="Figure 2",
+        "fig2", figures.gallery(figures.triples(*shown["cars"], written[:4]), columns=2), item="Figure 2",
         alt="Cars with the name of their make on the door, each beside its zero-shot and its fine-tuned attribution "
         "map.",
     )  # fmt: skip
-    figure = gallery(triples("cars", written[4 : 4 + cfg.gallery] or written), 3)
+    more = written[4 : 4 + cfg.gallery] or written
     record.figure(
-        "fig8", figure, item="Figure 8",
+        "fig8", figures.gallery(figures.triples(*shown["cars"], more), columns=3), item="Figure 8",
         alt="More cars with names on their doors, each beside its zero-shot and its fine-tuned attribution map.",
     )  # fmt: skip
+else:
+    for name in ("fig2", "fig8"):
+        record.skip(name, no_text)
 
 # %% [markdown]
 # **A word that lies.** On these cars the word says what the whole car says, so that a map need not find it. Now it is
@@ -502,32 +400,19 @@ else:
 if test["cars"].scenes is None:
     record.skip("attack", "a name cannot be put on a photograph's car by hand")
 else:
-    attacked = pictures.attacked(test["cars"], chosen["cars"][: cfg.attacked])
-    lying, shown = embed(clip.image_encoder, attacked.batches(), cfg.device), attacked.images.to(cfg.device)
-    region, rows, follows, told = pictures.regions(attacked, "text", cfg.size), [], {}, {}
+    attacked, lied, follows = pictures.attacked(test["cars"], chosen["cars"][: cfg.attacked]), {}, {}
+    given = attacked.images.to(cfg.device), attacked.labels
+    lying = embed(clip.image_encoder, attacked.batches(), cfg.device)
     for setting in settings["cars"]:
         follows[setting.name] = (setting.answers(lying) == attacked.labels).double().numpy()
-        for score, factor in (("own", setting.published), ("softmax", setting.scale)):
-            if (setting.name, score) == (FINE_TUNED, "softmax"):  # that is its own
-                continue
-            start = {} if score == "own" else {"start": own.masks}
-            how = sooner if start else recipe
-            own = study.maps(setting.model, shown, attacked.labels, how, softmax=factor, **options, **start)
-            told[setting.name, score] = study.energy_in(own.maps.cpu(), region)
-            share = note_mean(
-                f"attack.{setting.name}.{score}", told[setting.name, score], "Figure 2", of="attacked cars"
-            )
-            followed = note_mean(f"attack.flips.{setting.name}.{score}", follows[setting.name], "Figure 2", "control",
-                                 of="attacked cars")  # fmt: skip
-            rows.append({"setting": setting.name, "score": score, "answers that follow the word": str(followed),
-                         "attribution on it": str(share), "its area": region.double().mean().item(),
-                         "empty maps": own.checks.empty.double().mean().item()})  # fmt: skip
-    for score in ("own", "softmax"):
-        note_mean(f"attack.zero-shot-minus-fine-tuned.{score}", told[ZERO_SHOT, score] - told[FINE_TUNED, "own"],
-                  "Figure 2", "corrected", "difference", of="attacked cars")  # fmt: skip
-    note_mean("attack.flips.zero-shot-minus-fine-tuned", follows[ZERO_SHOT] - follows[FINE_TUNED], "Figure 2",
-              "corrected", "difference", of="attacked cars")  # fmt: skip
-    display(record.table("attack", pd.DataFrame(rows), item="Figure 2"), record.instrument("agarwal.word"))
+        own = study.maps(setting.model, *given, recipe, softmax=setting.published, **options)
+        lied[setting.name, "own"] = own
+        if setting.name == ZERO_SHOT:  # the other one's own score is a probability already
+            warm = {"start": own.masks, **options}
+            lied[ZERO_SHOT, "softmax"] = study.maps(setting.model, *given, sooner, softmax=setting.scale, **warm)
+    word = pictures.regions(attacked, "text", cfg.size)
+    attack = numbers.attack(note, lied, word, follows)
+    display(record.table("attack", attack, item="Figure 2"), record.instrument("agarwal.word"))
 
 # %% [markdown]
 # ## Figures 3, 5, 6 and 9: faces behind a patch
@@ -547,42 +432,34 @@ record.figure(
 )  # fmt: skip
 
 # %%
-faces, face_quality, centred = {}, {}, {}
+kinds, faces = {"original": people.original, "masked": people.masked}, {}
 known = torch.searchsorted(chosen["occupation"], those).clamp(max=len(chosen["occupation"]) - 1)
 again = test["occupation"].scenes is not None and torch.equal(chosen["occupation"][known], those)  # the same pictures
 for setting in settings["occupation"]:
-    for kind, given in (("original", people.original), ("masked", people.masked)):
-        given = given.to(cfg.device)
+    for kind, given in kinds.items():
         if kind == "original" and again:
             faces[setting.name, kind] = maps["occupation", setting.name, "own"].cpu()[known]
         else:
+            given = given.to(cfg.device)
             own = study.maps(setting.model, given, people.labels, recipe, softmax=setting.published, **options)
             faces[setting.name, kind] = own.maps.cpu()
-        judge = study.RemovalTest(setting, given, people.labels, **measured)
-        face_quality[setting.name, kind] = judge.deletion(faces[setting.name, kind])
-        centred[setting.name, kind] = judge.deletion(centre_attribution(len(people), (cfg.size,) * 2))
 
+# %% [markdown]
+# Each person twice, as they are and behind the patch (Figure 3), and more of them (Figure 9).
 
-def faced(which):
-    """Pairs of triples for `gallery`: a person as they are, and behind the patch."""
-    parts = []
-    for i in [i for i in which if i < len(people)]:
-        for kind, given in (("original", people.original), ("masked", people.masked)):
-            title = test["occupation"].names[people.labels[i]]
-            parts.append((title, given[i], *(faces[setting, kind][i] for setting in (ZERO_SHOT, FINE_TUNED))))
-    return parts
-
-
-figure = gallery(faced(range(3)), 2)
+# %%
+titles, twice = [test["occupation"].names[label] for label in people.labels], []
+for kind, given in kinds.items():
+    twice.append(figures.triples(titles, given, [faces[each, kind] for each in study.SETTINGS], range(9)))
+parts = [part for both in zip(*twice, strict=True) for part in both]
 record.figure(
-    "fig3", figure, item="Figure 3",
+    "fig3", figures.gallery(parts[:6], columns=2), item="Figure 3",
     alt="People at work as they are and with a patch over the face, each beside its zero-shot and its fine-tuned "
     "attribution map.",
 )  # fmt: skip
-if more := faced(range(3, 9)):
-    figure = gallery(more, 2)
+if parts[6:]:
     record.figure(
-        "fig9", figure, item="Figure 9",
+        "fig9", figures.gallery(parts[6:], columns=2), item="Figure 9",
         alt="More people as they are and with a patch over the face, each beside its zero-shot and its fine-tuned "
         "attribution map.",
     )  # fmt: skip
@@ -593,49 +470,20 @@ else:
 # Does the patch make explanations better, that is, the deletion score lower (Figure 5)?
 
 # %%
-rows, masking = [], {}
-for protocol, field in (("as-published", "published"), ("corrected", "corrected")):
-    for setting in (ZERO_SHOT, FINE_TUNED):
-        for kind in ("original", "masked"):
-            values = getattr(face_quality[setting, kind], field)
-            interval = note_mean(
-                f"fig5.{setting}.{kind}.{protocol}", values, "Figure 5", protocol, "ratio", of="people"
-            )
-            rows.append({"setting": setting, "pictures": kind, "protocol": protocol, **vars(interval)})
-        gap = getattr(face_quality[setting, "masked"], field) - getattr(face_quality[setting, "original"], field)
-        masking[setting, protocol] = note_mean(
-            f"fig5.{setting}.masked-minus-original.{protocol}", gap, "Figure 5", protocol, "difference of ratios",
-            of="people",
-        )  # fmt: skip
-    # One order, from the centre outwards, on both kinds of pictures: nothing of it is about explanations.
-    same = np.mean([getattr(centred[s, "masked"], field) - getattr(centred[s, "original"], field)
-                    for s in (ZERO_SHOT, FINE_TUNED)], axis=0)  # fmt: skip
-    for control, values in (("same-map", same), ("same-map-back", -same)):
-        note_mean(f"instruments.deletion.masked.{protocol}.{control}", values, "Figure 5", "control",
-                  "difference of ratios", of="people")  # fmt: skip
-    both = [np.mean([getattr(face_quality[s, kind], field) for s in (ZERO_SHOT, FINE_TUNED)], axis=0)
-            for kind in ("masked", "original")]  # fmt: skip
-    lower = note(f"fig5.improvement.{protocol}", study.improvement(*both, seed), "Figure 5", protocol,
-                 "relative difference", published="agarwal.fig5.masked.improvement")  # fmt: skip
-    print(f"{protocol.replace('-', ' ')}, masked faces lower the deletion score by a share of {lower}; "
-          f"the paper says {published('agarwal.fig5.masked.improvement', 'fraction'):.4f}")  # fmt: skip
-fig5 = pd.DataFrame(rows)
+masked, centred = {}, {}
+for setting in settings["occupation"]:
+    for kind, given in kinds.items():
+        judge = study.RemovalTest(setting, given.to(cfg.device), people.labels, **measured)
+        masked[setting.name, kind] = judge.deletion(faces[setting.name, kind])
+        centred[setting.name, kind] = judge.deletion(centre_attribution(len(people), (cfg.size,) * 2))
+fig5 = numbers.masked_faces(note, masked, centred)
 record.table("fig5", fig5, item="Figure 5")
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-for ax, protocol in zip(axes, ("as-published", "corrected"), strict=True):
-    for place, row in enumerate(fig5[fig5.protocol == protocol].itertuples()):
-        ax.bar(place, row.value, color=COLOURS[row.setting], hatch="///" if row.pictures == "masked" else None,
-               edgecolor="white")  # fmt: skip
-        ax.plot([place] * 2, [row.low, row.high], color=plots.BLACK, linewidth=1.2)
-    ax.set_xticks(range(4), [f"{s}\n{k}" for s in (ZERO_SHOT, FINE_TUNED) for k in ("original", "masked")], fontsize=8)
-    ax.set_title(protocol.replace("-", " "))
-axes[0].set_ylabel("deletion, own score / its maximum")
-axes[1].set_ylabel("deletion, probability / random order")
 record.figure(
-    "fig5", figure, item="Figure 5",
+    "fig5", figures.masked_faces(fig5), item="Figure 5",
     alt="Bar charts of deletion for people as they are and with a patch over the face, zero-shot and fine-tuned, as "
     "published and corrected, with intervals.",
 )  # fmt: skip
+numbers.masked_delete_better(note, masked)
 
 # %% [markdown]
 # ## Table 1: fairness accuracy
@@ -649,72 +497,22 @@ record.figure(
 # these three **chance** is the area of the face: a map that knows nothing scores that. *Rank* is the chance that a
 # pixel of the face stands higher in the map than one outside: 0.5 by chance, for small maps and for large ones.
 #
-# **Q3** has a second part: more hits among men, "highlighting gender disparity". What do the counts say of that?
-#
 # **Predict.** The paper finds 12.5 and 20.5 %, of 88 pictures each. Is that a difference?
 
 # %%
-pointing = {
-    (setting, kind): pointing_game(faces[setting, kind], people.faces, fraction=cfg.top)
-    for setting in (ZERO_SHOT, FINE_TUNED) for kind in ("original", "masked")
-}  # fmt: skip
-hit = {key: each.hit > 0 for key, each in pointing.items()}
+pointing = {key: pointing_game(own, people.faces, fraction=cfg.top) for key, own in faces.items()}
 rank = {key: study.rank_in(own, people.faces) for key, own in faces.items()}
-groups = {"all": torch.ones(len(people), dtype=torch.bool)}
-groups |= {looks: people.presentation == number for number, looks in enumerate(people.presentations)}
-groups = {group: members for group, members in groups.items() if members.sum() > 1}  # of one nothing can be said
-SAID = {"long hair": "female", "short hair": "male"}  # the drawn world's stand-in for the paper's two columns
-rows = []
-for group, members in groups.items():
-    inside = members.numpy()
-    for (setting, kind), each in pointing.items():
-        slug = f"{group.replace(' ', '-')}.{setting}.{kind}"
-        source = f"agarwal.table1.{SAID[group]}.{setting}" if group in SAID and kind == "masked" else None
-        found = note(f"table1.{slug}.hit", proportion(int(hit[setting, kind][inside].sum()), int(inside.sum())),
-                     "Table 1", "as-published", published=source)  # fmt: skip
-        highest = note(f"table1.{slug}.highest", bootstrap_mean(each.hit[inside], seed), "Table 1")
-        energy = note(f"table1.{slug}.energy", bootstrap_mean(each.energy[inside], seed), "Table 1")
-        top = note(f"table1.{slug}.top", bootstrap_mean(each.top[inside], seed), "Table 1")
-        rows.append({"looks": group, "setting": setting, "pictures": kind, "hit": str(found),
-                     "highest": str(highest), "energy": str(energy),
-                     f"top {cfg.top:.0%}": str(top), "rank": rank[setting, kind][inside].mean(),
-                     "chance": each.area[inside].mean(), "n": int(inside.sum()),
-                     "published hit": published(source, "fraction") if source else np.nan})  # fmt: skip
-display(record.table("table1", pd.DataFrame(rows), item="Table 1"))
-on_faces = {}
-for kind in ("original", "masked"):
-    ours, other = pointing[ZERO_SHOT, kind], pointing[FINE_TUNED, kind]
-    pairs = {
-        "hit": (hit[ZERO_SHOT, kind].astype(float), hit[FINE_TUNED, kind].astype(float)),
-        "energy": (ours.energy, other.energy),
-        "rank": (rank[ZERO_SHOT, kind], rank[FINE_TUNED, kind]),
-    }
-    for measure, (mine, theirs) in pairs.items():
-        protocol = "as-published" if measure == "hit" else "corrected"
-        on_faces[kind, measure] = note_mean(f"table1.zero-shot-minus-fine-tuned.{kind}.{measure}", mine - theirs,
-                                            "Table 1", protocol, "difference", of="people")  # fmt: skip
-if {"short hair", "long hair"} <= groups.keys():
-    for setting in (ZERO_SHOT, FINE_TUNED):
-        those = [groups[looks].numpy() for looks in ("short hair", "long hair")]
-        gap = study.between_groups(hit[setting, "masked"].astype(float), *those, seed)
-        note(f"table1.gender-gap.{setting}.hit", gap, "Table 1", "as-published", "difference")
-record.number("agarwal.table1.p.mcnemar", mcnemar(hit[ZERO_SHOT, "masked"], hit[FINE_TUNED, "masked"]),
-              unit="p-value", item="Table 1", protocol="corrected")  # fmt: skip
-for looks in ("female", "male"):
-    base = f"agarwal.table1.decoded.{looks}"
-    counts = [int(published(f"{base}.{setting}.hits")) for setting in (ZERO_SHOT, FINE_TUNED)]
-    size = int(published(f"{base}.images"))
-    record.number(f"agarwal.table1.p.published.{looks}", fisher(counts[0], size, counts[1], size), unit="p-value",
-                  item="Table 1", protocol="as-published", published=f"agarwal.table1.decoded.p.{looks}")  # fmt: skip
-    print(f"published, {looks}: {counts[0]} and {counts[1]} of {size}, Fisher's exact p = "
-          f"{fisher(counts[0], size, counts[1], size):.2f}")  # fmt: skip
-for setting in (ZERO_SHOT, FINE_TUNED):
-    table = [int(published(f"agarwal.table1.decoded.{looks}.{count}")) for looks in ("female", "male")
-             for count in (f"{setting}.hits", "images")]  # fmt: skip
-    record.number(f"agarwal.table1.p.published.gender.{setting}", fisher(*table), unit="p-value", item="Table 1",
-                  protocol="as-published")  # fmt: skip
-    print(f"published, {setting}: {table[0]} of {table[1]} women and {table[2]} of {table[3]} men, "
-          f"p = {fisher(*table):.2f}")  # fmt: skip
+groups = pictures.by_looks(people)
+display(record.table("table1", numbers.table1(note, pointing, rank, groups, cfg.top), item="Table 1"))
+numbers.on_faces(note, pointing, rank)
+numbers.gender_gap(note, pointing, groups)
+
+# %% [markdown]
+# **Q3** has a second part: more hits among men, "highlighting gender disparity". What do the paper's own counts say of
+# that, and of the difference between the settings?
+
+# %%
+numbers.published_counts(note)
 
 # %% [markdown]
 # **Notice.** The published difference is not significant, in either column, nor is that between women and men in either
@@ -724,63 +522,40 @@ for setting in (ZERO_SHOT, FINE_TUNED):
 # ## Score control: is it the model or the score?
 #
 # The same zero-shot model, explained through three scores. *Size* is the mean of the attribution; *on the object* how
-# much of it lies there. The control of *size* needs no other model: **one and the same** model, through two scores.
-# Where its maps change their size, a difference in size says nothing of two models.
+# much of it lies there.
 #
 # **Predict.** One and the same model, explained through three scores. What will be the same about its maps, and what
 # will not?
 
 # %%
-rows, sizes, control, on = [], {}, {}, {}
-for name in test:
-    region = pictures.regions(test[name], pictures.OBJECTS[name], cfg.size)[chosen[name]]
-    for setting in settings[name]:
-        for score in ("own", "softmax", "matched"):
-            if (name, setting.name, score) not in maps:
-                continue
-            key, own = (name, setting.name, score), maps[name, setting.name, score]
-            count, slug = len(own), f"control.{name}.{setting.name}.{score}"
-            protocol, of = ("as-published", name) if score == "own" else ("control", f"few {name}")
-            sizes[key] = own.mean((1, 2)).double().cpu().numpy()
-            size = note_mean(f"{slug}.size", sizes[key], "score control", protocol, of=of)
+objects = {name: pictures.regions(test[name], pictures.OBJECTS[name], cfg.size)[chosen[name]] for name in test}
+sizes, on, deleted = {}, {}, {}
+for name, setting in judges:
+    for score in numbers.SCORES:
+        if (key := (name, setting, score)) in maps:
+            own, count = maps[key], len(maps[key])
+            sizes[key] = found[key].size
+            if objects[name].any():
+                on[key] = study.energy_in(own.cpu(), objects[name][:count])
             if score == "own":
-                control[key] = quality[name, setting.name].corrected
+                deleted[key] = quality[name, setting].corrected
             else:
-                judge = study.RemovalTest(setting, images[name][:count], labels[name][:count], **measured)
-                control[key] = judge.deletion(own).corrected
-            row = {"task": name, "setting": setting.name, "score": score, "n": count, "size": str(size)}
-            if region.any():
-                on[key] = study.energy_in(own.cpu(), region[:count])
-                row["on the object"] = str(note_mean(f"{slug}.on-object", on[key], "score control", protocol, of=of))
-                row["object's area"] = region[:count].double().mean().item()
-            deletion = note_mean(f"{slug}.deletion", control[key], "score control", protocol, "ratio", of=of)
-            rows.append(row | {"deletion / random": str(deletion)})
-display(record.table("score_control", pd.DataFrame(rows), item="score control"))
-sparser = set()
+                judge = study.RemovalTest(settings[name][0], images[name][:count], labels[name][:count], **measured)
+                deleted[key] = judge.deletion(own).corrected
+table = numbers.score_control(note, sizes, on, deleted, objects)
+display(record.table("score_control", table, item="score control"))
+
+# %% [markdown]
+# The control of *size* needs no other model: **one and the same** model, through two scores. Where its maps change
+# their size, a difference in size says nothing of two models. The softmax is put beside a milder one, of half the
+# logit scale.
+
+# %%
 for name in test:
-    for score in ("own", "softmax", "matched"):
-        if (name, ZERO_SHOT, score) not in maps:
-            continue
-        sparser.add((name, score))
-        protocol, of = ("as-published", name) if score == "own" else ("control", f"few {name}")
-        rest = {"deletion-gap": (control, "difference of ratios"), "size-gap": (sizes, "difference"),
-                "on-object-gap": (on, "difference")}  # fmt: skip
-        for gap, (values, unit) in rest.items():
-            if (name, ZERO_SHOT, score) in values:
-                ours = values[name, ZERO_SHOT, score]
-                note_mean(f"control.{name}.{gap}.{score}", ours - values[name, FINE_TUNED, "own"][: len(ours)],
-                          "score control", protocol, unit, of=of)  # fmt: skip
-    zero_shot, shown, target = settings[name][0], images[name][tested[name]], labels[name][tested[name]]
-    milder = study.maps(zero_shot.model, shown, target, recipe, softmax=zero_shot.scale / 2, **options)
-    again = {"own": sizes[name, ZERO_SHOT, "own"], "matched": sizes.get((name, ZERO_SHOT, "matched")),
-             "softmax": milder.size}  # fmt: skip
-    for score, values in again.items():
-        if values is not None:
-            count = min(len(values), cfg.tested, len(sizes[name, ZERO_SHOT, "softmax"]))
-            gap = values[:count] - sizes[name, ZERO_SHOT, "softmax"][:count]
-            for control_id, each in (("same-model", gap), ("same-model-back", -gap)):
-                note_mean(f"instruments.size.{name}.{score}.{control_id}", each, "score control", "control",
-                          "difference", of=f"{name} of controls")  # fmt: skip
+    zero_shot = settings[name][0]
+    given = zero_shot.model, images[name][tested], labels[name][tested]
+    milder = study.maps(*given, recipe, softmax=zero_shot.scale / 2, **options)
+    numbers.same_model(note, name, sizes, milder.size, cfg.tested)
 
 # %% [markdown]
 # *Question.* Choose $\lambda_1$ for the fine-tuned setting so that its maps are as small as the zero-shot ones. Which
@@ -794,52 +569,26 @@ for name in test:
 # **Predict.** Of all parts of a car and of a person, which flip the answer when they are redrawn? Do faces?
 
 # %%
-rows = []
+flips, shares_on, areas = {}, {}, {}
 for cause in pictures.causes(test, cfg.size):
-    inside = cause.region[chosen[cause.task]]
-    after = embed(clip.image_encoder, cause.after.batches(), cfg.device)
+    name, part, inside = cause.task, cause.part, cause.region[chosen[cause.task]]
     there = inside.flatten(1).any(1)
-    for setting in settings[cause.task]:
-        slug = f"causal.{cause.task}.{cause.part}.{setting.name}"
-        flipped = note(f"{slug}.flips", study.flips(setting, embeddings[cause.task][cause.chosen], after), "causal")
-        given = dict.fromkeys(("value", "low", "high", "n"), np.nan)  # where no map's picture shows the part
+    areas[name, part] = inside[there].double().mean().item()
+    after = embed(clip.image_encoder, cause.after.batches(), cfg.device)
+    for setting in settings[name]:
+        key = name, part, setting.name
+        flips[key] = study.flips(setting, embeddings[name][cause.chosen], after)
         if there.sum() > 1:
-            share = study.energy_in(maps[cause.task, setting.name, "own"].cpu()[there], inside[there])
-            given = vars(note_mean(f"{slug}.attribution", share, "causal", of=f"{cause.task} with {cause.part}"))
-        rows.append(
-            {
-                "part": f"{cause.task}: {cause.part}",
-                "setting": setting.name,
-                "area": inside[there].double().mean().item(),
-            }
-            | {f"flips {key}": value for key, value in vars(flipped).items()}
-            | {f"attribution {key}": value for key, value in given.items()}
-        )
-causal = pd.DataFrame(rows)
-if not rows:
+            shares_on[key] = study.energy_in(maps[name, setting.name, "own"].cpu()[there], inside[there])
+
+# %%
+if not flips:
     record.skip("causal", "nothing can be changed in what a photograph shows")
 else:
+    causal = numbers.causal(note, flips, shares_on, areas)
     record.table("causal", causal, item="causal")
-    parts = list(dict.fromkeys(causal.part))
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True)
-    for ax, measure, title in zip(
-        axes, ("flips", "attribution"), ("share of answers that flip", "share of the attribution"), strict=True
-    ):
-        for shift, (setting, mine) in zip((-0.18, 0.18), causal.groupby("setting", sort=False), strict=True):
-            places = [parts.index(part) + shift for part in mine.part]
-            ax.barh(places, mine[f"{measure} value"], 0.34, color=COLOURS[setting], label=setting)
-            ax.hlines(places, mine[f"{measure} low"], mine[f"{measure} high"], color=plots.BLACK, linewidth=1.2)
-        ax.set_title(title)
-    area = causal.groupby("part", sort=False).area.first()
-    axes[1].vlines(area, np.arange(len(parts)) - 0.4, np.arange(len(parts)) + 0.4, color=plots.GREY, linewidth=3,
-                   label="area of the part")  # fmt: skip
-    for ax in axes:
-        ax.set_xlim(0)
-    axes[0].set_yticks(range(len(parts)), parts)
-    axes[0].invert_yaxis()
-    axes[0].legend(*axes[1].get_legend_handles_labels(), loc="upper right")
     record.figure(
-        "causal", figure, item="causal",
+        "causal", figures.causal(causal), item="causal",
         alt="Bars by part of a picture, zero-shot beside fine-tuned: the answers that flip when the part is redrawn, "
         "and the share of the attribution that lies on it, with intervals; a grey tick is the area of the part.",
     )  # fmt: skip
@@ -859,8 +608,8 @@ else:
 # %%
 rows = []
 anew = dataclasses.replace(recipe, start="uniform")  # starts at random, so that even the same model is explained anew
+subset = slice(0, cfg.compared)
 for name in test:
-    subset = slice(0, cfg.compared)
     for setting in settings[name]:
         reference = maps[name, setting.name, "own"][subset]
         for kind, other in study.randomised(clip, setting, train[name], cfg, seed).items():
@@ -890,39 +639,22 @@ else:
 # the cosine or logit), RISE and integrated gradients (both of the probability).
 
 # %%
-rows, across = [], {}
+compared = {}
 for name in test:
-    subset = slice(0, cfg.compared)
-    shown, target = images[name][subset], labels[name][subset]
-    region = pictures.regions(test[name], pictures.OBJECTS[name], cfg.size)[chosen[name][subset]]
     for setting in settings[name]:
-        given = {"MP": maps[name, setting.name, "own"][subset]} | study.other_explainers(
-            setting, shown, target, cfg, seed
-        )
-        given["random"] = random_attribution(len(shown), (cfg.size,) * 2, seed_for(seed, "explainers")).to(shown.device)
-        judge = study.RemovalTest(setting, shown, target, **(measured | {"ties": 1}))
-        for explainer, own in given.items():
-            found = {"deletion": judge.deletion(own), "insertion": judge.insertion(own)}
-            slug = f"explainers.{name}.{setting.name}.{explainer.lower().replace(' ', '-')}"
-            row = {"task": name, "setting": setting.name, "explainer": explainer}
-            for kind, each in found.items():
-                interval = note(
-                    f"{slug}.{kind}", bootstrap_mean(each.corrected, seed), "other explainers", unit="ratio"
-                )
-                row[kind] = interval.value
-            across[name, setting.name, explainer] = found["deletion"].corrected
+        given, region = (setting, images[name][subset], labels[name][subset]), objects[name][subset]
+        explained = {"MP": maps[name, setting.name, "own"][subset], **study.other_explainers(*given, cfg, seed)}
+        anywhere = random_attribution(len(region), (cfg.size,) * 2, seed_for(seed, "explainers"))
+        explained["random"] = anywhere.to(cfg.device)
+        judge = study.RemovalTest(*given, **(measured | {"ties": 1}))
+        for explainer, own in explained.items():
+            found_of = {"deletion": judge.deletion(own).corrected, "insertion": judge.insertion(own).corrected}
             if region.any():
-                energy = study.energy_in(own.cpu(), region)
-                row["on the object"] = note(f"{slug}.on-object", bootstrap_mean(energy, seed), "other explainers").value
-            rows.append(row)
-explainers = pd.DataFrame(rows)
+                found_of["on-object"] = study.energy_in(own.cpu(), region)
+            compared[name, setting.name, explainer] = found_of
+explainers = numbers.explainers(note, compared)
 record.table("explainers", explainers, item="other explainers")
 display(explainers.set_index(["task", "setting", "explainer"]).round(3))
-for name in test:
-    for explainer in ("MP", "Grad-CAM", "RISE", "integrated gradients"):
-        gap = across[name, ZERO_SHOT, explainer] - across[name, FINE_TUNED, explainer]
-        note(f"explainers.{name}.deletion-gap.{explainer.lower().replace(' ', '-')}", bootstrap_mean(gap, seed),
-             "other explainers", "control", "difference of ratios")  # fmt: skip
 
 # %% [markdown]
 # ## The claims
@@ -939,12 +671,12 @@ for name in test:
 
 # %%
 for name in test:
-    for score in ("own", "softmax", "matched"):
-        if (name, score) not in sparser:
+    for score in numbers.SCORES:
+        if (name, ZERO_SHOT, score) not in sizes:
             record.claim(f"agarwal.zero-shot-is-more-localised.{name}.{score}",
                          reason="masks do not lower one of the scores")  # fmt: skip
 for score in ("own", "softmax"):
-    if score not in finds:
+    if (ZERO_SHOT, score) not in shares:
         record.claim(f"agarwal.zero-shot-finds-text.{score}", reason=no_text)
 plots.style_claims(record.decide())
 

@@ -45,13 +45,23 @@ from xaikit.saliency import tower as tower_parts
 from xaikit.saliency.cam import cam
 from xaikit.saliency.cam import grad_cam as cam_of_layer
 from xaikit.storage.paths import WEIGHTS
-from xaikit.studies import audited_zoo, clip_pictures, clip_waterbirds, texplain_mitigation
+from xaikit.studies import (
+    audited_zoo,
+    clip_pictures,
+    clip_waterbirds,
+    texplain_mitigation,
+    vlm_figures,
+    vlm_numbers,
+    vlm_pictures,
+    vlm_planted,
+)
 from xaikit.studies import caption_driven_tied as tied
 from xaikit.studies import clip_asked as asked
 from xaikit.studies import clip_decomposition as study
 from xaikit.studies import clip_instruments as instruments
 from xaikit.studies import texplain_figures as told
 from xaikit.studies import texplain_tables as tables
+from xaikit.studies import vlm_explanations as explanations
 from xaikit.studies.texplain_instruments import OnBirds
 from xaikit.studies.zoo import Spec, Truth
 from xaikit.surgery import captions, matching, transplant
@@ -266,6 +276,34 @@ def perturbation(device: str) -> None:
         removal.removal_order(maps, 0)
         masking.rise(score, images, instead, seed=0, masks=4)
         path_gradients.integrated_gradients(score, images, instead, steps=2)
+
+
+@case
+def what_notebook_03_shows(device: str) -> None:
+    images, faces, known = drawn(device, 4, 3, 64, 64), torch.zeros(4, 64, 64, dtype=torch.bool), labels("cpu", 4)
+    faces[:, :8] = True
+    recipe, maps, nobody = search.PRESETS["quick"].at(64), drawn(device, 4, 64, 64), torch.zeros(4, dtype=torch.bool)
+    checks = search.MaskChecks(*drawn("cpu", 5, 4))
+    found = explanations.Found(maps, drawn(device, 4, 28, 28), checks, nobody)
+    assert found.taken == (checks.before - checks.after).mean().item()
+    vlm_figures.gallery(vlm_figures.triples(["a"] * 4, images, [maps, maps], range(4)), 2)
+    vlm_figures.one_picture(images[0].cpu(), {"zero-shot": found}, recipe)
+    people = vlm_pictures.Portraits(images.cpu(), images.cpu(), faces, known, known, ("long hair", "short hair"))
+    groups, note = vlm_pictures.by_looks(people), Notes(mock.Mock(seed=0), "agarwal")
+    settings = ("zero-shot", "fine-tuned")
+    vlm_numbers.search(note, {("cars", setting, "own"): found for setting in settings})
+    asked = [("zero-shot", "own"), ("zero-shot", "softmax"), ("fine-tuned", "own")]
+    vlm_numbers.attack(note, dict.fromkeys(asked, found), faces, dict.fromkeys(settings, np.zeros(4)))
+    pointed = pointing.pointing_game(maps, faces.to(device))
+    hits = {(setting, kind): pointed for setting in settings for kind in ("original", "masked")}
+    vlm_numbers.table1(note, hits, {key: each.energy for key, each in hits.items()}, groups, 0.05)
+    vlm_numbers.gender_gap(note, hits, groups)
+    sizes = {("cars", *key): found.size for key in asked}
+    vlm_numbers.score_control(note, sizes, {}, sizes, {"cars": faces})
+    scenes = vlm_planted.mixed("cars", 4, 0, "test")
+    reader = vlm_planted.Planted(vlm_planted.READERS["text"], nn.Identity(), scenes, known, faces, {"text": faces})
+    vlm_figures.planted({"text": (reader, found)}, 64)
+    plt.close("all")
 
 
 # --- paper 4 --------------------------------------------------------------------------------------------------------

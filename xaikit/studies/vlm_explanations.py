@@ -46,6 +46,9 @@ from xaikit.studies.choosing import stratified
 from xaikit.studies.vlm_pictures import Classified
 
 Maps = Float[Tensor, "images height width"]
+SETTINGS = ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"
+# How deletion is measured, and which field of a `Removal` that is.
+PROTOCOLS = {"as-published": "published", "corrected": "corrected"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +87,8 @@ def settings(clip: Clip, train: Classified, *, device: str, seed: int, epochs: i
     zero_shot = ZeroShot(encoder, clip.encode_texts(list(train.prompts))).to(device)
     head = train_head(embed(encoder, train.batches(), device), train.labels, len(train.names), seed=seed, epochs=epochs)
     return (
-        Setting("zero-shot", zero_shot, clip.logit_scale, None),
-        Setting("fine-tuned", LinearProbe(encoder, head).to(device), 1.0, 1.0),
+        Setting(ZERO_SHOT, zero_shot, clip.logit_scale, None),
+        Setting(FINE_TUNED, LinearProbe(encoder, head).to(device), 1.0, 1.0),
     )
 
 
@@ -192,6 +195,11 @@ class Found:
     def size(self) -> np.ndarray:
         """The mean of each map."""
         return self.maps.mean((1, 2)).double().cpu().numpy()
+
+    @property
+    def taken(self) -> float:
+        """By how much the masks lower the score, on average."""
+        return (self.checks.before - self.checks.after).mean().item()
 
 
 def maps(
@@ -410,7 +418,7 @@ def deletion_controls(
         found = {name: judge.deletion(each) for name, each in given.items()}
         orders[setting.name] = found | {"another": judge.deletion(mine.roll(1, 0)), "own": judge.deletion(mine)}
     gaps: dict[tuple[str, str], np.ndarray] = {}
-    for protocol, field in (("as-published", "published"), ("corrected", "corrected")):
+    for protocol, field in PROTOCOLS.items():
         values = {name: [getattr(each[name], field) for each in orders.values()] for name in orders[settings[0].name]}
         mean = {name: np.mean(each, axis=0) for name, each in values.items()}
         if "oracle" in mean:

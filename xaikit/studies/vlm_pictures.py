@@ -236,6 +236,13 @@ class Portraits:
         return Portraits(*(part[positions] for part in parts), self.presentations)
 
 
+def by_looks(people: Portraits) -> dict[str, Bool[Tensor, " images"]]:
+    """Which people are of each group: of all, and of each look that is known; none of one person, who says nothing."""
+    groups = {"all": torch.ones(len(people), dtype=torch.bool)}
+    groups |= {looks: people.presentation == number for number, looks in enumerate(people.presentations)}
+    return {group: members for group, members in groups.items() if members.sum() > 1}
+
+
 def portraits(data: Classified, cfg: Settings, seed: int) -> Portraits:
     """The people of a task, with and without a black patch over the box of their face.
 
