@@ -24,6 +24,7 @@ from xaikit.audit.load import outputs
 from xaikit.companion.known_towers import small
 from xaikit.companion.notes import Notes
 from xaikit.companion.profiles import Settings
+from xaikit.companion.record import Record
 from xaikit.decomposition import heads as by_heads
 from xaikit.decomposition.decompose import LEVELS, Readout, coefficients, decompose
 from xaikit.decomposition.store import DecomposedDataset, fill
@@ -263,7 +264,7 @@ def what_notebook_03_shows(device: str) -> None:
     vlm_figures.gallery(vlm_figures.triples(["a"] * 4, images, [maps, maps], range(4)), 2)
     vlm_figures.one_picture(images[0].cpu(), {"zero-shot": found}, recipe)
     people = vlm_pictures.Portraits(images.cpu(), images.cpu(), faces, known, known, ("long hair", "short hair"))
-    groups, note = vlm_pictures.by_looks(people), Notes(mock.Mock(seed=0), "agarwal")
+    groups, note = vlm_pictures.by_looks(people), Notes(mock.Mock(spec=Record, seed=0), "agarwal")
     settings = ("zero-shot", "fine-tuned")
     vlm_numbers.search(note, {("cars", setting, "own"): found for setting in settings})
     asked = [("zero-shot", "own"), ("zero-shot", "softmax"), ("fine-tuned", "own")]
