@@ -289,7 +289,7 @@ def what_notebook_03_shows(device: str) -> None:
     vlm_figures.gallery(vlm_figures.triples(["a"] * 4, images, [maps, maps], range(4)), 2)
     vlm_figures.one_picture(images[0].cpu(), {"zero-shot": found}, recipe)
     people = vlm_pictures.Portraits(images.cpu(), images.cpu(), faces, known, known, ("long hair", "short hair"))
-    groups, note = vlm_pictures.by_looks(people), Notes(mock.Mock(seed=0), "agarwal")
+    groups, note = vlm_pictures.by_looks(people), Notes(mock.Mock(spec=Record, seed=0), "agarwal")
     settings = ("zero-shot", "fine-tuned")
     vlm_numbers.search(note, {("cars", setting, "own"): found for setting in settings})
     asked = [("zero-shot", "own"), ("zero-shot", "softmax"), ("fine-tuned", "own")]
