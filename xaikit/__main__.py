@@ -200,17 +200,19 @@ def notebooks(names: Names = None, profile: Profile = "mini") -> None:
 def course(
     names: Names = None,
     edition: Annotated[
-        Literal["student", "solution"], Option(help="Cells to complete, or solutions in their place.")
+        Literal["student", "solution", "slides"],
+        Option(help="Cells to complete, solutions in their place, or slides without code and exercises."),
     ] = "student",
     output: Annotated[Path, Option("--output", "-o", metavar="FOLDER", help="Gets the notebooks and a list.")] = Path(
         "course"
     ),
 ) -> None:
-    """Write the notebooks with their exercises for a class, in the edition of students or of teachers."""
-    from xaikit.companion import course
+    """Write the notebooks for a class: with their exercises, for students or for teachers, or as slides."""
+    from xaikit.companion import course, slides
     from xaikit.companion.run import jobs
 
-    print(*course.write(jobs(names or (), "mini"), edition, output), sep="\n")
+    chosen = jobs(names or (), "mini")
+    print(*(slides.write(chosen, output) if edition == "slides" else course.write(chosen, edition, output)), sep="\n")
 
 
 @app.command(rich_help_panel=RUN, context_settings={"ignore_unknown_options": True})

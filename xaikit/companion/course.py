@@ -82,7 +82,7 @@ def write(chosen: Sequence[Job], edition: Edition, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files, rows = [], []
     for job in chosen:
-        notebook = _with_outputs(job)
+        notebook = with_outputs(job)
         file = folder / f"{job.name}.ipynb"
         with replacing(file) as part:
             execute.write(edition_of(notebook, job.script.name, edition), part)
@@ -102,7 +102,8 @@ def write(chosen: Sequence[Job], edition: Edition, folder: Path) -> list[Path]:
     return [*files, folder / "README.md"]
 
 
-def _with_outputs(job: Job) -> NotebookNode:
+def with_outputs(job: Job) -> NotebookNode:
+    """A notebook with the outputs of its page, where that shows the cells of its script, else without any."""
     page = job.script.with_suffix(".ipynb")
     if page.is_file():
         shown = read_page(page, as_version=4)
