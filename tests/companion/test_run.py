@@ -130,6 +130,7 @@ def test_a_page_shows_prose_comments_and_imports_that_need_no_run(
         "# # Another title\n\n# %% [markdown]\n# A cell more.\n\n# %%\n# A comment alone",
     )
     edit(checkout, "Some words about it.", "Other words about it.")
+    edit(checkout, "import Record\n\nwith", "import Record\n\n# %%\nwith")  # imports in a cell of their own
     assert run.page_is_older(job)
     for said in ("wrote", "notebooks/01_small.ipynb is as it was"):
         capsys.readouterr()
@@ -140,9 +141,9 @@ def test_a_page_shows_prose_comments_and_imports_that_need_no_run(
     page = nbformat.read(checkout / "notebooks" / f"{NAME}.ipynb", as_version=4)
     script = jupytext.read(checkout / "notebooks" / f"{NAME}.py")
     assert [cell.source for cell in page.cells] == [cell.source for cell in script.cells]
-    assert "image/png" in page.cells[5].outputs[0].data
+    assert "image/png" in page.cells[6].outputs[0].data
     code = [cell for cell in page.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == [1, 2, 3, 4] and not code[0].outputs
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4, 5] and not code[0].outputs
 
 
 def test_a_failing_cell_is_reported_and_the_old_results_stay(checkout: Path) -> None:

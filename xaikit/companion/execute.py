@@ -71,7 +71,11 @@ def page_of(executed: Path, script: Path) -> NotebookNode:
     """
     page = read(script)
     ran, code = (
-        [cell for cell in notebook.cells if sources.does_something(sources.counted(cell))]
+        [
+            cell
+            for cell in notebook.cells
+            if sources.does_something(own := sources.counted(cell)) and not sources.only_imports(own)
+        ]
         for notebook in (nbformat.read(executed, as_version=4), page)
     )
     for shown, cell in zip(ran, code, strict=True):

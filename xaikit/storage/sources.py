@@ -114,6 +114,13 @@ def does_something(cell: Cell) -> bool:
     return code and not of_exercise(cell)
 
 
+def only_imports(cell: Cell) -> bool:
+    """Whether a cell of code does nothing but import: it counts by what uses its names, and may come and go."""
+    with suppress(SyntaxError):
+        return all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(cell.source).body)
+    return False
+
+
 def same_code(found: Iterable[Cell], script: Path, root: Path = ROOT) -> bool:
     """Whether cells, of a page say, run what those of a script do.
 
@@ -156,13 +163,9 @@ def _parsed(script: Path, text: str) -> "NotebookNode":
 
 def _code(found: Iterable[Cell], script: Path, root: Path) -> list[list[object]]:
     """The tags of each cell of code that is run, and what it does: of one that only imports, nothing by itself."""
-    code = [(cell.tags, _python(cell.source, script)) for cell in found if does_something(cell)]
-    digests = canonical.read(root).script([python for _, python in code])
-    return [[tags, digest] for (tags, python), digest in zip(code, digests, strict=True) if not _only_imports(python)]
-
-
-def _only_imports(python: str) -> bool:
-    return all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(python).body)
+    code = [cell for cell in found if does_something(cell)]
+    digests = canonical.read(root).script([_python(cell.source, script) for cell in code])
+    return [[cell.tags, digest] for cell, digest in zip(code, digests, strict=True) if not only_imports(cell)]
 
 
 def _python(source: str, script: Path) -> str:
