@@ -25,7 +25,7 @@
 # |---|---|---|
 # | **curious** | this page, and the table at its end | nothing |
 # | **a student** | this page, then the notebook of the paper that you read; its exercises stand alone | `make lab` |
-# | **a teacher** | `docs/notebooks.md`: the exercises in two editions | `xaikit course` |
+# | **a teacher** | `docs/notebooks.md`: the exercises in two editions, and slides | `xaikit course` |
 # | **a reviewer** | the papers beside the rerun, `docs/review.html` | `make figures`, `make review` |
 # | **a practitioner** with a classifier | `docs/audit.md` | `xaikit audit` |
 # | **a researcher** with a method | notebook 05 and `docs/leaderboard.md` | `xaikit score` |

@@ -16,12 +16,15 @@ ALT = 'A dot, "grey" & small.'
 @pytest.fixture
 def notebook() -> NotebookNode:
     picture = new_output("display_data", {"image/png": PIXEL}, metadata={"image/png": {"alt": ALT}})
-    printed = new_output("stream", text="a line of a log")
+    printed = new_output("stream", text="a line of a log\n" * (slides.LINES + 1))
+    said = new_output("stream", text="what came out")
     return new_notebook(cells=[
         new_markdown_cell("# A title\n\nWhat it is about."),
         new_code_cell("seed = 0", outputs=[printed]),
         new_markdown_cell("**Notice.** An end.\n\n## The next one\n\nIts text.\n\n**Predict.** What comes?"),
         new_code_cell("draw()", outputs=[printed, picture]),
+        new_markdown_cell("And, in a word:"),
+        new_code_cell("print()", outputs=[said]),
         new_markdown_cell("## Exercises\n\nFive of them."),
         new_markdown_cell("### Exercise 1: solve\n\n*Difficulty 1 of 3 · 5 minutes*", metadata={"tags": ["exercise"]}),
     ])  # fmt: skip
@@ -35,8 +38,10 @@ def test_a_heading_begins_a_slide_and_what_is_below_it_stands_below_it(notebook:
         ("slide", "## The next one"),
         ("subslide", "**Predict.** What comes?"),
         ("subslide", "draw()"),
+        ("subslide", "And, in a word:"),
+        ("-", "print()"),
     ]
-    assert [output.output_type for output in found[-1].outputs] == ["display_data"]
+    assert [output.output_type for output in found[4].outputs] == ["display_data"]
 
 
 def test_a_file_shows_pictures_with_their_texts_and_no_code(
@@ -47,6 +52,7 @@ def test_a_file_shows_pictures_with_their_texts_and_no_code(
     page = file.read_text(encoding="utf-8")
     assert file.name == "06_audit.html" and "reveal" in page
     assert f"data:image/png;base64,{PIXEL}" in page and "alt='A dot, \"grey\" &amp; small.'" in page
+    assert "what came out" in page
     for absent in ("draw()", "seed = 0", "a line of a log", "Exercise 1"):
         assert absent not in page
 

@@ -13,6 +13,7 @@ own `given` cells.
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,12 +104,13 @@ def write(chosen: Sequence[Job], edition: Edition, folder: Path) -> list[Path]:
 
 
 def with_outputs(job: Job) -> NotebookNode:
-    """A notebook with the outputs of its page, where that shows the cells of its script, else without any."""
+    """A notebook with the outputs of its page, where that is of the code of its script; else it warns, without any."""
     page = job.script.with_suffix(".ipynb")
     if page.is_file():
-        shown = read_page(page, as_version=4)
-        if sources.holding_something(shown.cells) == sources.cells(job.script, job.root):
-            return shown
+        shown = sources.holding_something(read_page(page, as_version=4).cells)
+        if sources.same_code(shown, job.script, job.root):
+            return execute.page_of(page, job.script)
+        warnings.warn(f"{page.name} is of other code than its script, so no pictures: make notebooks", stacklevel=2)
     return execute.clean(execute.read(job.script))
 
 

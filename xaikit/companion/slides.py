@@ -23,7 +23,11 @@ with extra("notebooks"):
     from nbformat.v4 import new_markdown_cell, new_notebook
 
 # Where a text is parted: before a heading, and before what a speaker asks or shows by itself.
-_PARTS = re.compile(r"^(?=#{1,3} |\*\*(?:Notice|Predict|Instrument|By hand|Rate it yourself)\.|\*Question\.)", re.M)
+_PARTS = re.compile(
+    r"^(?=#{1,3} |\*\*(?:Notice|Predict|Instrument|By hand|Rate it yourself)\.|\*Question\.|You will$|\*\*After it)",
+    re.M,
+)
+SHORT = 300  # characters of a text that leads to the picture below it, on the same slide
 _EXERCISES = "## Exercises"
 # Its own template leaves the texts out that stand in the place of pictures.
 _TEMPLATE = """{% extends 'index.html.j2' %}
@@ -32,6 +36,7 @@ _TEMPLATE = """{% extends 'index.html.j2' %}
   src="data:image/png;base64,{{ output.data['image/png'] }}">
 {% endblock %}"""
 _SEEN = ("image/png", "text/html")
+LINES = 12  # of what is printed; more is a log
 
 
 def write(chosen: Sequence[Job], folder: Path) -> list[Path]:
@@ -55,22 +60,33 @@ def write(chosen: Sequence[Job], folder: Path) -> list[Path]:
 
 def slides_of(notebook: NotebookNode) -> NotebookNode:
     """A notebook whose cells say which slide each is of, for nbconvert."""
-    cells = []
+    cells: list[NotebookNode] = []
     for cell in _shown(notebook):
-        begins = cell.cell_type == "markdown" and cell.source.startswith("#")
-        slideshow = {"slide_type": "slide" if begins or not cells else "subslide"}
-        cells.append(NotebookNode({**cell, "metadata": {**cell.metadata, "slideshow": slideshow}}))
+        kind = "slide" if not cells or (cell.cell_type == "markdown" and cell.source.startswith("#")) else "subslide"
+        if cell.cell_type == "code" and cells and _leads_on(cells[-1]):
+            kind = "-"  # goes on with the slide
+        cells.append(NotebookNode({**cell, "metadata": {**cell.metadata, "slideshow": {"slide_type": kind}}}))
     return new_notebook(cells=cells, metadata=notebook.metadata)
 
 
+def _leads_on(cell: NotebookNode) -> bool:
+    """Whether a cell is a sentence or two, of a thought that goes on, and not one that asks or begins a section."""
+    return cell.cell_type == "markdown" and len(cell.source) <= SHORT and not _PARTS.match(cell.source)
+
+
+def _is_seen(output: NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return output.name == "stdout" and len(output.text.splitlines()) <= LINES
+    return any(kind in output.get("data", {}) for kind in _SEEN)
+
+
 def _shown(notebook: NotebookNode) -> Iterator[NotebookNode]:
-    """The parts of texts, and cells with a picture or a table, up to the exercises."""
+    """The parts of texts, and cells with a picture, a table or a few printed lines, up to the exercises."""
     for cell in notebook.cells:
         if sources.of_exercise(sources.counted(cell)):
             continue
         if cell.cell_type == "code":
-            outputs = [each for each in cell.outputs if any(kind in each.get("data", {}) for kind in _SEEN)]
-            if outputs:
+            if outputs := [each for each in cell.outputs if _is_seen(each)]:
                 yield NotebookNode({**cell, "outputs": outputs})
             continue
         for part in _PARTS.split(cell.source):
