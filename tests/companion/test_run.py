@@ -461,6 +461,16 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     assert listed == named.split()
 
 
+@pytest.mark.parametrize(("given", "set_to"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_command_wait_without_a_core_unless_somebody_wants_it_otherwise(given: str | None, set_to: str):
+    """It has to stand in the environment before torch is loaded."""
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    variables |= {"PYTHONPATH": str(paths.ROOT)} | ({"OMP_WAIT_POLICY": given} if given else {})
+    code = "import os, sys, xaikit.__main__; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables)
+    assert ran.stdout.split() == [set_to, "False"]
+
+
 @pytest.mark.parametrize(("command", "called"), [(main.extract, extract), (main.train_translator, train_translator)])
 def test_defaults_are_those_of_what_is_called(command: Callable[..., None], called: Callable[..., None]) -> None:
     behind = inspect.signature(called).parameters
