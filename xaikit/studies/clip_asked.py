@@ -267,7 +267,7 @@ def scores(
 
 
 def joined(
-    parts: Mapping[str, Sequence[Mapping[str, Float[np.ndarray, " part"]]]],
+    parts: Mapping[str, Sequence[Mapping[str, Float[np.ndarray, " _"]]]],
 ) -> dict[str, dict[str, Float[np.ndarray, " pictures"]]]:
     """The `scores` of several sets of pictures by method, put together."""
     return {

@@ -4,15 +4,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import ipywidgets as widgets
 import pandas as pd
 from PIL import Image
 
-from xaikit.storage.extras import extra
 from xaikit.storage.files import replacing
 from xaikit.texplain.rating import COLUMNS, Question, of_questions, read_file
-
-with extra("notebooks"):
-    import ipywidgets as widgets
 
 
 def rating_page(questions: Sequence[Question], folder: Path, rater: str) -> "RatingPage":
