@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from jaxtyping import install_import_hook
 
@@ -19,7 +20,7 @@ install_import_hook("xaikit", "beartype.beartype")
 import seconds_taken  # noqa: E402
 from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 
-from xaikit.companion import report, run  # noqa: E402
+from xaikit.companion import plots, report, run  # noqa: E402
 from xaikit.storage import arithmetic, paths  # noqa: E402
 from xaikit.storage.files import read_json  # noqa: E402
 
@@ -60,6 +61,15 @@ def _not_in_git() -> set[str]:
     except (OSError, subprocess.CalledProcessError):
         return set()
     return set(found.stdout.split("\0")) - {""}
+
+
+@pytest.fixture
+def style() -> Iterator[None]:
+    """Figures as the notebooks draw them, of which none stays open."""
+    with plt.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

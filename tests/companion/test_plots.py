@@ -1,7 +1,6 @@
 """Pictures repeat byte for byte, nothing is cut off, and what is drawn is what was given."""
 
 import io
-from collections.abc import Iterator
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -20,14 +19,7 @@ from xaikit.studies import caption_driven_figures as figures
 from xaikit.studies.texplain_figures import word_cloud
 
 matplotlib.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def style() -> Iterator[None]:
-    with matplotlib.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("style")
 
 
 @pytest.fixture

@@ -1,17 +1,14 @@
 """Figures and tables of notebook 01: what is drawn and recorded is what was given."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from xaikit.companion import plots
 from xaikit.companion.notes import Notes
 from xaikit.companion.record import Record
 from xaikit.datasets.digits import ColouredDigits
@@ -24,15 +21,8 @@ from xaikit.surgery.matching import ActivationStatistics
 from xaikit.surgery.transplant import Choice
 
 matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("style")
 SOME = Interval(0.5, 0.4, 0.7, 9)
-
-
-@pytest.fixture(autouse=True)
-def style() -> Iterator[None]:
-    with matplotlib.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture

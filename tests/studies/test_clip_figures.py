@@ -1,9 +1,6 @@
 """What the pictures of notebook 04 show is what was given."""
 
-from collections.abc import Iterator
-
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,16 +17,9 @@ from xaikit.studies.clip_decomposition import Labels, Pool, Role
 from xaikit.studies.clip_heads import Chosen, HeadTexts
 
 matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("style")
 
 TEXTS = ("a photo of a red duck", "a photo of a lake", "a photo of a dog")
-
-
-@pytest.fixture(autouse=True)
-def style() -> Iterator[None]:
-    with matplotlib.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture

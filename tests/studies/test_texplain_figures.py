@@ -1,7 +1,5 @@
 """The pictures of notebook 02: what is drawn is what was given."""
 
-from collections.abc import Iterator
-
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,16 +15,9 @@ from xaikit.metrics.intervals import Interval, proportion
 from xaikit.studies import texplain_figures as figures
 
 matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("style")
 
 WORDS = {"bird": 0.6, "red": 0.5, "lake": 0.4, "dog": 0.01}
-
-
-@pytest.fixture(autouse=True)
-def style() -> Iterator[None]:
-    with matplotlib.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
 
 
 @pytest.fixture

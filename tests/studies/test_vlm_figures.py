@@ -1,9 +1,6 @@
 """The pictures of notebook 03: what is drawn is what was given, in its place."""
 
-from collections.abc import Iterator
-
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,20 +8,12 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from xaikit.companion import plots
 from xaikit.perturbation.search import MaskChecks, Recipe
 from xaikit.studies import vlm_figures as figures
 from xaikit.studies.vlm_explanations import FINE_TUNED, PROTOCOLS, SETTINGS, ZERO_SHOT, Found
 
 matplotlib.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def style() -> Iterator[None]:
-    with matplotlib.rc_context():
-        plots.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("style")
 
 
 def drawn(*shape: int) -> Tensor:
