@@ -80,10 +80,10 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
 # == Check
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
-	@$(PY) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile
 
 test-fast: $(READY) ## the quick tests of the methods: at most 90 seconds, for who changes one
-	@$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(METHODS:%=tests/%)
+	@$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(METHODS:%=tests/%)
 
 # By uv, as pip can only resolve the newest versions. What old libraries say of newer ones is no fault of this code.
 test-lowest: ## the methods' tests with the lowest versions that pyproject.toml allows, in an environment of their own

@@ -1,6 +1,5 @@
 """Fixtures that several tests share."""
 
-import math
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 
 from xaikit.companion import plots, report, run  # noqa: E402
 from xaikit.storage import arithmetic, paths  # noqa: E402
-from xaikit.storage.files import read_json  # noqa: E402
 
 SECONDS = paths.BUILD / "seconds_of_tests.json"
 BEGAN = pytest.StashKey[float | None]()
@@ -91,31 +89,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     began = session.config.stash.get(BEGAN, None)
     if began is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         seconds_taken.keep(_asked(session.config), time.monotonic() - began, SECONDS)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deal tests to the workers file by file, those of the notebooks notebook by notebook, and the longest ones first.
-
-    A notebook is run by its first test; one worker would run them all, and the other wait for it.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-
-    def seconds(item: pytest.Item) -> float:
-        if (notebook := _notebook_of(item)) is None:
-            return 0.0
-        record = paths.FIGURES / "mini" / notebook / "numbers.json"
-        return read_json(record)["seconds"] if record.exists() else math.inf
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_notebook_of(item) or str(item.path)))
-    items.sort(key=seconds, reverse=True)
-
-
-def _notebook_of(item: pytest.Item) -> str | None:
-    """The notebook that a test is of results of, which it runs where they are not up to date."""
-    callspec = getattr(item, "callspec", None)
-    return callspec.params.get("folder") if callspec and item.path.name == "test_notebooks.py" else None
 
 
 def _asked(config: pytest.Config) -> list[str]:
