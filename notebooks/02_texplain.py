@@ -217,7 +217,7 @@ by_hand(
 # steps, the *floor*. All are judged by captions of pictures that none has seen. The instrument must find the first
 # undertrained (positive control), and claims that compare features need the one in use within 2 % of the floor.
 #
-# **Predict.** Which costs more: a quarter of the pairs, or half of the steps?
+# **Predict.** Which costs more against the floor: an eighth of its pairs, or half of its pairs and of its steps?
 
 # %%
 if not drawn:

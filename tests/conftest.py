@@ -20,6 +20,8 @@ import seconds_taken  # noqa: E402
 from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 
 from xaikit.companion import plots, report, run  # noqa: E402
+from xaikit.companion.notes import Notes  # noqa: E402
+from xaikit.companion.record import Record  # noqa: E402
 from xaikit.storage import arithmetic, paths  # noqa: E402
 
 SECONDS = paths.BUILD / "seconds_of_tests.json"
@@ -68,6 +70,13 @@ def style() -> Iterator[None]:
         plots.use_style()
         yield
     plt.close("all")
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
+    """The notes of the notebook that a module of tests names, NOTEBOOK and PAPER; `noted` says what they hold."""
+    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
+    return Notes(Record(request.module.NOTEBOOK, "mini", 3), request.module.PAPER)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -89,6 +89,8 @@ def test_that_the_page_of_another_audit_is_replaced_is_said_before_it_is(folder:
     assert "replaces" not in capsys.readouterr().err  # the same one again
     run(folder, concepts=folder / "concepts.toml", quick=True, seed=4)
     assert f"which this one replaces: {first}" in capsys.readouterr().err
+    run(folder, concepts=folder / "concepts.toml", quick=True, seed=5, shards=2, shard=0)
+    assert "replaces" not in capsys.readouterr().err  # a part alone writes no page
 
 
 def test_what_reads_the_pictures_counts_by_its_weights() -> None:

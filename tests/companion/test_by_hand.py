@@ -5,6 +5,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from xaikit.companion import by_hand as module
 from xaikit.companion import plots
@@ -42,22 +44,36 @@ def test_a_run_without_a_window_shows_the_same_picture(shown: list[str], monkeyp
     assert draw == [{"maps": 10}] and shown == [ALT]
 
 
-def test_in_a_live_notebook_every_move_draws_anew(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, Any] = {}
+LIVE = """
+import ipywidgets
+import matplotlib.pyplot as plt
+from xaikit.companion.by_hand import by_hand
 
-    def interact(function: Any, **sliders: Any) -> None:
-        made.update(sliders)
-        for slider in sliders.values():
-            slider.observe(lambda _: function(**{name: each.value for name, each in sliders.items()}), "value")
-        function(**{name: each.value for name, each in sliders.items()})
+drawn, made = [], []
+ipywidgets.Widget.on_widget_constructed(made.append)
 
-    monkeypatch.setattr(module, "get_ipython", object)
+def draw(maps):
+    drawn.append(maps)
+    return plt.figure()
+
+by_hand(draw, "A line that goes up.", maps=[1, 10, 100])
+"""
+MOVE = """
+(slider,) = (each for each in made if isinstance(each, ipywidgets.SelectionSlider))
+(place,) = (each for each in made if isinstance(each, ipywidgets.Output))
+slider.value = 100
+print(drawn, [output["metadata"]["image/png"]["alt"] for output in place.outputs])
+"""
+
+
+def test_in_a_live_notebook_every_move_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a real kernel: the picture stands below its slider, alone, with its text."""
     monkeypatch.delenv("XAIKIT_OUT", raising=False)
-    monkeypatch.setattr(module.ipywidgets, "interact", interact)
-    draw = Drawn()
-    by_hand(draw, ALT, maps=[1, 10, 100])
-    made["maps"].value = 100
-    assert draw == [{"maps": 10}, {"maps": 100}] and shown == [ALT, ALT]
+    notebook = new_notebook(cells=[new_code_cell(LIVE), new_code_cell(MOVE)])
+    NotebookClient(notebook, timeout=120).execute()
+    shown, said = (cell.outputs for cell in notebook.cells)
+    assert "application/vnd.jupyter.widget-view+json" in shown[-1]["data"]
+    assert said[0]["text"].strip() == f"[10, 100] {[ALT]}"
 
 
 @pytest.mark.parametrize("choices", [{}, {"maps": []}])

@@ -1,31 +1,19 @@
 """Intervals of a notebook: recorded under its paper's name, with their values, by the interval that suits them."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import pytest
+from noted import numbers
 
 from xaikit.companion.notes import Notes
-from xaikit.companion.record import Record
 from xaikit.metrics.intervals import bootstrap_mean, proportion
 
-
-@pytest.fixture
-def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
-    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
-    return Notes(Record("01_x", "mini", 3), "paper")
-
-
-def recorded(note: Notes) -> dict[str, dict[str, float]]:
-    kept = json.loads((note.record.folder / "unfinished.json").read_text(encoding="utf-8"))
-    return {number["id"]: number for number in kept["numbers"]}
+NOTEBOOK, PAPER = "01_x", "paper"
 
 
 def test_an_interval_is_recorded_under_the_paper_and_handed_on(note: Notes) -> None:
     share = proportion(3, 4)
     assert note("share", share, "Figure 4", "as-published") is share
-    number = recorded(note)["paper.share"]
+    number = numbers(note)["share"]
     assert [number[key] for key in ("value", "n", "unit", "protocol")] == [0.75, 4, "fraction", "as-published"]
     assert (number["low"], number["high"]) == pytest.approx((share.low, share.high), abs=1e-5)
 
@@ -52,6 +40,6 @@ def test_numbers_and_values_of_another_model_have_its_name(note: Notes) -> None:
     other = Notes(note.record, "paper", "vit-l-14")
     for each in (note, other):
         each("share", proportion(1, 2), "Figure 4", values=[0, 1], of="digits")
-    assert set(recorded(note)) == {"paper.share", "paper.share.vit-l-14"}
+    assert set(numbers(note)) == {"share", "share.vit-l-14"}
     assert (note.record.folder / "values_digits_of_vit_l_14.csv").exists()
     assert other.id("share") == "paper.share.vit-l-14"

@@ -1,16 +1,13 @@
 """Figures and tables of notebook 01: what is drawn and recorded is what was given."""
 
-from pathlib import Path
-
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from noted import recorded
 
-from xaikit.companion.notes import Notes
-from xaikit.companion.record import Record
 from xaikit.datasets.digits import ColouredDigits
 from xaikit.metrics.intervals import Interval
 from xaikit.studies import caption_driven_figures as figures
@@ -20,15 +17,11 @@ from xaikit.studies.caption_driven_grid import INSTRUMENTS, Known
 from xaikit.surgery.matching import ActivationStatistics
 from xaikit.surgery.transplant import Choice
 
+NOTEBOOK, PAPER = "01_caption_driven", "koller"
+
 matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("style")
 SOME = Interval(0.5, 0.4, 0.7, 9)
-
-
-@pytest.fixture
-def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
-    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
-    return Notes(Record("01_caption_driven", "mini", 3), "koller")
 
 
 @pytest.fixture
@@ -244,7 +237,3 @@ def test_scores_are_recorded_under_their_protocols(note) -> None:
     assert tables.note_scores(note, shares)["measure"].tolist() == ["as published", "indexing mended", "retained"]
     ids = {"fig4.test.biased.colour", "fig4.mended.biased.colour", "fig4.corrected.biased.colour.retained"}
     assert set(recorded(note)) == ids
-
-
-def recorded(note: Notes) -> dict[str, float]:
-    return {number.removeprefix("koller."): each["value"] for number, each in note.record._numbers.items()}

@@ -1,29 +1,22 @@
 """The rows of notebook 04: what is recorded of a few answers with known shares, and which heads are looked into."""
 
 import dataclasses
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from noted import recorded
 
 from xaikit.companion import profiles
-from xaikit.companion.notes import Notes
-from xaikit.companion.record import Record
 from xaikit.decomposition.textspan import TextSpan
 from xaikit.studies import clip_heads as single
 from xaikit.studies import clip_tables as tables
 from xaikit.studies import clip_waterbirds as waterbirds
 from xaikit.studies.clip_decomposition import Ablation, Backbone, Labels, Pool, Role, backbones
 
+NOTEBOOK, PAPER = "04_clip_decomposition", "gandelsman"
+
 RIGHT = torch.tensor([0, 1, 0, 1])
-
-
-@pytest.fixture
-def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
-    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
-    return Notes(Record("04_clip_decomposition", "mini", 0), "gandelsman")
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +24,6 @@ def model() -> Backbone:
     """The mini profile's CLIP, beside which no published number stands."""
     (found,) = backbones(profiles.load("mini", "04_clip_decomposition", 0))
     return dataclasses.replace(found, published_as=None)
-
-
-def recorded(note: Notes) -> dict[str, float]:
-    kept = json.loads((note.record.folder / "unfinished.json").read_text(encoding="utf-8"))
-    return {number["id"].removeprefix("gandelsman."): number["value"] for number in kept["numbers"]}
 
 
 def role(head: tuple[int, int], topic: str | None, texts: tuple[str, ...] = ("a red duck",), **shares: float) -> Role:

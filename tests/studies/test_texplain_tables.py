@@ -1,37 +1,20 @@
 """The rows of notebook 02: each number under its id, with the value that was measured."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from noted import numbers, recorded
 
-from xaikit.companion.notes import Notes
-from xaikit.companion.record import Record, published
+from xaikit.companion.record import published
 from xaikit.metrics.intervals import Interval
 from xaikit.studies import texplain_tables as tables
 from xaikit.studies.texplain import Dependence, category_leads
 from xaikit.studies.texplain_instruments import OnBirds
 from xaikit.studies.texplain_planted import Heard
 
+NOTEBOOK, PAPER = "02_x", "taghanaki"
+
 YES, NO = ["a duck by the lake"], ["a dog"]
-
-
-@pytest.fixture
-def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
-    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
-    return Notes(Record("02_x", "mini", 0), "taghanaki")
-
-
-def recorded(note: Notes) -> dict[str, Any]:
-    kept = json.loads((note.record.folder / "unfinished.json").read_text(encoding="utf-8"))
-    return {number["id"].removeprefix("taghanaki."): number for number in kept["numbers"]}
-
-
-def values(note: Notes) -> dict[str, float]:
-    return {id: number["value"] for id, number in recorded(note).items()}
 
 
 @pytest.mark.parametrize(("name", "id"), [
@@ -52,7 +35,7 @@ def test_categories_of_one_picture_or_without_a_known_home_are_left_out(note) ->
     words = {"class": {"bird": {"duck"}, "dog": {"dog"}, "fish": {"fish"}},
              "home": {"bird": {"lake"}, "dog": {"lake"}, "fish": set()}}  # fmt: skip
     rows = tables.homes(note, texts, words)
-    assert values(note) == {"fig5.bird.class-word": 0.5, "fig5.bird.home-word": 0.5, "fig5.fish.class-word": 0.0}
+    assert recorded(note) == {"fig5.bird.class-word": 0.5, "fig5.bird.home-word": 0.5, "fig5.fish.class-word": 0.0}
     assert rows["category"].tolist() == list(texts) and rows.isna().sum().tolist() == [0, 1, 2]
 
 
@@ -62,7 +45,7 @@ def test_controls_say_what_their_words_are_and_whose_translator_spoke(note) -> N
     rows = tables.controls(
         note, conditions, {"classifier": np.array([3.0, 4, 5])}, named, dict.fromkeys(conditions, "8 pairs")
     )
-    assert values(note) == {
+    assert recorded(note) == {
         "controls.classifier.matching-words": 4, "controls.classifier.category-named": pytest.approx(2 / 3, abs=1e-6),
         "controls.zeros.category-named": 0,
     }  # fmt: skip
@@ -75,7 +58,7 @@ def test_what_is_heard_of_the_same_network_has_no_answers_of_its_own(note) -> No
         return Heard(np.full(4, said), np.zeros(4), np.array([1.0, 0, 1, 1]), np.ones(6), np.array([1.0, 1, 1, 0]))
 
     rows = tables.planted(note, "vit", {"twin": heard(0.1), "planted 1": heard(0.6), "zeros": heard(0.2)})
-    found = values(note)
+    found = recorded(note)
     assert found["planted.vit.planted-1.word"] == pytest.approx(0.6) and found[
         "planted.vit.zeros.over-twin"
     ] == pytest.approx(0.1)
@@ -91,7 +74,7 @@ def test_a_shift_is_the_test_minus_training_and_stands_beside_the_captioners(not
     texts = {"TExplain": {"train": [NO, NO, NO, NO], "test": [YES, YES, YES, NO]},
              "captioner": {"train": [NO * 2] * 4, "test": [YES + NO, NO + YES, NO * 2, NO * 2]}}  # fmt: skip
     rows = tables.shifts(note, "landbird", "water", texts, {"lake"})
-    found = values(note)
+    found = recorded(note)
     assert found["fig7.landbird.water.test.texplain"] == 0.75 == found["fig7.landbird.water.shift.texplain"]
     assert found["fig7.landbird.water.shift.captioner"] == 0.25 and found["instruments.mentions.landbird.halves"] == 0
     assert found["fig7.landbird.water.shift-over-captioner"] == 0.5
@@ -101,7 +84,7 @@ def test_a_shift_is_the_test_minus_training_and_stands_beside_the_captioners(not
 def test_maps_of_words_are_told_by_their_share_on_birds(note) -> None:
     where = {"Grad-CAM": {"another picture": OnBirds(np.array([0.1, 0.3]), np.array([0.2, 0.6]), torch.zeros(2, 1, 1))}}
     rows = tables.word_maps(note, where)
-    assert values(note) == {
+    assert recorded(note) == {
         "instruments.map.grad-cam.another-picture.pixels": pytest.approx(0.4),
         "instruments.map.grad-cam.another-picture.mass": pytest.approx(0.2),
     }
@@ -124,7 +107,7 @@ def test_table_2_has_means_and_deviations_over_runs_and_what_is_published(note) 
         note, {"ERM": {"worst group": [0.2, 0.4, 0.6]}, "TExplain": {"masked samples": [0.1, 0.1, 0.4]}}
     )
     assert rows["worst group"][0] == "0.400 ± 0.200" and rows["masked samples"][1] == "0.200 ± 0.173"
-    found = recorded(note)
+    found = numbers(note)
     assert found["table2.erm.worst-group"]["published"] == published("taghanaki.table2.worst-group.erm", "fraction")
     assert found["table2.texplain.masked-samples"]["n"] == 3
 
@@ -133,20 +116,20 @@ def test_gains_are_taken_run_by_run(note) -> None:
     measured = runs()
     tables.gains(note, measured, [("TExplain", "ERM")])
     difference = measured["TExplain"]["average"] - measured["ERM"]["average"]
-    assert values(note)["table2.texplain-over-erm.average"] == pytest.approx(difference.mean(), abs=1e-6)
+    assert recorded(note)["table2.texplain-over-erm.average"] == pytest.approx(difference.mean(), abs=1e-6)
 
 
 def test_dependence_has_a_row_for_each_factor_of_each_classifier(note) -> None:
     one = Dependence(np.array([1.0, 0, 0, 0]), np.array([0.5, 0.7, 0.1, 0.3]), np.array([-0.5, 0.5, 0.1, 0.3]))
     rows = tables.dependence(note, {"nine": {"place": one}, "birds, ERM": {"place": one}})
     assert rows.loc[1].tolist() == ["birds, ERM", "place", 0.25, pytest.approx(0.4), pytest.approx(0.1)]
-    assert list(values(note))[3] == "causal.birds-erm.place.flips"
+    assert list(recorded(note))[3] == "causal.birds-erm.place.flips"
 
 
 def test_table_1_has_what_is_published_of_comparable_metrics_alone(note) -> None:
     paired, shuffled = ({name: np.array([k, k + 0.2]) for name in ("cosine", "rougeL", "rouge1")} for k in (0.5, 0.3))
     rows = tables.table1(note, paired, shuffled, {"rougeL"})
     assert rows["published"].notna().tolist() == [False, True, False]
-    found = values(note)
+    found = recorded(note)
     assert found["table1.rougel"] == pytest.approx(0.6) and found["table1.rougel.gain"] == pytest.approx(0.2)
     assert found["table1.cosine.shuffled"] == pytest.approx(0.4)

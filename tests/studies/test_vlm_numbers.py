@@ -1,30 +1,18 @@
 """What notebook 03 writes down: each number under its id, from the values that it is of."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from noted import recorded
 
 from xaikit.companion.notes import Notes
-from xaikit.companion.record import Record
 from xaikit.metrics.intervals import proportion
 from xaikit.metrics.pointing import pointing_game
 from xaikit.studies import vlm_numbers as numbers
 from xaikit.studies.vlm_explanations import FINE_TUNED, SETTINGS, ZERO_SHOT, DeletionControls, Removal
 
-
-@pytest.fixture
-def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
-    monkeypatch.setenv("XAIKIT_OUT", str(tmp_path))
-    return Notes(Record("03_vlm_explanations", "mini", 0), "agarwal")
-
-
-def recorded(note: Notes) -> dict[str, float]:
-    kept = json.loads((note.record.folder / "unfinished.json").read_text(encoding="utf-8"))
-    return {number["id"].removeprefix("agarwal."): number["value"] for number in kept["numbers"]}
+NOTEBOOK, PAPER = "03_vlm_explanations", "agarwal"
 
 
 def removal(published: list[float], corrected: list[float]) -> Removal:

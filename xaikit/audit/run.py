@@ -93,7 +93,8 @@ def run_audit(
     words += ["--shards", str(shards)] if shards > 1 else []
     options: dict[str, Any] = {"device": device, "seed": seed, "quick": quick}
     command = shlex.join([*words, "-o", str(output)])
-    _say_what_is_replaced(output, command)
+    if shard is None and not rank:  # who writes the page
+        _say_what_is_replaced(output, command)
     parts = Parts(
         output / ".parts",
         _key(loaded, listed, [labels, *beside.values()], asked, _digests(language), seed, quick, shards),
