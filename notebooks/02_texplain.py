@@ -150,7 +150,7 @@ print(f"The classifier is right in {right.mean():.0%} of the {len(right)} test p
 # %%
 CLASS_WORDS = study.class_words(original, classifier)
 leads = study.category_leads(words["original"], names, CLASS_WORDS)  # whether its category is said most
-if right.any():
+if right.sum() >= 2:  # of fewer there is no interval
     agreed = note.mean(
         "fig1.category-leads", leads[right > 0].astype(float), "Figure 1", of="pictures rightly classified"
     )
@@ -782,7 +782,7 @@ plots.show(
 # %%
 if drawn:
     of_place = torch.tensor([word in ("water", "land") for word in flags.top])[flags.chosen].numpy()
-if drawn and of_place.any():
+if drawn and of_place.sum() >= 2:  # of fewer there is no interval
     lies = {
         name: repair.on_birds(masks[name], train)[of_place]
         for name in ("TExplain", "RandMask", "attention", "RandMask, attention")
@@ -982,7 +982,8 @@ for name, theirs in {"same-captioner": second, "zeros": of_nothing}.items():
     for metric in own:
         gain = (own[metric] - base[metric]).reshape(-1, a_prompt).mean(1)
         id = f"instruments.overlap.{tables.slug(metric)}.{name}"
-        note.mean(id, gain, "Table 1", "control", "score", of="prompts")
+        unit = "difference of cosines" if metric == "cosine" else "difference of scores"
+        note.mean(id, gain, "Table 1", "control", unit, of="prompts")
 display(record.instrument("taghanaki.overlap"))
 
 # %% [markdown]

@@ -271,7 +271,8 @@ record.figure(
     alt="Twelve pictures, and below each the map of a small network that is known to read one thing alone: the name "
     "on a car, the face, the clothes, the place.",
 )  # fmt: skip
-for instrument in ("search", "text", "face.energy", "face.hit", "face.rank", "object"):
+for instrument in ("search.cars", "search.occupation", "text", "face.energy", "face.hit", "face.rank", "object.cars",
+                   "object.occupation"):  # fmt: skip
     display(record.instrument(f"agarwal.{instrument}"))
 
 # %% [markdown]

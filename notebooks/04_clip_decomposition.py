@@ -461,7 +461,7 @@ for kind, protocol in tables.KINDS.items():
         share = proportion(right, len(mine))
         note(f"specialisation.right-label.{kind}", share, "specialisation", protocol, "fraction of heads")
         p = permutation_p(lambda truth, said: float((truth == said).mean()), truth, said, seed)
-        record.number(f"gandelsman.specialisation.p.{kind}", p, unit="p", item="specialisation", protocol="exact")
+        record.number(f"gandelsman.specialisation.p.{kind}", p, unit="p-value", item="specialisation", protocol="exact")
         print(f"{kind}: {right} of {len(mine)} labels name what moves the head most, p = {p:.3g}")
 
 # %% [markdown]

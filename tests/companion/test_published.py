@@ -12,7 +12,7 @@ from xaikit.storage.paths import DATA
 
 FIELDS = {"id", "paper", "item", "value", "unit", "where", "kind"}
 UNITS = {"percent", "fraction", "p-value", "score", "count", "number", "index"}
-UNITS |= {"pixels", "words", "seconds", "minutes", "gigabytes"}
+UNITS |= {"pixels", "words", "seconds", "minutes", "gigabytes", "cosine"}
 KINDS = {"published", "repository", "decoded", "figure"}
 ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+")
 

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
@@ -487,11 +486,8 @@ def _sentences(
     train(
         translator, language.decoder, batches, Recipe(epochs, batch=min(BATCH, len(learn))),
         prompt=len(language.prompt), pad=language.pad, steps_an_epoch=len(batches), seed=seed,
-        accelerator=Accelerator(cpu=device == "cpu"),
+        device=device,
     )  # fmt: skip
-    # accelerate keeps the first device of a process, and training moves both there.
-    translator.to(device)
-    language.decoder.to(device)
     with torch.no_grad():
         conditioning = translator(scaled[tell][:, None].to(device))
     return _told(captioner, conditioning, TOLD, seed_for(seed, "audit", "sentences"))

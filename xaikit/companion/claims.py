@@ -65,12 +65,17 @@ class Bound:
         return float(numbers[self.limit]["value"] if isinstance(self.limit, str) else self.limit)
 
     def kept(self, numbers: Mapping[str, Mapping[str, Any]]) -> bool | None:
-        """Whether it is kept for sure (True), is not for sure (False), or neither can be said (None)."""
+        """Whether it is kept for sure (True), is not for sure (False), or neither can be said (None).
+
+        A p-value that is not small says nothing: of it only the first can be said for sure.
+        """
         number = numbers[self.id]
         low, high = ((number[end] if number[end] is not None else number["value"]) for end in ("low", "high"))
         limit = self.at(numbers)
         if self.relation == "=":
             return bool(number["value"] == limit)
+        if number["unit"] == "p-value" and self.relation == "<":
+            return True if high < limit else None  # what a test does not show it does not refute
         if self.relation == "<":
             low, high, limit = -high, -low, -limit
         return True if low > limit else False if high < limit else None

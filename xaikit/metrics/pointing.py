@@ -20,6 +20,7 @@ class Pointing:
     `hit` is the share of the pixels of highest attribution (one, or several equal ones) in the region or within the
     tolerance of it, and `hit_chance` the area of that; `top` the share of the highest pixels that lies in the region,
     `energy` that of the attribution itself, and `area` the region's share of the image, by chance what both are.
+    An attribution is `flat` where all of its pixels are equal: it points nowhere.
     """
 
     hit: Float[np.ndarray, " images"]
@@ -27,6 +28,12 @@ class Pointing:
     top: Float[np.ndarray, " images"]
     energy: Float[np.ndarray, " images"]
     area: Float[np.ndarray, " images"]
+    flat: Bool[np.ndarray, " images"]
+
+    @property
+    def hits(self) -> Bool[np.ndarray, " images"]:
+        """Whether a pixel of highest attribution lies in the region or within the tolerance; of flat ones none does."""
+        return (self.hit > 0) & ~self.flat
 
     @property
     def lift(self) -> Float[np.ndarray, " images"]:
@@ -46,7 +53,7 @@ def pointing_game(
 
     Arguments: `tolerance` in pixels, the radius of the discs around the region's pixels in which a hit counts too (15
     at 224 pixels in the original); `fraction` of an image's pixels are its top, equal ones taken in parts. Attributions
-    are not negative; one of zeros points nowhere, and gets what chance gives.
+    are not negative; one of zeros points nowhere, and gets what chance gives, but no hit.
     Raises ValueError for no image, shapes that do not fit, NaN, negative attributions, and a region without pixels.
     Source: Zhang et al. (2018), section 4.1, the hit; Agarwal's fairness accuracy is its share of images.
 
@@ -75,7 +82,8 @@ def pointing_game(
     above, level = (heat > least).double(), (heat == least).double()
     share = (count - above.sum(1)) / level.sum(1)  # of those at the level of the last one, so many are among the top
     top = ((above * inside).sum(1) + share * (level * inside).sum(1)) / count
-    found = ((highest * near).sum(1) / highest.sum(1), near.mean(1), top, energy, area)
+    flat = heat.amin(1) == heat.amax(1)
+    found = ((highest * near).sum(1) / highest.sum(1), near.mean(1), top, energy, area, flat)
     return Pointing(*(each.cpu().numpy() for each in found))
 
 

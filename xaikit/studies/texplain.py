@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int64, UInt8
 from scipy import stats
 from torch import Tensor, nn
@@ -282,7 +281,6 @@ def _translator(
         translator.load_state_dict(start.state_dict())
     held = torch.arange(len(features)) % HELD_OUT == HELD_OUT - 1
     data = InMemory(features[~held], sentences[~held], recipe.batch, seed)
-    accelerator = Accelerator(cpu=device == "cpu")
     losses: list[float] = []
     best: dict[str, Tensor] = {}
 
@@ -294,7 +292,7 @@ def _translator(
         return len(losses) - losses.index(min(losses)) > patience
 
     train_translator(translator.to(device), decoder, data, recipe, prompt=prompt, pad=pad, steps_an_epoch=len(data),
-                     seed=seed, accelerator=accelerator, after_epoch=look if held.any() else None)  # fmt: skip
+                     seed=seed, device=device, after_epoch=look if held.any() else None)  # fmt: skip
     return {**(best or translator.state_dict()), "held_out": torch.tensor(losses, dtype=torch.float64)}
 
 

@@ -205,9 +205,10 @@ def table1(
     rows = []
     for metric, own in paired.items():
         printed, id = PUBLISHED_TABLE1.get(metric) if metric in comparable else None, f"table1.{slug(metric)}"
-        value = note.mean(id, own, "Table 1", "as-published", "score", printed, of="prompts")
-        base = note.mean(f"{id}.shuffled", shuffled[metric], "Table 1", "control", "score", of="prompts")
-        gain = note.mean(f"{id}.gain", own - shuffled[metric], "Table 1", unit="score", of="prompts")
+        unit = "cosine" if metric == "cosine" else "score"
+        value = note.mean(id, own, "Table 1", "as-published", unit, printed, of="prompts")
+        base = note.mean(f"{id}.shuffled", shuffled[metric], "Table 1", "control", unit, of="prompts")
+        gain = note.mean(f"{id}.gain", own - shuffled[metric], "Table 1", unit=f"difference of {unit}s", of="prompts")
         rows.append({
             "metric": metric, "latent against its picture": str(value), "against another picture": str(base),
             "difference": str(gain), "published": published(printed) if printed else np.nan,

@@ -74,17 +74,18 @@ def search(note: Notes, found: Mapping[Key, Found]) -> pd.DataFrame:
 
 def planted(note: Notes, read: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """What `vlm_planted.read` found of each reader, trained and not."""
-    units = {"lift": "ratio", "rank": "score", "smaller-than-body": "difference"}
+    units = {"lift": "ratio", "rank": "fraction", "more": "difference of ratios", "smaller": "difference"}
     for id, values in read.items():
-        unit = units.get(id.rpartition(".")[2], "fraction")
+        unit = units.get(id.rpartition(".")[2].partition("-than-")[0], "fraction")
         note.mean(f"instruments.planted.{id}", values, "Instruments", "control", unit, of=f"{len(values)} planted")
     rows = []
     for name in READERS:
         flips = {f"flips: {whose}": read[f"{name}.flips.{whose}"].mean() for whose in ("own", "other")}
         for slug in (name, f"{name}.untrained"):
             row = {"network": slug.replace(".", ", "), "reads": name, **flips}
-            row |= {"size of its maps": read[f"{slug}.size"].mean()}
-            rows.append(row | {key: read[f"{slug}.{key}"].mean() for key in ("lift", "hit", "rank")})
+            measured = {"size of its maps": "size", "lift": "lift", "hit": "hit", "rank": "rank"}
+            own = {key: read[f"{slug}.{id}"].mean() for key, id in measured.items() if f"{slug}.{id}" in read}
+            rows.append(row | own)
     return pd.DataFrame(rows)
 
 
@@ -236,7 +237,7 @@ def table1(
         for (setting, kind), each in pointing.items():
             slug = f"table1.{group.replace(' ', '-')}.{setting}.{kind}"
             source = f"agarwal.table1.{SAID[group]}.{setting}" if group in SAID and kind == "masked" else None
-            hits = proportion(int((each.hit[inside] > 0).sum()), int(inside.sum()))
+            hits = proportion(int(each.hits[inside].sum()), int(inside.sum()))
             shown = {"hit": note(f"{slug}.hit", hits, "Table 1", "as-published", published=source)}
             for name, values in (("highest", each.hit), ("energy", each.energy), ("top", each.top)):
                 mean = bootstrap_mean(values[inside], seed=note.record.seed)
@@ -253,7 +254,7 @@ def on_faces(
     note: Notes, pointing: Mapping[tuple[str, str], Pointing], rank: Mapping[tuple[str, str], np.ndarray]
 ) -> None:
     """Zero-shot minus fine-tuned, of the same pictures: hits, energy and rank; and McNemar's test of the hits."""
-    hit = {key: (each.hit > 0).astype(float) for key, each in pointing.items()}
+    hit = {key: each.hits.astype(float) for key, each in pointing.items()}
     energy = {key: each.energy for key, each in pointing.items()}
     for kind in ("original", "masked"):
         for measure, values in {"hit": hit, "energy": energy, "rank": rank}.items():
@@ -271,7 +272,7 @@ def gender_gap(
     if SAID.keys() <= groups.keys():
         short, long = (groups[looks].numpy() for looks in ("short hair", "long hair"))
         for setting in SETTINGS:
-            hit = (pointing[setting, "masked"].hit > 0).astype(float)
+            hit = pointing[setting, "masked"].hits.astype(float)
             gap = between_groups(hit, short, long, note.record.seed)
             note(f"table1.gender-gap.{setting}.hit", gap, "Table 1", "as-published", "difference")
 

@@ -46,6 +46,7 @@ FACTORS = {
     CARS: ("make", "model", "colour", "background", "text"),
     OCCUPATION: ("presentation", "clothing", "tool", "background", "face_mask"),
 }
+SMALLER = {"text": "body", "face": "clothing"}  # which reader of a task reads the smaller part
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 
 
@@ -180,7 +181,9 @@ def read(cfg: Settings, seed: int) -> tuple[dict[str, np.ndarray], dict[str, tup
     """What is found of each reader, trained and not, as values of pictures by the name of the number; and the maps.
 
     `lift` is how many times more of a map lies on a part than the part's area, by chance 1; `hit`, `rank` and `size`
-    are as in the notebook. "on-…" is a reader judged by the part that another one reads.
+    are as in the notebook. "on-…" is a reader judged by the part that another one reads, and "more-than-on-…" its lift
+    on its own part minus that. An untrained one reads nothing: its maps should be empty, of which neither a lift nor a
+    rank says anything, so `size` and `hit` alone are found.
     """
     found: dict[str, np.ndarray] = {}
     shown: dict[str, tuple[Planted, Found]] = {}
@@ -204,8 +207,13 @@ def read(cfg: Settings, seed: int) -> tuple[dict[str, np.ndarray], dict[str, tup
             for part, region in own.regions.items():
                 at = slug if part == name else f"{slug}.on-{part}"
                 pointing = pointing_game(heat, region)
-                found[f"{at}.lift"] = pointing.lift
-                found[f"{at}.hit"] = (pointing.hit > 0).astype(float)
-                found[f"{at}.rank"] = rank_in(heat, region)
-    found["text.smaller-than-body"] = found["text.size"] - found["body.size"]
+                found[f"{at}.hit"] = pointing.hits.astype(float)
+                if trained:
+                    found[f"{at}.lift"] = pointing.lift
+                    found[f"{at}.rank"] = rank_in(heat, region)
+            if trained:
+                for part in own.regions.keys() - {name}:
+                    found[f"{name}.more-than-on-{part}"] = found[f"{name}.lift"] - found[f"{name}.on-{part}.lift"]
+    for small, large in SMALLER.items():
+        found[f"{small}.smaller-than-{large}"] = found[f"{small}.size"] - found[f"{large}.size"]
     return found, shown

@@ -125,6 +125,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_steps: Count = 500,
     accelerator: Accelerator | None = None,
+    device: Device | None = None,
     after_epoch: Callable[[int], bool] | None = None,
 ) -> list[float]:
     """Train the translator, in place, by the loss of captions under the frozen `decoder`; the result is its loss curve.
@@ -132,8 +133,8 @@ def train(
     `batches(epoch)` gives at least `steps_an_epoch` times this process's share of a batch: features and sentences,
     or, with an `encoder` such as `Features`, images and sentences. `prompt` and `pad` are those of `sentence_loss`.
     The curve has the loss of each step, in nats a token of all processes. Several processes (`accelerate launch`)
-    train as one would with all their shares. The modules are moved to the accelerator's device, by default a GPU if
-    there is one; the translator is left in evaluation mode.
+    train as one would with all their shares. The modules are moved to `device`, by default the accelerator's, which is
+    that of the first one that the process made: a GPU if there is one. The translator is left in evaluation mode.
     `after_epoch` is called with the number of epochs that are done, and ends the training by True: to look at held-out
     pairs (`studies.texplain` does), on which the training has no business.
     A run that was killed goes on from its `checkpoint`, written every `checkpoint_steps` and at the end, and ends with
@@ -143,7 +144,7 @@ def train(
     finite, and what `Translator` and `sentence_loss` refuse. Source: section 2.2.
     """
     accelerator = Accelerator() if accelerator is None else accelerator
-    device, steps = accelerator.device, recipe.epochs * steps_an_epoch
+    device, steps = torch.device(device or accelerator.device), recipe.epochs * steps_an_epoch
     if steps_an_epoch < 1:
         raise ValueError("An epoch has no step: give more pairs, or a smaller batch.")
     for module in (translator, decoder, encoder):
