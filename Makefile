@@ -60,6 +60,7 @@ review: $(READY) ## one page: the papers' tables and figures beside the rerun, i
 # The site needs nothing of .venv: the notebooks are as they were executed, and the package is read, not imported.
 site: $(SITE)/requirements.lock ## the web site in build/site, of the committed notebooks, pages and figures; nothing is run
 	@$(SITE)/bin/python docs/site/pages.py build/site-source
+	@$(SITE)/bin/python docs/site/article.py build/site-source/docs/article.pdf
 	@$(SITE)/bin/python -m sphinx -q -E -W --keep-going -d build/site-trees -c docs/site build/site-source build/site
 	@$(SITE)/bin/python docs/site/check.py build/site
 

@@ -16,14 +16,17 @@ from xaikit.storage.paths import ROOT
 
 SITE = ROOT / "docs" / "site"
 PYTHON = ROOT / "build" / "site-env" / "bin" / "python"
+ARTICLE = Path("docs") / "article.pdf"
 RECORDS = [path for profile in ("mini", "full") for path in sorted((ROOT / "figures" / profile).glob("*/numbers.json"))]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What Sphinx is given, gathered by a Python without any package."""
+    """What Sphinx is given, gathered by a Python without any package; the article where the site's own one is there."""
     place = tmp_path_factory.mktemp("site") / "source"
     subprocess.run([sys.executable, "-I", "-S", SITE / "pages.py", place], check=True)
+    if PYTHON.is_file():
+        subprocess.run([PYTHON, SITE / "article.py", place / ARTICLE], check=True)
     return place
 
 
@@ -148,7 +151,7 @@ def test_every_relative_link_leads_to_something_on_the_site(source: Path) -> Non
     found = 0
     for page in [*source.rglob("*.md"), *source.rglob("*.ipynb")]:
         for target in pages.links(page):
-            assert target.is_file(), f"{page.relative_to(source)} links to {target.relative_to(source)}"
+            assert target.is_file() or target == source / ARTICLE, f"{page} links to {target.relative_to(source)}"
             found += 1
     assert found > 300
 
@@ -180,7 +183,27 @@ def test_the_lock_pins_what_the_site_asks_for_with_hashes_and_is_not_that_of_res
     assert "\nsphinx==" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not PYTHON.is_file(), reason="build/site-env is not there: `make site` makes it")
+needs_site_env = pytest.mark.skipif(not PYTHON.is_file(), reason="build/site-env is not there: `make site` makes it")
+
+
+@needs_site_env
+def test_the_article_is_a_pdf_of_six_pages_without_marks(source: Path) -> None:
+    content = (source / ARTICLE).read_bytes()
+    assert content.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", content)) == 6
+
+
+@needs_site_env
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("# A\n\nx \u2265 1", "have no"), ("# A\n\n[x](nowhere.md)", "nothing is there"), ("# A\n\n*x* [y][z", "")],
+)
+def test_what_no_pdf_can_show_is_said(text: str, said: str) -> None:
+    code = "import sys; from docs.site import article; print(article.read(sys.argv[1]).astext())"
+    made = subprocess.run([PYTHON, "-c", code, text], cwd=ROOT, capture_output=True, text=True)
+    assert said in made.stderr and (made.returncode != 0) == bool(said)
+
+
+@needs_site_env
 def test_the_site_is_made_without_a_warning(source: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     options = ["-q", "-E", "-W", "--keep-going", "-d", tmp_path / "trees", "-c", SITE]
