@@ -81,6 +81,12 @@ def test_a_bound_is_for_whole_intervals(
     assert str(bound) == text
 
 
+@pytest.mark.parametrize(("p", "kept"), [(0.049, True), (0.05, None), (0.5, None), (1.0, None)])
+def test_a_p_value_that_is_not_small_refutes_nothing(p: float, kept: bool | None) -> None:
+    assert Bound.read("n", "< 0.05").kept({"n": number(p) | {"unit": "p-value"}}) is kept
+    assert Bound.read("n", "< 0.05").kept({"n": number(1 - p) | {"unit": "fraction"}}) is (p > 0.95)
+
+
 @pytest.mark.parametrize("text", ["0.5", ">", "> ", ">= 1", "> nan", "= inf", "> A b", "", "> 0.5 0.6", 3])
 def test_what_is_no_bound_is_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="of 'n' is none: write"):

@@ -314,6 +314,15 @@ def test_a_map_of_zeros_gets_what_chance_gives() -> None:
     assert found.lift[0] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_flat_map_hits_nothing_though_all_of_its_pixels_are_the_highest(value: float) -> None:
+    maps, regions = torch.full((2, 8, 8), value), torch.zeros(2, 8, 8, dtype=torch.bool)
+    regions[:, :2, :4], maps[1, 0, 0] = True, 2.0
+    found = pointing_game(maps, regions)
+    assert found.flat.tolist() == [True, False] and found.hits.tolist() == [False, True]
+    assert pointing_game(maps, ~regions).hits.tolist() == [False, False]
+
+
 def test_boxes_hold_the_pixels_whose_centres_they_hold() -> None:
     masks = box_masks([(1, 2, 4, 3), (-5, -5, 1.4, 0.6), (6.6, 0, 99, 99)], (5, 8))
     assert masks.sum((1, 2)).tolist() == [3, 1, 5]

@@ -105,6 +105,14 @@ def test_the_training_is_that_of_a_plain_loop() -> None:
     assert not found.training and len(curve) == 10
 
 
+def test_it_trains_where_it_is_asked_to_whichever_device_the_process_had_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
+    found, expected = translator(), translator()
+    curve = fitted(found, accelerator=None, device="cpu")
+    assert curve == pytest.approx(plain(expected, RECIPE), abs=1e-6)
+    assert {tensor.device.type for tensor in found.state_dict().values()} == {"cpu"}
+
+
 def test_who_looks_after_each_epoch_changes_nothing_and_may_end_it() -> None:
     watched, alone, stopped, seen = translator(), translator(), translator(), []
 
