@@ -157,9 +157,13 @@ def displayed(translator: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
-def lines_of_signatures(_app: Sphinx, _name: str, _template: str, context: dict[str, Any], _doctree: object) -> None:
-    """The arguments of a long signature are lines, and not a list of definitions without terms."""
-    context["body"] = SIGNATURE.sub(lambda found: LIST.sub(_as_span, found[0]), context.get("body", ""))
+def as_it_is_read(_app: Sphinx, _name: str, _template: str, context: dict[str, Any], _doctree: object) -> None:
+    """The arguments of a long signature are lines, and not a list of definitions without terms.
+
+    What opens a folded cell is called what it says, and not something else for who hears it.
+    """
+    body = context.get("body", "").replace(' aria-label="Toggle hidden content"', "")
+    context["body"] = SIGNATURE.sub(lambda found: LIST.sub(_as_span, found[0]), body)
 
 
 # Two things would be lost on the way: the alt texts that lie in a notebook beside its pictures, of which myst-nb takes
@@ -199,6 +203,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", restructured)
     app.connect("doctree-read", by_last_names)
     app.connect("doctree-resolved", pages_are_opened)
-    app.connect("html-page-context", lines_of_signatures)
+    app.connect("html-page-context", as_it_is_read)
     app.connect("build-finished", with_whole_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
