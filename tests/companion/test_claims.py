@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -61,6 +62,18 @@ def test_the_records_are_of_what_is_stated(notebook: str) -> None:
         if kept["this_run"] != "not-run":
             assert kept["this_run"] == ("no-instrument" if failed else measured), claim.id
         assert kept["verdict"] == claims.together(kept["seeds"]), claim.id
+
+
+@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in WITHOUT_CLAIMS])
+def test_no_negative_control_is_one_value_whatever_was_measured(notebook: str) -> None:
+    """Nothing at all is what such a control should be. Another value that all pictures have is a convention, the lift of
+    an empty map, say, which any instrument would give."""
+    negative = {bound.id for each in claims.stated(FILE, notebook).instruments.values() for bound in each.negative}
+    for file in sorted((paths.FIGURES / "mini" / notebook).glob("values_*.csv")):
+        values = pd.read_csv(file)
+        for id in negative & set(values):
+            found = values[id].dropna().unique()
+            assert len(found) > 1 or found[0] <= 0, f"{id} is {found[0]} in all rows of {file.name}"
 
 
 @pytest.mark.parametrize(
