@@ -66,8 +66,8 @@ def test_the_records_are_of_what_is_stated(notebook: str) -> None:
 
 @pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in WITHOUT_CLAIMS])
 def test_no_negative_control_is_one_value_whatever_was_measured(notebook: str) -> None:
-    """Nothing at all is what such a control should be. Another value that all pictures have is a convention, the lift of
-    an empty map, say, which any instrument would give."""
+    """Nothing at all is what such a control should be. Another value that all pictures have is a convention, the
+    lift of an empty map, say, which any instrument would give."""
     negative = {bound.id for each in claims.stated(FILE, notebook).instruments.values() for bound in each.negative}
     for file in sorted((paths.FIGURES / "mini" / notebook).glob("values_*.csv")):
         values = pd.read_csv(file)
