@@ -269,7 +269,7 @@ display(record.table("planted", numbers.planted(note, read), item="Instruments")
 record.figure(
     "planted", figures.planted(readers, cfg.planted["size"]), item="Instruments",
     alt="Twelve pictures, and below each the map of a small network that is known to read one thing alone: the name "
-    "on a car, the face, the clothes, the place.",
+    "on a car, the car's body, the face, the clothes.",
 )  # fmt: skip
 for instrument in ("search.cars", "search.occupation", "text", "face.energy", "face.hit", "face.rank", "object.cars",
                    "object.occupation"):  # fmt: skip
@@ -420,7 +420,9 @@ else:
             lied[ZERO_SHOT, "softmax"] = study.maps(setting.model, *given, sooner, softmax=setting.scale, **warm)
     word = pictures.regions(attacked, "text", cfg.size)
     attack = numbers.attack(note, lied, word, follows)
-    display(record.table("attack", attack, item="Figure 2"), record.instrument("agarwal.word"))
+    display(record.table("attack", attack, item="Figure 2"))
+    for instrument in ("word", "text.attack"):
+        display(record.instrument(f"agarwal.{instrument}"))
 
 # %% [markdown]
 # ## Figures 3, 5, 6 and 9: faces behind a patch

@@ -80,12 +80,11 @@ def planted(note: Notes, read: Mapping[str, np.ndarray]) -> pd.DataFrame:
         note.mean(f"instruments.planted.{id}", values, "Instruments", "control", unit, of=f"{len(values)} planted")
     rows = []
     for name in READERS:
-        flips = {f"flips: {whose}": read[f"{name}.flips.{whose}"].mean() for whose in ("own", "other")}
-        for slug in (name, f"{name}.untrained"):
-            row = {"network": slug.replace(".", ", "), "reads": name, **flips}
-            measured = {"size of its maps": "size", "lift": "lift", "hit": "hit", "rank": "rank"}
+        for slug, reads in ((name, name), (f"{name}.untrained", "nothing")):
+            measured = {"flips: own": "flips.own", "flips: other": "flips.other", "size of its maps": "size",
+                        "lift": "lift", "hit": "hit", "rank": "rank"}  # fmt: skip
             own = {key: read[f"{slug}.{id}"].mean() for key, id in measured.items() if f"{slug}.{id}" in read}
-            rows.append(row | own)
+            rows.append({"network": slug.replace(".", ", "), "reads": reads, **own})
     return pd.DataFrame(rows)
 
 
@@ -207,9 +206,11 @@ def attack(
     for (setting, score), values in told.items():
         share = note.mean(f"attack.{setting}.{score}", values, item, of=of)
         followed = note.mean(f"attack.flips.{setting}.{score}", follows[setting], item, "control", of=of)
+        none = lied[setting, score].checks.empty.double().numpy()
+        empty = note.mean(f"attack.{setting}.{score}.empty", none, item, "control", of=of)
         rows.append({"setting": setting, "score": score, "answers that follow the word": str(followed),
                      "attribution on it": str(share), "its area": word.double().mean().item(),
-                     "empty maps": lied[setting, score].checks.empty.double().mean().item()})  # fmt: skip
+                     "empty maps": empty.value})  # fmt: skip
     for score in ("own", "softmax"):
         gap = told[ZERO_SHOT, score] - told[FINE_TUNED, "own"]
         note.mean(f"attack.zero-shot-minus-fine-tuned.{score}", gap, item, unit="difference", of=of)
