@@ -333,7 +333,7 @@ record.table("two_networks", pd.DataFrame(rows), item="Start")
 # | deletion score | how fast an answer falls as the main pixels go ([03](03_vlm_explanations.ipynb)) |
 # | drawn world | pictures drawn from factors that can be redrawn one by one ([world](../docs/world.md)) |
 # | head | one of the parallel attentions of a transformer's layer ([04](04_clip_decomposition.ipynb)) |
-# | instrument | a measure that has passed its controls; only such a one decides a claim |
+# | instrument | a measure on which a claim rests; it decides only where it passes its controls |
 # | null | what can be said without a look at the model ([05](05_which_explanation.ipynb)) |
 # | read, used | *read*: a probe tells it from the features; *used*: the answer changes with it |
 # | shortcut | a cue that goes with the right answer in training, and not elsewhere |

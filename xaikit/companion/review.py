@@ -129,7 +129,7 @@ def write(profile: str = "mini", output: Path | None = None, *, committed: bool 
 MEANING = {
     "holds": "the whole interval lies on the claim's side",
     "fails": "the whole interval lies on the other side",
-    "inconclusive": "the interval lies on both sides, or runs do not agree",
+    "inconclusive": "the interval lies on both sides, a p-value is not small, or runs do not agree",
     "no-instrument": "what measures it fails a control, so nothing is decided",
     "not-run": "it was not measured in this profile",
 }

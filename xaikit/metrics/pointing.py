@@ -53,9 +53,9 @@ def pointing_game(
 
     Arguments: `tolerance` in pixels, the radius of the discs around the region's pixels in which a hit counts too (15
     at 224 pixels in the original); `fraction` of an image's pixels are its top, equal ones taken in parts. Attributions
-    are not negative; one of zeros points nowhere, and gets what chance gives, but no hit.
+    are not negative. One that is the same everywhere gets what chance gives, and `hits` nothing.
     Raises ValueError for no image, shapes that do not fit, NaN, negative attributions, and a region without pixels.
-    Source: Zhang et al. (2018), section 4.1, the hit; Agarwal's fairness accuracy is its share of images.
+    Source: Zhang et al. (2018), section 4.1, the hit; Agarwal's fairness accuracy is the share that it `hits`.
 
     >>> import torch
     >>> from xaikit import pointing_game
