@@ -81,7 +81,7 @@ $(NOTEBOOKS): %: build/$(PROFILE)/%.stamp ## that notebook alone
 # == Check
 
 test: $(READY) ## the tests; runs the mini notebooks first where they are not up to date
-	@$(PY) -m pytest --numprocesses 2 --dist loadfile
+	@$(PY) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY) ## the quick tests of the methods: at most 90 seconds, for who changes one
 	@$(PY) -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(METHODS:%=tests/%)

@@ -311,11 +311,11 @@ record.table("two_networks", pd.DataFrame(rows), item="Start")
 #
 # | notebook | the question | to read | to run |
 # |---|---|---|---|
-# | [01 Caption-driven](01_caption_driven.ipynb) | do captions after surgery tell shape from colour? | 40 min | 7 min |
+# | [01 Caption-driven](01_caption_driven.ipynb) | do captions after surgery tell shape from colour? | 40 min | 5 min |
 # | [02 TExplain](02_texplain.ipynb) | do words tell what was learned, or what pictures show? | 60 min | 11 min |
 # | [03 VLM explanations](03_vlm_explanations.ipynb) | are maps of zero-shot CLIP more faithful? | 45 min | 9 min |
 # | [04 CLIP decomposition](04_clip_decomposition.ipynb) | which roles have heads, and of what use? | 50 min | 2 min |
-# | [05 Which explanation](05_which_explanation.ipynb) | which method tells what a classifier *uses*? | 30 min | 3 min |
+# | [05 Which explanation](05_which_explanation.ipynb) | which method tells what a classifier *uses*? | 30 min | 6 min |
 #
 # Start with 04 if you know transformers, with 01 if you do not, and read 05 last. Each ends with five exercises.
 #

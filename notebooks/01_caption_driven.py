@@ -37,7 +37,7 @@
 # **After it you can** match and swap activation maps by hand, put a null beside a caption score, and say what two
 # heads on one backbone show about a method.
 #
-# **Time**: about 40 minutes to read, 65 for the exercises at the end, 7 to run on two cores.
+# **Time**: about 40 minutes to read, 65 for the exercises at the end, 5 to run on two cores.
 #
 # > P. Koller, A. V. Dravid, G. M. Schuster, A. K. Katsaggelos: *Caption-Driven Explainability: Probing CNNs for Bias
 # > via CLIP*.

@@ -37,7 +37,7 @@
 # **After it you can** measure what a classifier uses by redrawing, rank explanations against it, and name the nulls
 # that any explanation has to beat.
 #
-# **Time**: about 30 minutes to read, 115 for the exercises at the end, 3 to run on two cores.
+# **Time**: about 30 minutes to read, 115 for the exercises at the end, 6 to run on two cores.
 #
 # > No paper stands behind this notebook. Its nearest relatives are FunnyBirds (Hesse et al., 2023), which asks maps
 # > about parts of drawn birds, and CoSy (Kopf et al., 2024), which asks what texts say of neurons.

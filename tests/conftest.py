@@ -100,6 +100,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         seconds_taken.keep(_asked(session.config), time.monotonic() - began, SECONDS)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The notebooks' runs come first: while one worker is at them, which takes longest, the other does all else."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 def _asked(config: pytest.Config) -> list[str]:
     """What selects the tests, on the command line or by default."""
     chosen = {"-m": config.option.markexpr, "-k": config.option.keyword}

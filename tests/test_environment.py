@@ -477,7 +477,7 @@ def test_a_python_that_will_not_do_is_named(copy: Copy, python: str):
 
 def test_the_profile_stays_out_of_the_tests(copy: Copy):
     _, _, calls = copy.make("test", "PROFILE=paper")
-    assert calls[-1] == "-m pytest --numprocesses 2 --dist loadfile PROFILE="
+    assert calls[-1] == "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder PROFILE="
 
 
 def test_help_names_every_target(copy: Copy):
