@@ -245,6 +245,7 @@ def _four(value: float | int | None) -> str:
 
 def _claim(claim: Mapping[str, Any], tried: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     flags = [name.replace("_", " ") for name in ("by_construction", "exploratory") if claim.get(name)]
+    counted = "needs" in claim and claim["verdict"] == "inconclusive"  # without an instrument no number decides
     return {
         **{key: claim[key] for key in ("id", "text", "rule", "protocol", "verdict")},
         "shown": verdicts.shown(claim),
@@ -253,7 +254,7 @@ def _claim(claim: Mapping[str, Any], tried: Mapping[str, Mapping[str, Any]]) -> 
         "measured": claim.get("measured", ""),
         "reason": claim.get("reason", ""),
         "evidence": claim["evidence"],
-        "needs": f"about {claim['needs']:,} {claim['of']} would decide it" if "needs" in claim else "",
+        "needs": f"about {claim['needs']:,} {claim['of']} would decide it" if counted else "",
     }
 
 

@@ -58,7 +58,7 @@ def summary_table(records: Sequence[Mapping[str, Any]]) -> str:
 def evaluation_table(records: Sequence[Mapping[str, Any]]) -> str:
     """What a reviewer of the artefact sees, in Markdown: a row for each item of a notebook that claims are made of.
 
-    With the command that decides them, the minutes that it took where the record was made, and the verdicts.
+    With the command that decides them, the minutes (at least 1) that it took where the record was made, and verdicts.
     """
     rows = []
     for record in records:
@@ -67,7 +67,7 @@ def evaluation_table(records: Sequence[Mapping[str, Any]]) -> str:
         for claim in record["claims"]:
             flag = " by construction" if claim.get("by_construction") else ""
             by_item.setdefault(claim["item"], []).append(claim["verdict"] + flag)
-        command, minutes = f"`make {record['notebook']}{own}`", f"{record['seconds'] / 60:.0f}"
+        command, minutes = f"`make {record['notebook']}{own}`", f"{max(1, round(record['seconds'] / 60))}"
         for item, reached in by_item.items():
             if reached:
                 expected = ", ".join(f"{reached.count(each)} {each}" for each in dict.fromkeys(sorted(reached)))
