@@ -526,7 +526,7 @@ def what_words_say_of_a_classifier(device: str) -> None:
     assert len(found.heads) == readings.TOP
     wanted = mock.patch.object(audited_zoo, "cases", lambda *_: [audited_zoo.Case(
         "unbiased", Spec("birds", "resnet"), "", loaded.model, Truth({name: np.zeros(9, bool) for name in
-        ("species", "background", "colour", "count", "tag")}, {}, *[np.zeros(9, bool)] * 2))])  # fmt: skip
+        ("species", "background", "colour", "count", "tag")}, *[np.zeros(9, bool)] * 2))])  # fmt: skip
     with wanted, mock.patch.object(audited_zoo, "PICTURES", 40):
         cfg = Settings({"clip": {"weights": "clip-vit-mini"}, "device": device, "seed": 0}, "a test's profile")
         assert len(audited_zoo.readings_table(cfg, {}))
@@ -580,6 +580,6 @@ def an_audit(device: str) -> None:
     images, region = pictures.seen.images(slice(0, 4), device), masks[:4].to(device)
     for filling in ("mean", "blur", "surroundings"):
         assert changes.without(images, region, filling).device.type == images.device.type
-    case = audited_zoo.Case("unbiased", Spec("digits", "resnet"), "", behind, Truth({}, {}, *[np.zeros(1, bool)] * 2))
+    case = audited_zoo.Case("unbiased", Spec("digits", "resnet"), "", behind, Truth({}, *[np.zeros(1, bool)] * 2))
     assert case.name and audited_zoo.audited(case, 0, device)
     assert questions.smallest_effect(40, 0.1) > 0

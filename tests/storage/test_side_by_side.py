@@ -1,5 +1,6 @@
 """Jobs side by side give what they give alone, and say whose error it is."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from torch import nn
 
 from xaikit.storage import paths
 from xaikit.storage import side_by_side as module
-from xaikit.storage.side_by_side import fetch_all, side_by_side
+from xaikit.storage.side_by_side import fetch_all, in_parts, side_by_side
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is damaged and is computed anew")
 
@@ -140,3 +141,47 @@ def test_what_was_stopped_goes_on_from_its_checkpoint_which_then_goes(device: st
     found = fetch_all(half_done, jobs, **options)
     assert found == {f"model {seed}": {"seed": seed, "went on from": "half"} for seed in (0, 1)}
     assert not list(paths.CACHE.rglob("*.checkpoint"))
+
+
+@pytest.mark.parametrize(("count", "most", "parts"), [(1, 20, 1), (20, 20, 1), (21, 20, 2), (60, 20, 4), (7, 2, 4)])
+def test_parts_are_one_or_an_even_number_and_hold_every_row_once(count: int, most: int, parts: int) -> None:
+    found = list(in_parts(count, most).values())
+    assert len(found) == parts and torch.equal(torch.cat(found), torch.arange(count))
+    assert max(map(len, found)) <= most and max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def process(seed: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_the_processes_wait_for_the_next_jobs_but_not_with_old_code_or_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {f"job {seed}": {"seed": seed} for seed in range(6)}
+    first = set(dict(side_by_side(process, jobs)).values())
+    assert os.getpid() not in first
+    assert set(dict(side_by_side(process, jobs)).values()) <= set(module._Workers.waiting[0].pool._processes) >= first
+    monkeypatch.setenv("XAIKIT_SOMETHING", "else")
+    second = set(dict(side_by_side(process, jobs)).values())
+    assert not first & second
+    code = tmp_path / "of_a_hand.py"
+    code.write_text("answer = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("of_a_hand")
+    third = set(dict(side_by_side(process, jobs)).values())
+    os.utime(code, (time.time() + 100, time.time() + 100))
+    fourth = set(dict(side_by_side(process, jobs)).values())
+    assert not second & third and not third & fourth
+    wait_for(lambda: not any(is_running(number) for number in first | second | third), seconds=30)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_a_process_of_jobs_starts_no_others() -> None:
+    jobs = {f"job {seed}": {"jobs": 3} for seed in (0, 1)}
+    for own, each in dict(side_by_side(within, jobs)).values():
+        assert each == {own}
+
+
+def within(jobs: int) -> tuple[int, set[int]]:
+    return os.getpid(), set(dict(side_by_side(process, {f"{seed}": {"seed": seed} for seed in range(jobs)})).values())

@@ -19,7 +19,7 @@ from xaikit.models.hooks import evaluating
 from xaikit.perturbation.faces import read_boxes, write_boxes
 from xaikit.perturbation.linear_probe import LinearProbe, embed
 from xaikit.perturbation.search import AGARWAL_2023
-from xaikit.storage import paths
+from xaikit.storage import paths, side_by_side
 from xaikit.studies import vlm_explanations as study
 from xaikit.studies import vlm_pictures as pictures
 from xaikit.studies import vlm_planted as planted
@@ -261,7 +261,7 @@ def test_maps_come_from_the_cache_and_depend_on_the_score(settings, cars) -> Non
     zero_shot, _ = settings
     images, targets = cars[1].stack(range(3)), cars[1].labels[:3]
     recipe = dataclasses.replace(AGARWAL_2023.at(64), steps=6)
-    options = {"seed": 0, "batch": 2}
+    options = {"seed": 0, "batch": 4}
     cosine = study.maps(zero_shot.model, images, targets, recipe, softmax=None, **options)
     again = study.maps(zero_shot.model, images, targets, recipe, softmax=None, **options)
     softmax = study.maps(zero_shot.model, images, targets, recipe, softmax=zero_shot.scale, **options)
@@ -269,6 +269,24 @@ def test_maps_come_from_the_cache_and_depend_on_the_score(settings, cars) -> Non
     assert len(list(paths.CACHE.rglob("*.safetensors"))) == 2
     assert cosine.maps.shape == (3, 64, 64) and cosine.maps.min() >= 0 and cosine.maps.max() <= 1
     assert cosine.size == pytest.approx(cosine.maps.mean((1, 2)).numpy()) and not cosine.saturated.any()
+
+
+def test_in_parts_images_are_what_they_are_together(settings, cars, monkeypatch) -> None:
+    monkeypatch.setattr(side_by_side, "cores", lambda: 1)
+    images, targets = cars[1].stack(range(7)), cars[1].labels[:7]
+    recipe = dataclasses.replace(AGARWAL_2023.at(64), steps=3, start="uniform")
+    given = settings[0].model, images, targets, recipe
+    together, apart = (study.maps(*given, softmax=None, seed=3, batch=batch) for batch in (7, 2))
+    torch.testing.assert_close(apart.masks, together.masks, rtol=0, atol=2e-3)  # batches differ in their last digits
+    torch.testing.assert_close(apart.checks.loss, together.checks.loss, rtol=1e-3, atol=1e-5)
+    no_ties = torch.rand(7, 64, 64, generator=torch.Generator().manual_seed(0))
+    options = {"mean": (0.45,) * 3, "step": 1024, "seed": 0, "ties": 1, "fill": "blur"}
+    found = []
+    for together in (20, 2):
+        monkeypatch.setattr(study, "TOGETHER", together)
+        judge = study.RemovalTest(settings[1], images, targets, **options)
+        found.append((judge.deletion(no_ties).published, judge.insertion(no_ties).corrected))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
 
 
 class Certain(torch.nn.Module):

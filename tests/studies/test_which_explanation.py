@@ -46,7 +46,7 @@ def a_board(seed: int = 0) -> study.Board:
             flips = {name: np.arange(1000) < 1000 * value for name, value in shares.items()} | {
                 PLACEBO: np.zeros(1000, bool)
             }
-            known[spec.name] = Truth(flips, {}, flips[first], flips[first])
+            known[spec.name] = Truth(flips, flips[first], flips[first])
             for column, factor in enumerate(TASKS[task].names):
                 true = flips[factor].mean()
                 values = {

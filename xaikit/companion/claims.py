@@ -214,7 +214,8 @@ def passes(instrument: Instrument, numbers: Mapping[str, Mapping[str, Any]]) -> 
         return False, f"its control {', '.join(missing)} was not measured in this run"
     if bare := [bound.id for bound in both if not _is_sure(numbers[bound.id])]:
         raise ValueError(f"the control {bare[0]!r} of {instrument.id!r} has no interval: record it with one")
-    broken = [f"{bound.id} is not {bound}" for bound in both if not bound.kept(numbers)]
+    said = {None: "is not surely", False: "is not"}
+    broken = [f"{bound.id} {said[kept]} {bound}" for bound in both if not (kept := bound.kept(numbers))]
     return not broken, "; ".join(broken)
 
 

@@ -382,7 +382,11 @@ class Record:
                 "evidence": "; ".join(
                     [f"{id} = {self._found(id)}" for id in claim["evidence"]]
                     + ([claim["reason"]] if "reason" in claim else [])
-                    + ([f"about {claim['needs']} {claim['of']} would decide it"] if "needs" in claim else [])
+                    + (
+                        [f"about {claim['needs']} {claim['of']} would decide it"]
+                        if "needs" in claim and claim["verdict"] == "inconclusive"
+                        else []
+                    )
                 ),
             }
             for claim in self._claims.values()

@@ -13,7 +13,6 @@ from xaikit.importance.interface import (
     probes,
     with_captions,
 )
-from xaikit.texplain.words import words_of
 
 
 @method("variance of the margin", "baseline")
@@ -44,7 +43,7 @@ def keywords_of_errors(classifier: Classifier, images: Images, concepts: Concept
         return found
     for column, words in enumerate(concepts.words):
         # Within each class: what makes its errors differ from its right answers.
-        said = names_it(concepts.tools["captions"], words, words_of) if words else None
+        said = names_it(concepts.tools["captions"], words) if words else None
         for label in (0, 1) if said is not None else ():
             own = concepts.labels[:, 0] == label
             if (own & wrong).any() and (own & ~wrong).any():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xaikit.models.clip import Clip
 from xaikit.texplain.translator import Features
+from xaikit.texplain.words import words_of
 
 Images = Float[Tensor, "images 3 height width"]
 Scores = Float[Tensor, " factors"] | Float[Tensor, "images factors"]
@@ -203,7 +204,7 @@ def over_area(
     return share_inside(maps, masks) - area
 
 
-def names_it(texts: Sequence[Sequence[str]], words: Sequence[frozenset[str]], words_of: Callable) -> Tensor:
+def names_it(texts: Sequence[Sequence[str]], words: Sequence[frozenset[str]]) -> Tensor:
     """For each picture, the share of its texts that have each of the sets of words [pictures, sets]."""
     found = [[[not own.isdisjoint(words_of(text)) for own in words] for text in each] for each in texts]
     return torch.tensor(found, dtype=torch.float64).mean(1)

@@ -12,13 +12,12 @@ from xaikit.importance.interface import (
     names_it,
     with_captions,
 )
-from xaikit.texplain.words import words_of
 
 
 @method("captions of the pictures", "null", applies=with_captions)
 def captions(_classifier: Classifier, _images: Images, concepts: Concepts) -> Scores:
     """Share of captions of the same pictures that have a word of the factor."""
-    said = [names_it(concepts.tools["captions"], words, words_of).sum(1).mean() for words in concepts.words]
+    said = [names_it(concepts.tools["captions"], words).sum(1).mean() for words in concepts.words]
     return torch.stack(said)
 
 

@@ -6,7 +6,6 @@ The tool "sentences" has a translator trained for a classifier's tokens, and giv
 import torch
 
 from xaikit.importance.interface import Classifier, Concepts, Images, Scores, method, names_it
-from xaikit.texplain.words import words_of
 
 SENTENCES = 400  # of each class
 
@@ -18,8 +17,8 @@ def _applies(_classifier: Classifier, concepts: Concepts) -> bool:
 @method("words of TExplain", "as published", paper=2, applies=_applies)
 def as_published(classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
     """Share of sentences that have a word of the factor."""
-    told = concepts.tools["sentences"](classifier, images, classifier.tokens(images))
-    return torch.stack([names_it(told, words, words_of).sum(1) for words in concepts.words], 1)
+    told = concepts.tools["sentences"](classifier.tokens(images))
+    return torch.stack([names_it(told, words).sum(1) for words in concepts.words], 1)
 
 
 @method("words of the class direction", "tied to the decision", paper=2, applies=_applies)
@@ -33,9 +32,9 @@ def along_the_weight(classifier: Classifier, images: Images, concepts: Concepts)
     reached = 2 * margins.std().clamp_min(1e-6) / weight.square().sum().clamp_min(1e-12)
     mean = tokens.mean(0, keepdim=True)
     both = torch.cat([mean - reached * weight, mean + reached * weight])
-    told = concepts.tools["sentences"](classifier, images, both, n=SENTENCES)
+    told = concepts.tools["sentences"](both, n=SENTENCES)
     found = []
     for words in concepts.words:
-        said = names_it(told, words, words_of)
+        said = names_it(told, words)
         found.append((said[1] - said[0]).abs().max())
     return torch.stack(found)

@@ -1,20 +1,23 @@
 """Independent jobs side by side, each on one thread in a process of its own: the same results on any number of cores.
 
 Two threads on one small network spend much of their time waiting for each other, and far more of it where something
-else runs; two networks on a thread each do not.
+else runs; two networks on a thread each do not. The processes wait for the next jobs: each takes seconds to start, most
+of them for torch.
 """
 
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 from tqdm import tqdm
@@ -22,6 +25,9 @@ from tqdm import tqdm
 from xaikit.storage import cache
 from xaikit.storage.arithmetic import cores
 from xaikit.storage.files import locked
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEMORY = 1.5 * 2**30  # of a job: a ResNet-50 in training at 28 pixels takes 1.2 GB, 0.4 of it torch itself
 
@@ -37,27 +43,95 @@ def side_by_side(
     Raises what a job raises, with the job's name before its message, and RuntimeError for a process that was killed;
     the others are then stopped.
     """
-    processes = min(len(jobs), cores(), max(1, int(psutil.virtual_memory().available / MEMORY)))
-    if device != "cpu" or processes <= 1:
+    asked = min(len(jobs), cores())
+    processes = min(asked, max(1, int((psutil.virtual_memory().available + _Workers.held()) / MEMORY)))
+    if device != "cpu" or processes <= 1 or multiprocessing.parent_process() is not None:
         for name, job in jobs.items():
             with _named(name), _one_thread(device):
                 result = function(**job)
             yield name, result
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy locks that torch's threads hold
-    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(_deterministic(),))
+    workers = _Workers.idle(processes, asked)
     try:
         # Pickled here: left to multiprocessing, torch would move the tensors to shared memory, of which containers
         # have little. Both ends are this program's, and nothing of it is ever kept.
-        futures = {pool.submit(_call, pickle.dumps((function, dict(job)))): name for name, job in jobs.items()}
+        deterministic = _deterministic()
+        futures = {
+            workers.pool.submit(_call, pickle.dumps((deterministic, function, dict(job)))): name
+            for name, job in jobs.items()
+        }
         for future in as_completed(futures):
             yield futures[future], pickle.loads(_result(future, futures[future]))
     except BaseException:
-        for process in list(pool._processes.values()):  # it has no public way to stop what is running
-            process.terminate()
+        workers.stop()
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    workers.rest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Workers:
+    """Processes that wait for jobs, and what they were started with: other code or settings need others."""
+
+    pool: ProcessPoolExecutor
+    processes: int
+    started_with: object
+
+    waiting: ClassVar[list["_Workers"]] = []  # at most one
+
+    @classmethod
+    def idle(cls, processes: int, asked: int) -> "_Workers":
+        """Those that wait, or new ones; more than are `asked` for will do, as the others then have no job."""
+        here = _started_with()
+        while cls.waiting:
+            workers = cls.waiting.pop()
+            fit = workers.processes == processes or workers.processes > processes == asked
+            if fit and workers.started_with == here and not workers.pool._broken:
+                return workers
+            workers.stop()
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks that torch's threads hold
+        return cls(ProcessPoolExecutor(processes, context, initializer=_begin), processes, here)
+
+    @classmethod
+    def held(cls) -> int:
+        """The bytes that those which wait hold: the next jobs have them."""
+        found = 0
+        for process in (each for workers in cls.waiting for each in list(workers.pool._processes.values())):
+            with suppress(psutil.Error):
+                found += psutil.Process(process.pid).memory_info().rss
+        return found
+
+    def rest(self) -> None:
+        """Wait for the next jobs, unless others do."""
+        if self.waiting:
+            self.pool.shutdown()
+        else:
+            self.waiting.append(self)
+
+    def stop(self) -> None:
+        for process in list((self.pool._processes or {}).values()):  # it has no public way to stop what is running
+            process.terminate()
+        self.pool.shutdown(cancel_futures=True)
+
+
+def _started_with() -> object:
+    """What a new process would take from this one or from its files: a module that was changed since, above all."""
+    code = 0
+    for module in list(sys.modules.values()):
+        if file := getattr(module, "__file__", None):
+            with suppress(OSError):
+                code = max(code, os.stat(file).st_mtime_ns)
+    return dict(os.environ), tuple(sys.path), os.getcwd(), code
+
+
+def in_parts(count: int, most: int) -> dict[str, "Tensor"]:
+    """The positions of `count` images in parts of about the same size, by name: as jobs to be done side by side.
+
+    They are one part, or an even number of parts of `most` or less, so that two cores end together.
+    """
+    import torch
+
+    parts = torch.arange(count).tensor_split(1 if count <= most else 2 * -(-count // (2 * most)))
+    return {f"images {rows[0]} to {rows[-1]}": rows for rows in parts}
 
 
 def fetch_all(
@@ -127,7 +201,10 @@ def _one_thread(device: str) -> Iterator[None]:
 
 
 def _call(pickled: bytes) -> bytes:
-    function, job = pickle.loads(pickled)
+    import torch
+
+    deterministic, function, job = pickle.loads(pickled)
+    torch.use_deterministic_algorithms(deterministic)
     return pickle.dumps(function(**job))
 
 
@@ -137,7 +214,7 @@ def _deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def _begin(deterministic: bool) -> None:
+def _begin() -> None:
     """Make a new process one of a single thread, which ends with the one that started it."""
     tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # bars of many jobs would run into each other
     parent = multiprocessing.parent_process()
@@ -145,5 +222,4 @@ def _begin(deterministic: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False

@@ -28,7 +28,7 @@ from xaikit.models.hub import find, load_whole, remember, said
 from xaikit.models.tokens import report_losses
 from xaikit.storage.paths import DATASETS
 from xaikit.storage.seeding import seed_for
-from xaikit.storage.side_by_side import fetch_all
+from xaikit.storage.side_by_side import fetch_all, in_parts, side_by_side
 from xaikit.studies import lexicon
 from xaikit.studies import texplain_pictures as pictures
 from xaikit.studies.clip_pictures import WORLD
@@ -72,16 +72,24 @@ class Explainer:
 
     def sentences(self, features: Tokens, n: int, seed: int) -> Sentences:
         """`n` sentences for each image's features, without the prompt; a padding that was sampled ends one, too."""
-        language = self.language
-        found = sample(
-            language.decoder, self.condition(features), n, prompt=language.prompt, end=language.end, pad=language.pad,
-            seed=seed, **self.sampling,
-        ).cpu()  # fmt: skip
+        language, given = self.language, self.condition(features)
+        options = {"prompt": language.prompt, "end": language.end, "pad": language.pad, "seed": seed, **self.sampling}
+        # On a GPU all at once, or as many as `sample` takes.
+        together = max(1, TOGETHER // n) if given.device.type == "cpu" else len(given)
+        jobs = {
+            name: {"decoder": language.decoder, "conditioning": given[rows], "n": n, "ids": rows.tolist(), **options}
+            for name, rows in in_parts(len(given), together).items()
+        }
+        parts = dict(side_by_side(sample, jobs, device=given.device.type))
+        found = torch.cat([parts[name] for name in jobs]).cpu()
         return found.masked_fill((found == language.pad).cumsum(2) > 0, language.pad)
 
     def texts(self, features: Tokens, n: int, seed: int) -> list[list[str]]:
         """The same as texts, a list for each image."""
         return decoded(self.language, self.sentences(features, n, seed))
+
+
+TOGETHER = 600  # sentences that one process samples
 
 
 def decoded(language: LanguageModel, sentences: Sentences) -> list[list[str]]:

@@ -22,7 +22,6 @@ from xaikit.models.preprocessing import Preprocessed
 from xaikit.models.scores import Score, class_score
 from xaikit.perturbation.linear_probe import LinearProbe, ZeroShot, embed, train_head
 from xaikit.perturbation.removal import (
-    RemovalCurves,
     centre_attribution,
     random_attribution,
     removal_curves,
@@ -40,8 +39,8 @@ from xaikit.perturbation.search import (
 from xaikit.saliency.masking import rise
 from xaikit.saliency.path_gradients import integrated_gradients
 from xaikit.saliency.vit import grad_cam, upsample
-from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import generator, seed_for
+from xaikit.storage.side_by_side import fetch_all, in_parts, side_by_side
 from xaikit.studies.choosing import stratified
 from xaikit.studies.vlm_pictures import Classified
 
@@ -214,19 +213,30 @@ def maps(
     autocast: bool = False,
     start: Float[Tensor, "images side side"] | None = None,
 ) -> Found:
-    """The attributions by meaningful perturbation, kept in the cache; `start` are masks to start from."""
-    found = fetch(
-        _masks, model=model, images=images, targets=targets, recipe=recipe, softmax=softmax, seed=seed, batch=batch,
-        autocast=autocast, start=start,
-    )  # fmt: skip
-    size, masks = (images.shape[-2], images.shape[-1]), found["masks"].to(images.device)
-    return Found(attribution(masks, size, recipe), masks, MaskChecks(*found["checks"]), found["saturated"])
+    """The attributions by meaningful perturbation, kept in the cache; `start` are masks to start from.
+
+    They are sought side by side, a `batch` or less of them at a time.
+    """
+    options = {"model": model, "recipe": recipe, "softmax": softmax, "seed": seed, "batch": batch, "autocast": autocast}
+    jobs = {
+        name: {
+            "images": images[rows], "targets": targets[rows], "ids": rows.tolist(),
+            "start": None if start is None else start[rows], **options,
+        }
+        for name, rows in in_parts(len(images), batch).items()
+    }  # fmt: skip
+    found = list(fetch_all(_masks, jobs, label="searching masks", device=images.device.type).values())
+    masks, saturated = (torch.cat([each[name] for each in found]) for name in ("masks", "saturated"))
+    checks = MaskChecks(*torch.cat([each["checks"] for each in found], 1))
+    size, masks = (images.shape[-2], images.shape[-1]), masks.to(images.device)
+    return Found(attribution(masks, size, recipe), masks, checks, saturated)
 
 
 def _masks(
     model: nn.Module,
     images: Float[Tensor, "images 3 height width"],
     targets: Int64[Tensor, " images"],
+    ids: Sequence[int],
     recipe: Recipe,
     softmax: float | None,
     seed: int,
@@ -247,8 +257,8 @@ def _masks(
                 own = class_score(model, targets[rows], softmax=softmax)
                 masks[rows.to(masks.device)] = meaningful_perturbation(
                     log_odds(model, images[rows], targets[rows], softmax) if softer and softmax else own,
-                    images[rows], recipe, seed=seed, ids=rows.tolist(), start=None if start is None else start[rows],
-                    **options,
+                    images[rows], recipe, seed=seed, ids=[ids[row] for row in rows.tolist()],
+                    start=None if start is None else start[rows], **options,
                 )  # fmt: skip
         checks = check_masks(score, images, masks, recipe, **options)
         if saturated.any():  # Eq. 1 itself says whether the mask is better than none
@@ -343,9 +353,8 @@ class RemovalTest:
         return self._removal(attributions, insertion=True)
 
     def _removal(self, attributions: Maps, *, insertion: bool) -> Removal:
-        curves = [self._curves(attributions, number, insertion) for number in range(self.ties)]
-        published = np.stack([each.areas("max")[:, 0].numpy() for each in curves])
-        corrected = np.stack([each.areas()[:, 1].numpy() for each in curves])
+        areas = [self._areas(attributions, number, insertion) for number in range(self.ties)]
+        published, corrected = map(np.stack, zip(*areas, strict=True))
         relative = corrected.mean(0) / self._of_random_orders(insertion)
         return Removal(published.mean(0), relative, float(published.mean(1).std()))
 
@@ -353,22 +362,50 @@ class RemovalTest:
         if insertion not in self.chance:
             count, size = len(self.images), (self.images.shape[-2], self.images.shape[-1])
             orders = (random_attribution(count, size, seed_for(self.seed, "order", k)) for k in range(self.ties))
-            areas = [self._curves(order, 0, insertion).areas()[:, 1].numpy() for order in orders]
-            self.chance[insertion] = np.mean(areas, axis=0)
+            self.chance[insertion] = np.mean([self._areas(order, 0, insertion)[1] for order in orders], axis=0)
         return self.chance[insertion]
 
-    def _scores(self, seen: Float[Tensor, "batch 3 height width"], rows: Int64[Tensor, " batch"]) -> Tensor:
-        """The setting's own score and the probability, [batch, 2], from one forward pass."""
-        outputs = self.model(seen)
-        scores = [class_score(lambda _: outputs, self.targets, softmax=factor) for factor in self.factors]
-        return torch.stack([score(seen, rows) for score in scores], 1)
+    def _areas(self, attributions: Maps, number: int, insertion: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The areas under the setting's own score, of which the highest is 1, and under the probability."""
+        substitutes = self.substitutes[insertion]
+        options = {"model": self.model, "factors": self.factors, "step": self.step, "insertion": insertion}
+        jobs = {
+            name: {
+                "images": self.images[rows], "targets": self.targets[rows],
+                "attributions": attributions[rows].to(self.images.device),
+                "substitutes": substitutes[rows] if len(substitutes) > 1 else substitutes,
+                "seed": seed_for(self.seed, "ties", number, *rows[:1].tolist()), **options,
+            }
+            for name, rows in in_parts(len(self.images), TOGETHER).items()
+        }  # fmt: skip
+        found = dict(side_by_side(_areas, jobs, device=self.images.device.type))
+        published, probability = torch.cat([found[name] for name in jobs]).numpy().T
+        return published, probability
 
-    def _curves(self, attributions: Maps, number: int, insertion: bool) -> RemovalCurves:
-        with evaluating(self.model):
-            return removal_curves(
-                self._scores, self.images, attributions.to(self.images.device), self.substitutes[insertion],
-                step=self.step, insertion=insertion, seed=seed_for(self.seed, "ties", number),
-            )  # fmt: skip
+
+TOGETHER = 20  # images of which pixels are removed by one process
+
+
+def _areas(
+    model: nn.Module,
+    images: Float[Tensor, "images 3 height width"],
+    targets: Int64[Tensor, " images"],
+    factors: Sequence[float | None],
+    attributions: Maps,
+    substitutes: Float[Tensor, "#images 3 height width"],
+    step: int,
+    insertion: bool,
+    seed: int,
+) -> Float[Tensor, "images kinds"]:
+    def scores(seen: Float[Tensor, "batch 3 height width"], rows: Int64[Tensor, " batch"]) -> Tensor:
+        """The setting's own score and the probability, [batch, 2], from one forward pass."""
+        outputs = model(seen)
+        both = [class_score(lambda _: outputs, targets, softmax=factor) for factor in factors]
+        return torch.stack([score(seen, rows) for score in both], 1)
+
+    with evaluating(model):
+        curves = removal_curves(scores, images, attributions, substitutes, step=step, insertion=insertion, seed=seed)
+    return torch.stack([curves.areas("max")[:, 0], curves.areas()[:, 1]], 1)
 
 
 def edges(images: Float[Tensor, "images 3 height width"]) -> Maps:

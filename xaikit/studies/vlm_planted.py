@@ -5,6 +5,7 @@ is seen in one part of the picture. To redraw that factor changes its answer, to
 explanation has to point at that part.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,8 +20,8 @@ from xaikit import world
 from xaikit.companion.profiles import Settings
 from xaikit.metrics.pointing import box_masks, pointing_game
 from xaikit.models.preprocessing import Preprocessed
-from xaikit.storage.cache import fetch
 from xaikit.storage.seeding import generator, rng, seed_for
+from xaikit.storage.side_by_side import fetch_all
 from xaikit.studies.vlm_explanations import Found, maps, rank_in, recipe_of
 from xaikit.studies.vlm_pictures import CARS, OCCUPATION
 from xaikit.world import SceneSet
@@ -131,9 +132,7 @@ def planted(name: str, cfg: Settings, seed: int, *, trained: bool = True) -> Pla
     size = own["size"]
     model = network(answers_of(reader), seed, size)
     if trained:
-        learned = mixed(reader.task, own["train"][reader.task], seed, "train")
-        inputs = {"pixels": learned.pixels(size), "labels": told(reader, learned), "seed": seed}
-        model.load_state_dict(fetch(_learned, model=model, epochs=own["epochs"], device=cfg.device, **inputs))
+        model.load_state_dict(learned([name], cfg, seed)[name])
     model = model.to(cfg.device).eval().requires_grad_(False)
     scenes = mixed(reader.task, 2 * own["explained"], seed, "test")
     if reader.factor == "face_mask":
@@ -143,6 +142,19 @@ def planted(name: str, cfg: Settings, seed: int, *, trained: bool = True) -> Pla
     rows = there.nonzero()[: own["explained"], 0]  # the same for all readers of a task
     regions = {other: each[rows] for other, each in seen.items()}
     return Planted(reader, model, scenes[rows], told(reader, scenes[rows]), regions[name], regions)
+
+
+def learned(names: Iterable[str], cfg: Settings, seed: int) -> dict[str, dict[str, Tensor]]:
+    """The weights of trained readers, by name; those that are missing are trained side by side."""
+    jobs, own = {}, cfg.planted
+    for name in names:
+        reader = READERS[name]
+        scenes = mixed(reader.task, own["train"][reader.task], seed, "train")
+        jobs[name] = {
+            "model": network(answers_of(reader), seed, own["size"]), "pixels": scenes.pixels(own["size"]),
+            "labels": told(reader, scenes), "epochs": own["epochs"], "seed": seed, "device": cfg.device,
+        }  # fmt: skip
+    return fetch_all(_learned, jobs, label="training readers", device=cfg.device)
 
 
 def where(reader: Reader, scenes: SceneSet, size: int) -> Bool[Tensor, "scenes height width"]:
@@ -188,6 +200,7 @@ def read(cfg: Settings, seed: int) -> tuple[dict[str, np.ndarray], dict[str, tup
     found: dict[str, np.ndarray] = {}
     shown: dict[str, tuple[Planted, Found]] = {}
     recipe = recipe_of(cfg, cfg.planted["size"])
+    learned(READERS, cfg, seed)  # all at once; below they are read
     for name, reader in READERS.items():
         for trained in (True, False):
             own = planted(name, cfg, seed, trained=trained)

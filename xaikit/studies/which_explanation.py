@@ -58,7 +58,7 @@ def asked(
         groups.setdefault((member.spec.task, member.spec.kind), []).append(member)
     jobs = {
         f"{name}: {task}, {kind}": {
-            "method": name, "code": keys.code_of(method.importance) if kept else "", "task": task, "kind": kind,
+            "method": name, "code": keys.code_of(method.importance) if kept else "",
             "specs": [member.spec for member in some],
             "states": [member.state for member in some], "captions": evidence[task],
             "translators": [translators[member.spec.name] for member in some] if method.paper == 2 else [],
@@ -87,8 +87,6 @@ def asked(
 def _asked(
     method: str,
     code: str,
-    task: str,
-    kind: str,
     specs: Sequence[Spec],
     states: Sequence[Mapping[str, Tensor]],
     captions: Sequence[Sequence[str]],
@@ -100,10 +98,10 @@ def _asked(
     del code  # so that what another code has said is not read
     of = METHODS[method]
     clip = load_from(settings["clip"], device)
-    pictures, images, concepts = evidence_of(task, settings, captions, clip, device)
+    pictures, images, concepts = evidence_of(specs[0].task, settings, captions, clip, device)
     said, which, seconds, queries = [], [], [], []
     for row, (spec, state) in enumerate(zip(specs, states, strict=True)):
-        classifier = classifier_of(kind, state, clip, device)
+        classifier = classifier_of(spec.kind, state, clip, device)
         known = training_pictures(spec, settings["learned_from"], settings["seed"])
         tools = dict(concepts.tools)
         if translators:
@@ -157,9 +155,7 @@ class _Sentences:
     settings: Mapping[str, Any]
     device: str
 
-    def __call__(
-        self, _classifier: Classifier, _images: Tensor, tokens: Tensor, n: int | None = None
-    ) -> list[list[str]]:
+    def __call__(self, tokens: Tensor, n: int | None = None) -> list[list[str]]:
         language = load_captioner_from(self.settings["captioner"], self.device).language
         arguments = {"tokens": tokens.shape[1], "width": tokens.shape[2], "to_width": language.width}
         translator = Translator(**arguments).to(self.device).eval()

@@ -264,12 +264,10 @@ class Truth:
     """What a classifier does with independent pictures, and with the same ones redrawn.
 
     `flips[factor]`: for each picture, whether its answer changes with the factor alone; under `PLACEBO`, with nothing
-    but the static. `shift[factor]`: how far the margin moves, in its standard deviations over the pictures.
-    `inside`: right answers to pictures as in training; `outside`: to independent ones.
+    but the static. `inside`: right answers to pictures as in training; `outside`: to independent ones.
     """
 
     flips: dict[str, Bool[np.ndarray, " pictures"]]
-    shift: dict[str, float]
     inside: Bool[np.ndarray, " pictures"]
     outside: Bool[np.ndarray, " pictures"]
 
@@ -296,8 +294,8 @@ def truths(cfg: Settings, members: Mapping[str, Member]) -> dict[str, Truth]:
     for name, result in fetch_all(_truths, jobs, label="redrawing", device=cfg.device).items():
         for row, member in enumerate(groups[name]):
             columns = (*TASKS[member.spec.task].names, PLACEBO)
-            flips, shift = (dict(zip(columns, result[key][row], strict=True)) for key in ("flips", "shift"))
-            found[member.spec.name] = Truth(flips, shift, result["inside"][row], result["outside"][row])
+            flips = dict(zip(columns, result["flips"][row], strict=True))
+            found[member.spec.name] = Truth(flips, result["inside"][row], result["outside"][row])
     return {name: found[name] for name in members}
 
 
@@ -317,7 +315,6 @@ def _truths(
     ]
     return {
         "flips": np.stack([list(each.flips.values()) for each in found]),
-        "shift": np.array([list(each.shift.values()) for each in found]),
         "inside": np.stack([each.inside for each in found]), "outside": np.stack([each.outside for each in found]),
     }  # fmt: skip
 
@@ -327,14 +324,11 @@ def truth_of(model: nn.Module, spec: Spec, tested: int, seed: int, device: str) 
     pictures, images, redrawn = _redrawn(spec.task, tested, seed)
     inside = deal(pictures.task, tested, seed_for(seed, "inside"), "test", dict(spec.agreement))
     reads = pictures.task.names.index(spec.reads) if spec.reads else 0
-    before, flips, shift = margins(model, images, device), {}, {}
-    for factor, other in redrawn.items():
-        after = margins(model, other, device)
-        flips[factor] = ((before > 0) != (after > 0)).numpy()
-        shift[factor] = float((after - before).abs().mean() / before.std().clamp_min(1e-9))
+    before = margins(model, images, device)
+    flips = {name: ((before > 0) != (margins(model, other, device) > 0)).numpy() for name, other in redrawn.items()}
     answers = [(margins(model, inside.images(), device), inside), (before, pictures)]
     right = [((margin > 0).numpy() == of.codes[:, reads].astype(bool)) for margin, of in answers]
-    return Truth(flips, shift, *right)
+    return Truth(flips, *right)
 
 
 @lru_cache(maxsize=1)

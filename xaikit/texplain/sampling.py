@@ -57,6 +57,7 @@ def sample(
     min_new_tokens: Natural = 20,
     max_new_tokens: Count = 30,
     repetition_penalty: Positive = 1.0,
+    ids: Sequence[str | int] | None = None,
     rows: Count = 4096,
 ) -> Int64[Tensor, "features n length"]:
     """The tokens of `n` sentences for each feature that the decoder is conditioned on, `max_new_tokens` long.
@@ -67,11 +68,11 @@ def sample(
     `repetition_penalty` above 1 makes the tokens of prompt and sentence less likely. All of these are as in
     `transformers.generate`, with no top-k.
     At most `rows` sentences are held at once, and no more features than take as much memory for their keys and values.
-    A sentence depends on `seed` and its two positions in the result, but for rounding not on `rows`, on `n` or on how
-    many features there are: for another batch of features take another seed.
+    A sentence depends on `seed`, its number and the id of its feature (by default its position), but for rounding not
+    on `rows`, on `n` or on how many features there are: give another batch of features other ids, or another seed.
     Raises ValueError for another decoder or one without cross-attention; for conditioning of another width, without
     tokens, NaN or infinite; for tokens outside the vocabulary, sentences beyond the decoder's positions, and settings
-    outside their range; and for a decoder whose logits are NaN or infinite.
+    outside their range; for ids that are not one a feature; and for a decoder whose logits are NaN or infinite.
     Source: TExplain, section 3 (1000 sentences, top_p = 0.95, 20 to 30 tokens).
 
     >>> import torch
@@ -88,6 +89,9 @@ def sample(
     if n < 1 or rows < 1:
         raise ValueError(f"There are {n} sentences to sample, {rows} at once: give 1 or more.")
     features, tokens, _ = conditioning.shape
+    ids = range(features) if ids is None else ids
+    if len(ids) != features or len(set(ids)) != features:
+        raise ValueError(f"There are {len(set(ids))} different ids for {features} features: give each its own.")
     together = max(1, min(rows // n, rows * rules.longest // tokens))
     sentences = torch.full((features, n, max_new_tokens), pad, device=conditioning.device)
     with evaluating(decoder), torch.no_grad():
@@ -97,7 +101,7 @@ def sample(
             start = conditioned.cache(len(some), len(prompt))
             for place, token in enumerate(prompt):
                 logits = conditioned(torch.full((len(some), 1), token, device=decoder.device), start, place)
-            streams = [generator(seed, "nucleus", feature) for feature in some.tolist()]
+            streams = [generator(seed, "nucleus", ids[feature]) for feature in some.tolist()]
             for part in torch.arange(n).split(rows):
                 size = (len(part), max_new_tokens, _DRAWS)
                 # Above 0, so that no token of probability 0 is drawn.
