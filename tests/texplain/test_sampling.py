@@ -257,6 +257,7 @@ def test_a_feature_has_the_same_sentences_however_many_are_made_at_once() -> Non
         assert torch.equal(sample(decoder, conditioning, 11, seed=4, rows=rows, **options), whole)
     assert torch.equal(sample(decoder, conditioning[:2], 11, seed=4, **options), whole[:2])
     assert torch.equal(sample(decoder, conditioning, 6, seed=4, **options), whole[:, :6])
+    assert torch.equal(sample(decoder, conditioning[2:], 11, seed=4, ids=[2, 3, 4], **options), whole[2:])
     assert not torch.equal(sample(decoder, conditioning, 11, seed=5, **options), whole)
     same = sample(decoder, conditioning[:1].expand(2, -1, -1), 11, seed=4, **options)
     assert not torch.equal(same[0], same[1])  # two features get numbers of their own
@@ -355,6 +356,7 @@ def test_a_decoder_in_half_precision_takes_conditioning_in_full() -> None:
         ({"min_new_tokens": 0, "max_new_tokens": 0}, "max_new_tokens of sample"),
         ({"max_new_tokens": 22}, "22 new tokens are 25, but the decoder has 24 positions"),
         ({"prompt": []}, "prompt is empty"),
+        ({"ids": []}, "0 different ids for 1 features"),
         ({"prompt": [1, 20]}, "outside the vocabulary: give tokens of 0 to 19"),
         ({"end": -1}, "end of sample"),
         ({"pad": 20}, "pad 20"),
