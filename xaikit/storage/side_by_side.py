@@ -126,12 +126,12 @@ def _started_with() -> object:
 def in_parts(count: int, most: int) -> dict[str, "Tensor"]:
     """The positions of `count` images in parts of about the same size, by name: as jobs to be done side by side.
 
-    They are one part, or an even number of parts of `most` or less, so that two cores end together.
+    They are one part, or an even number of parts of `most` or less, so that two cores end together; none is empty.
     """
     import torch
 
-    parts = torch.arange(count).tensor_split(1 if count <= most else 2 * -(-count // (2 * most)))
-    return {f"images {rows[0]} to {rows[-1]}": rows for rows in parts}
+    parts = torch.arange(count).tensor_split(1 if count <= most else min(count, 2 * -(-count // (2 * most))))
+    return {f"part {number} of {len(parts)}": rows for number, rows in enumerate(parts, start=1)}
 
 
 def fetch_all(
