@@ -270,9 +270,8 @@ class _Fault(Exception):
 
 def _take(value: Any, hint: Any, rules: tuple[Any, ...] = ()) -> Any:
     """The value as the annotation has it. Raises _Fault where it is something else."""
-    while typing.get_origin(hint) is Annotated:
-        hint, *more = typing.get_args(hint)
-        rules += tuple(more)
+    hint, more = _bare(hint)
+    rules += more
     value = _of_kind(value, hint, rules)
     if value is not None:
         for rule in rules:
@@ -281,8 +280,23 @@ def _take(value: Any, hint: Any, rules: tuple[Any, ...] = ()) -> Any:
     return value
 
 
+@functools.cache
+def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """An annotation without `Annotated`, and the rules that this adds."""
+    rules: tuple[Any, ...] = ()
+    while typing.get_origin(hint) is Annotated:
+        hint, *more = typing.get_args(hint)
+        rules += tuple(more)
+    return hint, rules
+
+
+_origin = functools.cache(typing.get_origin)
+
+
 def _of_kind(value: Any, hint: Any, rules: tuple[Any, ...]) -> Any:
-    origin = typing.get_origin(hint)
+    if hint is int or hint is float:
+        return _number(value, hint)
+    origin = _origin(hint)
     if hint is Any or hint is object or isinstance(hint, TypeVar):
         return value
     if hint is ArrayLike:
@@ -296,8 +310,6 @@ def _of_kind(value: Any, hint: Any, rules: tuple[Any, ...]) -> Any:
         raise _Fault(kind, f"is {_short(value)}; give {_listed(map(repr, typing.get_args(hint)))}")
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return _array(value, hint, rules)
-    if hint in (int, float):
-        return _number(value, hint)
     if hint is bool:
         if isinstance(value, bool | np.bool_):
             return bool(value)
@@ -322,17 +334,16 @@ def _of_kind(value: Any, hint: Any, rules: tuple[Any, ...]) -> Any:
 
 def _array(value: Any, hint: Any, rules: tuple[Any, ...]) -> Any:
     """A tensor, or an array of numpy, of the dtype and shape that jaxtyping's annotation says."""
-    kind, shape = hint.array_type, f"[{', '.join(hint.dim_str.split())}]"
-    wanted = f"{'a tensor' if kind is Tensor else 'an array'} {shape} of {_dtypes(hint)}"
+    kind = hint.array_type
     if isinstance(kind, type) and not isinstance(value, kind):
         mend = " (torch.from_numpy makes one)" if kind is Tensor and isinstance(value, np.ndarray) else ""
-        raise _Fault(TypeError, f"is {_short(value)}; give {wanted}{mend}")
+        raise _Fault(TypeError, f"is {_short(value)}; give {_arrays(hint)}{mend}")
     if not isinstance(value, hint):
         dtype = str(value.dtype).removeprefix("torch.")
         if hint.dtypes is not _any_dtype() and not _has_dtype(dtype, hint):
-            raise _Fault(TypeError, f"is of {dtype}; give {wanted}")
+            raise _Fault(TypeError, f"is of {dtype}; give {_arrays(hint)}")
         fits = " that fits the other arguments" if _has_axes(value, hint) else ""
-        raise _Fault(ValueError, f"is of shape {tuple(value.shape)}; give {wanted}{fits}")
+        raise _Fault(ValueError, f"is of shape {tuple(value.shape)}; give {_arrays(hint)}{fits}")
     if ANYTHING in rules:
         return value
     if 0 in value.shape:
@@ -404,6 +415,8 @@ def _one_of(value: Any, hints: tuple[Any, ...], rules: tuple[Any, ...]) -> Any:
 
 
 def _number(value: Any, hint: type) -> int | float:
+    if type(value) is int or (type(value) is hint and math.isfinite(value)):  # as it nearly always is
+        return value
     whole = hint is int
     wanted = "a whole number" if whole else "a number"
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral if whole else Real):
@@ -497,6 +510,10 @@ def _has_values(value: Any) -> bool:
 
 def _ends(value: Any) -> tuple[float, float]:
     """The least and the greatest of some numbers."""
+    if type(value) in (int, float):
+        return value, value
+    if type(value) is tuple and value and all(type(each) is int for each in value):
+        return min(value), max(value)
     if isinstance(value, Tensor):
         if not value.numel():
             return np.inf, -np.inf
@@ -521,6 +538,12 @@ def _has_dtype(dtype: str, hint: Any) -> bool:
 def _has_axes(value: Any, hint: Any) -> bool:
     """Whether there are as many axes as the annotation has, so that one of them must be of the wrong length."""
     return hint.index_variadic is None and len(value.shape) == len(hint.dims)
+
+
+def _arrays(hint: Any) -> str:
+    """The arrays that an annotation is of, in words."""
+    kind = "a tensor" if hint.array_type is Tensor else "an array"
+    return f"{kind} [{', '.join(hint.dim_str.split())}] of {_dtypes(hint)}"
 
 
 def _dtypes(hint: Any) -> str:
