@@ -41,7 +41,7 @@
 # **After it you can** sample by nucleus, tell what is *read* from features from what a classifier *uses*, and put a
 # null beside a word cloud.
 #
-# **Time**: about 60 minutes to read, 90 for the exercises at the end, 11 to run on two cores.
+# **Time**: about 60 minutes to read, 90 for the exercises at the end, 9 to run on two cores.
 #
 # > S. A. Taghanaki, A. Khani, A. Khasahmadi, A. Sanghi, K. D. D. Willis, A. Mahdavi-Amiri: *TExplain: Explaining
 # > Learned Visual Features via Pre-trained (Frozen) Language Models*.

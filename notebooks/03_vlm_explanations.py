@@ -41,7 +41,7 @@
 # **After it you can** search for a mask, measure it by deletion and beside chance, and say when two scores may be
 # compared.
 #
-# **Time**: about 45 minutes to read, 95 for the exercises at the end, 9 to run on two cores.
+# **Time**: about 45 minutes to read, 95 for the exercises at the end, 7 to run on two cores.
 #
 # > C. Agarwal: *Intriguing Properties of Visual-Language Model Explanations*.
 
@@ -254,11 +254,12 @@ by_hand(
 # %% [markdown]
 # ## Instruments: models of which it is known what they read
 #
-# Does such a map lie where a model looks? Four small networks are trained on drawn scenes whose factors have nothing to
-# do with each other: one to read the **text** on the door, one the car's **body**, one whether a **face** is hidden by
-# a patch, one the **clothing** (`vlm_planted`). Redrawing that factor changes their answers, redrawing any other one
-# does not. Their maps come from the very same search. *Lift* is how many times more of the map lies on the part than
-# its area, by chance 1. Beside each the same network **before training**, which reads nothing.
+# Does such a map lie where a model looks? Small networks are trained on drawn scenes whose factors have nothing to do
+# with each other: to read the **text** on the door, the car's **body**, whether a **face** is hidden by a patch, or the
+# **clothing** (`vlm_planted`). Redrawing that factor changes their answers, redrawing any other one does not. Their
+# maps come from the very same search. *Lift* is how many times more of the map lies on the part than its area, by
+# chance 1. Where a network looks hangs on the weights that it started from: so of each there are five trainings, and
+# intervals are over these. Beside each the same network **before training**, which reads nothing.
 #
 # **Predict.** A network that reads the text on the door, and one that reads the body. Will their maps show it? And
 # what will the map of a network show that has learned nothing?

@@ -154,9 +154,11 @@ EXCEPTIONS = {
     "studies.vlm_explanations.randomised": TRAINS,
     "studies.vlm_explanations.settings": TRAINS,
     "studies.vlm_explanations.table2": TRAINS,
+    "studies.vlm_planted.learned": TRAINS,
     "studies.vlm_planted.network": "starts a network's weights",
     "studies.vlm_planted.planted": TRAINS,
     "studies.vlm_planted.read": TRAINS,
+    "studies.vlm_planted.read_once": TRAINS,
     "texplain.training.train": TRAINS,
     "world.scene.Scene": "is abstract: its families are tried",
 }

@@ -143,7 +143,9 @@ def test_what_was_stopped_goes_on_from_its_checkpoint_which_then_goes(device: st
     assert not list(paths.CACHE.rglob("*.checkpoint"))
 
 
-@pytest.mark.parametrize(("count", "most", "parts"), [(1, 20, 1), (20, 20, 1), (21, 20, 2), (60, 20, 4), (7, 2, 4), (5, 1, 5)])
+@pytest.mark.parametrize(
+    ("count", "most", "parts"), [(1, 20, 1), (20, 20, 1), (21, 20, 2), (60, 20, 4), (7, 2, 4), (5, 1, 5)]
+)
 def test_parts_are_one_or_an_even_number_and_hold_every_row_once(count: int, most: int, parts: int) -> None:
     found = list(in_parts(count, most).values())
     assert len(found) == parts and torch.equal(torch.cat(found), torch.arange(count))

@@ -20,6 +20,7 @@ from xaikit.perturbation.faces import read_boxes, write_boxes
 from xaikit.perturbation.linear_probe import LinearProbe, embed
 from xaikit.perturbation.search import AGARWAL_2023
 from xaikit.storage import paths, side_by_side
+from xaikit.storage.seeding import seed_for
 from xaikit.studies import vlm_explanations as study
 from xaikit.studies import vlm_pictures as pictures
 from xaikit.studies import vlm_planted as planted
@@ -399,10 +400,14 @@ def test_readers_are_told_one_factor_of_scenes_whose_factors_are_unrelated(name:
 
 
 def test_readers_have_their_part_in_every_picture_and_what_they_read_is_counted(cfg) -> None:
-    small = {"size": 64, "train": {"cars": 64, "occupation": 64}, "epochs": 1, "explained": 3}
+    small = {"size": 64, "train": {"cars": 64, "occupation": 64}, "epochs": 1, "trainings": 3, "explained": 3}
     own = Settings(cfg.as_dict() | {"planted": small, "steps": 2}, "planted")
-    found, shown = planted.read(own, 0)
+    means, _ = planted.read(own, 0)
+    found, shown = planted.read_once(own, seed_for(0, "planted readers", 1))
     assert set(shown) == set(planted.READERS) and all(len(values) == 3 for values in found.values())
+    assert {id: each[1] for id, each in means.items()} == {id: each.mean() for id, each in found.items()}
+    assert all(len(each) == 3 for each in means.values())
+    assert any(len(set(each)) == 3 for each in means.values())  # no two trainings are the same
     reader, explained = shown["text"]
     assert reader.region.flatten(1).any(1).all() and explained.maps.shape == (3, 64, 64)
     before = reader.answers(reader.scenes, own)

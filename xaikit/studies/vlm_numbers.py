@@ -15,7 +15,7 @@ from torch import Tensor
 from xaikit.companion.notes import Notes
 from xaikit.companion.record import published
 from xaikit.metrics.exact_tests import fisher, mcnemar
-from xaikit.metrics.intervals import Interval, bootstrap_mean, proportion
+from xaikit.metrics.intervals import Interval, bootstrap_mean, over_runs, proportion
 from xaikit.metrics.pointing import Pointing
 from xaikit.studies.vlm_explanations import (
     FINE_TUNED,
@@ -73,11 +73,14 @@ def search(note: Notes, found: Mapping[Key, Found]) -> pd.DataFrame:
 
 
 def planted(note: Notes, read: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """What `vlm_planted.read` found of each reader, trained and not."""
+    """What `vlm_planted.read` found of each reader, trained and not: means over trainings."""
     units = {"lift": "ratio", "rank": "fraction", "more": "difference of ratios", "smaller": "difference"}
     for id, values in read.items():
         unit = units.get(id.rpartition(".")[2].partition("-than-")[0], "fraction")
-        note.mean(f"instruments.planted.{id}", values, "Instruments", "control", unit, of=f"{len(values)} planted")
+        interval: Interval = over_runs(values.tolist())
+        if unit == "fraction":
+            interval = interval.within(0, 1)
+        note(f"instruments.planted.{id}", interval, "Instruments", "control", unit, values=values, of="trainings")
     rows = []
     for name in READERS:
         for slug, reads in ((name, name), (f"{name}.untrained", "nothing")):

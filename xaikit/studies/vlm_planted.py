@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from xaikit import world
@@ -189,8 +189,27 @@ def _learned(
 # --- explained --------------------------------------------------------------------------------------------------------
 
 
-def read(cfg: Settings, seed: int) -> tuple[dict[str, np.ndarray], dict[str, tuple[Planted, Found]]]:
-    """What is found of each reader, trained and not, as values of pictures by the name of the number; and the maps.
+def read(
+    cfg: Settings, seed: int
+) -> tuple[dict[str, Float[np.ndarray, " trainings"]], dict[str, tuple[Planted, Found]]]:
+    """What is found of each reader, trained and not: by the name of the number a mean over pictures for each training.
+
+    Where a network looks depends on the weights that it started from and the pictures that it saw, so that one training
+    says little: there are `cfg.planted.trainings` of each reader, with pictures of their own. With it the maps of the
+    first. For the numbers see `read_once`.
+    """
+    found: dict[str, list[float]] = {}
+    shown: dict[str, tuple[Planted, Found]] = {}
+    for number in range(cfg.planted["trainings"]):
+        values, maps_of = read_once(cfg, seed_for(seed, "planted readers", number))
+        shown = shown or maps_of
+        for id, each in values.items():
+            found.setdefault(id, []).append(float(each.mean()))
+    return {id: np.array(each) for id, each in found.items()}, shown
+
+
+def read_once(cfg: Settings, seed: int) -> tuple[dict[str, np.ndarray], dict[str, tuple[Planted, Found]]]:
+    """What is found of one training of each reader, as values of pictures by the name of the number; and the maps.
 
     `lift` is how many times more of a map lies on a part than the part's area, by chance 1; `hit`, `rank` and `size`
     are as in the notebook. "on-…" is a reader judged by the part that another one reads, and "more-than-on-…" its lift
