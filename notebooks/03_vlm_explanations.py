@@ -278,13 +278,13 @@ for instrument in ("search.cars", "search.occupation", "text", "face.energy", "f
 
 # %% [markdown]
 # **Notice.** Untrained networks have empty maps, as they should: of such a map neither *lift* nor *rank* says anything,
-# and it hits nothing. The text's reader has two and a half times as much of its map on the text as by chance, the
-# body's reader 1.3 times; but that is, for its area, no less than it has on the body, which it reads. And who reads the
-# clothing has as much, area for area, on the *face*. Maps tell who reads a small part, and not who reads a large one:
-# headwear is above the face and a coat below, the writing stands on the body, and a smooth mask that covers the one may
-# well cover the other. (That they tell readers *apart* is something else: on the clothing its own reader has more than
-# the face's, so `agarwal.object.occupation` passes.) So the searches are no instruments, and of maps only where they
-# find writing can be decided below.
+# and it hits nothing. All readers have, area for area, more of their maps on the part that they read than on that of
+# the task's other reader; but look at by how much. Who reads the writing or the face, a small part, has one to three
+# times its area more there. Who reads the body or the clothing has a seventh to a quarter more, and under another seed
+# not surely any: headwear is above the face and a coat below, the writing stands on the body, and a smooth mask that
+# covers the one may well cover the other. For people the search fails besides, as it may leave more than a fifth of the
+# maps empty; and what would have to pass beside it, deletion, size and attention to faces, mostly does not. So of maps
+# next to nothing can be decided below but where they find writing, and that not in every run.
 #
 # ## Figure 4: deletion
 #
@@ -680,9 +680,10 @@ display(explainers.set_index(["task", "setting", "explainer"]).round(3))
 # changed after their numbers were known. One is what a *hit* is: at first half of the equally high pixels had to lie on
 # the face, which no map managed; and a flat map, all of whose pixels are the highest, counted as a hit (with it 0.58 of
 # the fine-tuned maps hit a masked face, McNemar's p was 0.004). The other are the rules of the planted readers: both of
-# a task have to be told, each task by its own, and untrained networks have to have empty maps, where their lift had to
-# be that of chance, which an empty map has. How many pictures and steps there are was set by the time that they take. A
-# claim that fails here is a result; one that was thought of after looking is marked *exploratory*.
+# a task have to be told, each task by its own, by five trainings of each in place of one, and untrained networks have
+# to have empty maps, where their lift had to be that of chance, which an empty map has. How many pictures and steps
+# there are was set by the time that they take. A claim that fails here is a result; one that was thought of after looking
+# is marked *exploratory*.
 #
 # A claim rests on an **instrument**, and an instrument decides nothing before it has passed two kinds of controls: it
 # has to find what is there, and to find nothing where nothing is. Where one fails the verdict is *no-instrument*; what
