@@ -682,8 +682,8 @@ display(explainers.set_index(["task", "setting", "explainer"]).round(3))
 # the fine-tuned maps hit a masked face, McNemar's p was 0.004). The other are the rules of the planted readers: both of
 # a task have to be told, each task by its own, by five trainings of each in place of one, and untrained networks have
 # to have empty maps, where their lift had to be that of chance, which an empty map has. How many pictures and steps
-# there are was set by the time that they take. A claim that fails here is a result; one that was thought of after looking
-# is marked *exploratory*.
+# there are was set by the time that they take. A claim that fails here is a result; one that was thought of after
+# looking is marked *exploratory*.
 #
 # A claim rests on an **instrument**, and an instrument decides nothing before it has passed two kinds of controls: it
 # has to find what is there, and to find nothing where nothing is. Where one fails the verdict is *no-instrument*; what
