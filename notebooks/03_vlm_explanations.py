@@ -258,7 +258,7 @@ by_hand(
 # with each other: to read the **text** on the door, the car's **body**, whether a **face** is hidden by a patch, or the
 # **clothing** (`vlm_planted`). Redrawing that factor changes their answers, redrawing any other one does not. Their
 # maps come from the very same search. *Lift* is how many times more of the map lies on the part than its area, by
-# chance 1. Where a network looks hangs on the weights that it started from: so of each there are five trainings, and
+# chance 1. Where a network looks hangs on the weights that it started from: so of each there are ten trainings, and
 # intervals are over these. Beside each the same network **before training**, which reads nothing.
 #
 # **Predict.** A network that reads the text on the door, and one that reads the body. Will their maps show it? And
@@ -266,7 +266,7 @@ by_hand(
 
 # %%
 read, readers = planted.read(cfg, seed)
-display(record.table("planted", numbers.planted(note, read), item="Instruments"))
+display(record.table("planted", numbers.planted(note, read, cfg.planted["explained"]), item="Instruments"))
 record.figure(
     "planted", figures.planted(readers, cfg.planted["size"]), item="Instruments",
     alt="Twelve pictures, and below each the map of a small network that is known to read one thing alone: the name "
@@ -680,7 +680,7 @@ display(explainers.set_index(["task", "setting", "explainer"]).round(3))
 # changed after their numbers were known. One is what a *hit* is: at first half of the equally high pixels had to lie on
 # the face, which no map managed; and a flat map, all of whose pixels are the highest, counted as a hit (with it 0.58 of
 # the fine-tuned maps hit a masked face, McNemar's p was 0.004). The other are the rules of the planted readers: both of
-# a task have to be told, each task by its own, by five trainings of each in place of one, and untrained networks have
+# a task have to be told, each task by its own, by ten trainings of each in place of one, and untrained networks have
 # to have empty maps, where their lift had to be that of chance, which an empty map has. How many pictures and steps
 # there are was set by the time that they take. A claim that fails here is a result; one that was thought of after
 # looking is marked *exploratory*.

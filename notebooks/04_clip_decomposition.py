@@ -331,7 +331,7 @@ for layer in range(layers - cfg.last_layers, layers):
     loop = textspan_as_published(contributions, general.embeddings, cfg.basis, rank=cfg.published_rank)
     same.append(loop.picks.cpu() == general.span(contributions, cfg.basis).picks)
 agree = torch.cat(same).double()
-note("textspan.same-picks", bootstrap_mean(agree.mean(1).numpy(), seed), "Algorithm 1", "as-published")
+note("textspan.same-picks", bootstrap_mean(agree.mean(1).numpy(), seed), "Algorithm 1", "as-published", over="heads")
 record.number(
     "gandelsman.textspan.rank", float(parts.readout.heads.shape[2]), unit="count", item="Algorithm 1", protocol="exact"
 )
@@ -421,8 +421,14 @@ if cfg.data == pictures.WORLD:
     right = [a == b for a, b in zip(instruments.most_moved(planted, carriers), carriers, strict=True)]
     others = [max(planted[topic][head] for topic in planted if topic != own) for head, own in enumerate(carriers)]
     share = proportion(sum(right), len(right))
-    note("instruments.carried.planted", share, "instrument", "control", "fraction of heads")
-    note("instruments.carried.others", bootstrap_mean(others, seed).within(0.0, 1.0), "instrument", "control")
+    note("instruments.carried.planted", share, "instrument", "control", "fraction of heads", over="heads")
+    note(
+        "instruments.carried.others",
+        bootstrap_mean(others, seed).within(0.0, 1.0),
+        "instrument",
+        "control",
+        over="heads",
+    )
 else:
     effects = {topic: share.numpy() for topic, share in parts.variance_explained(data.factors).items()}
 display(record.instrument("gandelsman.carried"))
@@ -459,7 +465,7 @@ for kind, protocol in tables.KINDS.items():
         truth, said = ([topics.index(topic) for topic in each] for each in (map(oracle.get, mine), mine.values()))
         right = int(np.sum(np.equal(truth, said)))
         share = proportion(right, len(mine))
-        note(f"specialisation.right-label.{kind}", share, "specialisation", protocol, "fraction of heads")
+        note(f"specialisation.right-label.{kind}", share, "specialisation", protocol, "fraction of heads", over="heads")
         p = permutation_p(lambda truth, said: float((truth == said).mean()), truth, said, seed)
         record.number(f"gandelsman.specialisation.p.{kind}", p, unit="p-value", item="specialisation", protocol="exact")
         print(f"{kind}: {right} of {len(mine)} labels name what moves the head most, p = {p:.3g}")

@@ -80,8 +80,8 @@ def note(id, by_task, unit, item):
     """Record the mean over tasks with its interval; fewer than three have none, and stay in the table alone."""
     interval = study.over_tasks(by_task)
     if interval is not None:
-        record.number(id, interval.value, low=interval.low, high=interval.high, n=len(by_task), unit=unit, item=item,
-                      protocol="control")  # fmt: skip
+        record.number(id, interval.value, low=interval.low, high=interval.high, n=len(by_task), of="tasks", unit=unit,
+                      item=item, protocol="control")  # fmt: skip
 
 
 # %% [markdown]

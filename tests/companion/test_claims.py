@@ -31,7 +31,9 @@ def written(tmp_path: Path, instrument: str = INSTRUMENT, **changed: str) -> Pat
 
 
 def number(value: float, low: float | None = None, high: float | None = None, n: int | None = 200) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "n": n, "protocol": "corrected", "unit": "fraction"}
+    return {
+        "value": value, "low": low, "high": high, "n": n, "of": "images", "protocol": "corrected", "unit": "fraction",
+    }  # fmt: skip
 
 
 def test_what_is_stated_is_whole_for_every_notebook() -> None:
@@ -74,6 +76,46 @@ def test_no_negative_control_is_one_value_whatever_was_measured(notebook: str) -
         for id in negative & set(values):
             found = values[id].dropna().unique()
             assert len(found) > 1 or found[0] <= 0, f"{id} is {found[0]} in all rows of {file.name}"
+
+
+# Instruments whose controls are of one model each, and why that is enough: nothing of it is trained in the run.
+SHIPPED = {
+    "taghanaki.category": "the shipped captioner",
+    "taghanaki.raters": "the shipped captioner",
+    "taghanaki.mentions": "the shipped captioner",
+    "taghanaki.overlap": "the shipped captioner",
+    "taghanaki.map.grad-cam": "the shipped captioner, and several untrained translators",
+    "taghanaki.map.attention": "the shipped captioner, and several untrained translators",
+    "agarwal.accuracy": "the shipped CLIP, and several heads of each control",
+    "agarwal.deletion.cars.as-published": "known orders of pixels",
+    "agarwal.deletion.cars.corrected": "known orders of pixels",
+    "agarwal.deletion.occupation.as-published": "known orders of pixels",
+    "agarwal.deletion.occupation.corrected": "known orders of pixels",
+    "agarwal.deletion.masked.as-published": "known orders of pixels",
+    "agarwal.deletion.masked.corrected": "known orders of pixels",
+    "gandelsman.ablation": "the shipped CLIP, into which terms are planted",
+    "gandelsman.silencing": "the shipped CLIP",
+    "gandelsman.silencing.recipe": "the shipped CLIP",
+    "gandelsman.texts": "the shipped CLIP",
+    "gandelsman.segmentation": "the shipped CLIP",
+    "gandelsman.asked": "the shipped CLIP",
+}
+
+
+@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name not in WITHOUT_CLAIMS])
+def test_no_instrument_that_passes_rests_on_one_training(notebook: str) -> None:
+    """A network is one draw of what training gives: an interval over its pictures says nothing of the next one."""
+    record = json.loads((paths.FIGURES / "mini" / notebook / "numbers.json").read_text(encoding="utf-8"))
+    numbers = {each["id"]: each for each in record["numbers"]}
+    for instrument in record["instruments"]:
+        if instrument["passes"] and instrument["id"] not in SHIPPED:
+            of_one = [
+                each["number"]
+                for each in instrument["controls"]
+                if numbers[each["number"]]["low"] is not None
+                and numbers[each["number"]]["of"] in ("images", "prompts", "batches")
+            ]
+            assert not of_one, f"{instrument['id']} rests on one model each: {', '.join(of_one)}"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +202,14 @@ def test_what_holds_by_construction_needs_no_instrument(tmp_path: Path) -> None:
     file = written(tmp_path, instruments="", by_construction="true", n="", of="")
     claim = claims.stated(file, "01_x").claims["p.c"]
     assert claims.decided(claim, {"n": {**number(0.6), "protocol": "exact"}}) == ("holds", "")
+
+
+def test_a_claim_is_decided_on_what_it_says_it_is(tmp_path: Path) -> None:
+    claim = claims.stated(written(tmp_path, n="3", of='"runs"'), "01_x").claims["p.c"]
+    runs = number(0.9, 0.8, 1.0, n=3) | {"of": "runs"}
+    assert claims.decided(claim, {"n": runs}) == ("holds", "")
+    with pytest.raises(ValueError, match="is decided on runs, and 'n' is of images"):
+        claims.decided(claim, {"n": number(0.9, 0.8, 1.0, n=100)})
 
 
 def test_a_second_model_has_its_own_claims_numbers_and_instruments(tmp_path: Path) -> None:

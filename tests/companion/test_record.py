@@ -132,7 +132,7 @@ def test_a_record_is_complete_and_repeats(out: Path) -> None:
     assert numbers["numbers"][::3] == [
         {"id": "a.first", "value": 22720.0, "low": None, "high": None, "n": None, "unit": "count",
          "item": "text", "protocol": "exact", "published": None},
-        {"id": "z.last", "value": 0.333333, "low": 0.3, "high": 0.4, "n": 200, "unit": "fraction",
+        {"id": "z.last", "value": 0.333333, "low": 0.3, "high": 0.4, "n": 200, "of": "images", "unit": "fraction",
          "item": "Figure 4", "protocol": "corrected", "published": 0.169},
     ]  # fmt: skip
     assert numbers["claims"] == [

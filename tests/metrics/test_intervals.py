@@ -477,11 +477,39 @@ def test_the_interval_over_runs_is_students() -> None:
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     assert found.value == pytest.approx(sum(values) / 4) and found.n == 4
     assert found.sd**2 == pytest.approx(sum((v - sum(values) / 4) ** 2 for v in values) / 3)
-    constant = over_runs([1, 1, 1])
-    assert (constant.low, constant.value, constant.high, constant.sd) == (1, 1, 1, 0)
     for bad in ([0.9, 0.8], [0.9, 0.8, float("nan")]):
         with pytest.raises(ValueError, match=r"values\[2\] of over_runs|3 finite values or more"):
             over_runs(bad)
+
+
+def test_runs_that_are_all_equal_are_not_sure() -> None:
+    none = over_runs([0.0] * 5, rows=200)
+    assert (none.low, none.high, none.n, none.sd) == (0, proportion(0, 200).high, 5, 0)
+    third = over_runs([1 / 3] * 3, rows=60)
+    assert (third.low, third.high) == (proportion(20, 60).low, proportion(20, 60).high) and third.value == 1 / 3
+    odd = over_runs([0.5] * 3, rows=3)  # of three rows none is a half
+    assert odd.low <= odd.value <= odd.high
+    unknown = over_runs([1, 1, 1])
+    assert unknown.low < 0.5 < unknown.value == 1 <= unknown.high
+    apart = over_runs([0.2, 0.5, 0.8], rows=2000)  # the runs differ by more than chance would have them
+    assert apart == over_runs([0.2, 0.5, 0.8]) and apart.high - apart.low > 0.5
+    for values in ([1.2, 1.2, 1.2], [-0.1, 0, 0]):
+        with pytest.raises(ValueError, match="are no shares"):
+            over_runs(values, rows=5)
+
+
+@pytest.mark.parametrize("p", [0.002, 0.01, 0.02, 0.9])
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_shares_of_runs_are_covered_near_the_ends_too(rng, runs, p) -> None:
+    shares = rng.binomial(40, p, size=(600, runs)) / 40
+    assert np.mean([covers(over_runs(each.tolist(), rows=40 * runs), p) for each in shares]) >= 0.95
+
+
+def test_equal_groups_are_not_sure() -> None:
+    same = cluster_bootstrap(np.ones((3, 200)), seed=0, crossed=True)
+    assert same.low < 0.995 < same.value == 1 <= same.high and same.low > 0.97
+    mixed = cluster_bootstrap([np.array([0.0, 1.0] * 50)] * 3, seed=0)  # the groups are equal, their rows are not
+    assert mixed.low < 0.45 < mixed.value == 0.5 < 0.55 < mixed.high
 
 
 def test_undefined_correlations_are_left_out_and_said() -> None:

@@ -187,3 +187,13 @@ def test_a_process_of_jobs_starts_no_others() -> None:
 
 def within(jobs: int) -> tuple[int, set[int]]:
     return os.getpid(), set(dict(side_by_side(process, {f"{seed}": {"seed": seed} for seed in range(jobs)})).values())
+
+
+def test_where_the_working_folder_is_gone_the_jobs_are_done_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    found = dict(side_by_side(process, {"a": {"seed": 0}, "b": {"seed": 1}}))
+    assert set(found.values()) == {os.getpid()}

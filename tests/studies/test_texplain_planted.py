@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from xaikit.companion.profiles import Settings
+from xaikit.storage.seeding import seed_for
 from xaikit.studies import texplain_planted as planted
 
 
@@ -47,3 +49,20 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
     assert abs(planted.decodes(*noise).mean() - 0.5) < 0.12
     moved = noise[1] + 3 * torch.eye(8)[0]
     assert planted.decodes(noise[0], moved).mean() > 0.95
+
+
+def test_flips_are_those_of_networks_that_start_from_other_weights() -> None:
+    resnet = {"epochs": 1, "batch": 16, "learning_rate": 2e-3, "weight_decay": 0.05, "optimizer": "adamw"}
+    sizes = {"size": 64, "pixels": 32, "scenes": 40, "tested": 12, "trainings": 3}
+    cfg = Settings({**sizes, "colour": "red", "other": "blue", "resnet": resnet}, "planted")
+    wanted = {"planted": planted.Case(strength=1.0), "before training": planted.Case(steps=0)}
+    found = planted.flips_by_training("resnet", wanted, cfg, 0, "cpu")
+    first = planted.trained("resnet", wanted, cfg, 0, "cpu")
+    _, there, gone = (scenes.images(64) for scenes in planted.tested(cfg, 0))
+    for name, network in first.items():
+        turned = network(there).argmax(1) != network(gone).argmax(1)
+        np.testing.assert_array_equal(found[name][0], turned.numpy())
+        assert [each.shape for each in found[name]] == [(len(there),)] * 3
+    starts = [planted.network("resnet", seed_for(0, "planted", "network", twin), 32) for twin in range(3)]
+    weights = [next(start.parameters()) for start in starts]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])

@@ -6,7 +6,7 @@ import torch
 from noted import numbers, recorded
 
 from xaikit.companion.record import published
-from xaikit.metrics.intervals import Interval
+from xaikit.metrics.intervals import Interval, proportion
 from xaikit.studies import texplain_tables as tables
 from xaikit.studies.texplain import Dependence, category_leads
 from xaikit.studies.texplain_instruments import OnBirds
@@ -102,10 +102,17 @@ def test_the_worst_group_is_the_minimum_within_each_run() -> None:
     assert found["worst group"].tolist() == [0, 0.5, 0.5] and found["average"].tolist() == [0.5, 0.75, 0.75]
 
 
+def test_a_share_that_no_run_differs_in_is_as_sure_as_its_pictures(note) -> None:
+    pictures = tables.sizes(["a", "a", "b", "b", "b"], ["a", "b"])
+    assert pictures == {"a": 2, "b": 3, "worst group": 2, "average": 5}
+    tables.table2(note, {"ERM": {"b": [1.0, 1.0, 1.0]}}, pictures)
+    found = numbers(note)["table2.erm.b"]
+    assert (found["low"], found["n"], found["of"]) == (pytest.approx(proportion(3, 3).low, abs=1e-5), 3, "runs")
+
+
 def test_table_2_has_means_and_deviations_over_runs_and_what_is_published(note) -> None:
-    rows = tables.table2(
-        note, {"ERM": {"worst group": [0.2, 0.4, 0.6]}, "TExplain": {"masked samples": [0.1, 0.1, 0.4]}}
-    )
+    measured = {"ERM": {"worst group": [0.2, 0.4, 0.6]}, "TExplain": {"masked samples": [0.1, 0.1, 0.4]}}
+    rows = tables.table2(note, measured, {"worst group": 5, "masked samples": 20})
     assert rows["worst group"][0] == "0.400 ± 0.200" and rows["masked samples"][1] == "0.200 ± 0.173"
     found = numbers(note)
     assert found["table2.erm.worst-group"]["published"] == published("taghanaki.table2.worst-group.erm", "fraction")

@@ -317,7 +317,9 @@ def test_a_picture_whose_probability_no_deletion_moves_is_searched_by_its_log_od
 def test_table_2_is_of_noisy_pictures_and_has_its_controls(clip, cars, cfg) -> None:
     found = study.table2(clip, *cars, Settings(cfg.as_dict() | {"few": 1}, "few"), 0)
     assert set(found.right) == {"zero-shot", "fine-tuned"}
-    assert all(len(values) == len(cars[1]) for values in (*found.right.values(), *found.controls.values()))
+    assert all(values.shape[-1] == len(cars[1]) for values in (*found.right.values(), *found.controls.values()))
+    assert all(found.controls[name].shape == (study.HEADS, len(cars[1])) for name in ("again", "many-minus-few"))
+    assert not np.array_equal(*found.controls["many-minus-few"][:2])  # other few pictures
     zero_shot, fine_tuned = (values.mean() for values in found.right.values())
     assert found.controls["best"].mean() == max(zero_shot, fine_tuned)
     np.testing.assert_array_equal(found.controls["again"], -found.controls["again-back"])
@@ -402,12 +404,14 @@ def test_readers_are_told_one_factor_of_scenes_whose_factors_are_unrelated(name:
 def test_readers_have_their_part_in_every_picture_and_what_they_read_is_counted(cfg) -> None:
     small = {"size": 64, "train": {"cars": 64, "occupation": 64}, "epochs": 1, "trainings": 3, "explained": 3}
     own = Settings(cfg.as_dict() | {"planted": small, "steps": 2}, "planted")
-    means, _ = planted.read(own, 0)
+    means, first = planted.read(own, 0)
     found, shown = planted.read_once(own, seed_for(0, "planted readers", 1))
     assert set(shown) == set(planted.READERS) and all(len(values) == 3 for values in found.values())
     assert {id: each[1] for id, each in means.items()} == {id: each.mean() for id, each in found.items()}
     assert all(len(each) == 3 for each in means.values())
     assert any(len(set(each)) == 3 for each in means.values())  # no two trainings are the same
+    _, shown_first = planted.read_once(own, seed_for(0, "planted readers", 0))
+    assert torch.equal(first["text"][1].maps, shown_first["text"][1].maps)
     reader, explained = shown["text"]
     assert reader.region.flatten(1).any(1).all() and explained.maps.shape == (3, 64, 64)
     before = reader.answers(reader.scenes, own)

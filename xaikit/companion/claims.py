@@ -174,7 +174,8 @@ def together(reached: Iterable[Verdict]) -> Verdict:
 def decided(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> tuple[Verdict, str]:
     """What recorded numbers say of a claim, whatever its instruments are worth, and a reason where none says it better.
 
-    Raises ValueError where a number that decides has neither an interval nor is exact.
+    Raises ValueError where a number that decides has neither an interval nor is exact, or is over other things than
+    the claim is decided on: a hundred images are no three runs.
     """
     missing = [id for bound in claim.decided_by for id in bound.numbers if id not in numbers]
     if missing:
@@ -187,6 +188,8 @@ def decided(claim: Claim, numbers: Mapping[str, Mapping[str, Any]]) -> tuple[Ver
             continue
         if claim.n is None or number["n"] is None:
             raise ValueError(f"of the claim {claim.id!r} or of {bound.id!r} it is not said on how many: give both an n")
+        if number["of"] != claim.of:
+            raise ValueError(f"the claim {claim.id!r} is decided on {claim.of}, and {bound.id!r} is of {number['of']}")
         if number["n"] < claim.n:
             return "inconclusive", f"on {number['n']} {claim.of}, and it is decided on {claim.n} or more"
     kept = [bound.kept(numbers) for bound in claim.decided_by]

@@ -173,6 +173,7 @@ class Record:
         low: SupportsFloat | None = None,
         high: SupportsFloat | None = None,
         n: SupportsIndex | None = None,
+        of: str = "images",
         unit: str,
         item: str,
         protocol: Protocol,
@@ -180,10 +181,11 @@ class Record:
     ) -> None:
         """Record one number, with its 95 % interval [low, high] from `n` samples where it has one.
 
-        `unit` is free text; for those of `units.RANGES` the number must lie there, and of an interval that part is kept
-        which does. `item` is the figure or table of
-        the paper, `published` the id of the paper's value in `data/published.toml`, which is stored in `unit` (percent
-        and fraction convert to each other).
+        `of` says what was sampled: images, to all of which one model was put, or runs, each with a training of its own,
+        or what else a claim is decided on. `unit` is free text; for those of `units.RANGES` the number must lie there,
+        and of an interval that part is kept which does. `item` is the figure or table of the paper, `published` the id
+        of the paper's value in `data/published.toml`, which is stored in `unit` (percent and fraction convert to each
+        other).
         Raises ValueError for an id that is taken or not in lower case, a value that is not finite, outside of its
         interval or of its unit's range, and an unknown protocol or published id; TypeError for an `n` that is no
         whole number.
@@ -208,6 +210,7 @@ class Record:
             "low": interval[0],
             "high": interval[1],
             "n": None if n is None else index(n),
+            **({} if n is None else {"of": of}),
             "unit": unit,
             "item": item,
             "protocol": protocol,
@@ -344,7 +347,7 @@ class Record:
                 "number": number["id"],
                 "protocol": number["protocol"],
                 "here": _shown(number),
-                "n": number["n"] or "",
+                "n": f"{number['n']} {number['of']}" if number["n"] else "",
                 "published": "" if number["published"] is None else f"{number['published']:.4g}",
                 "unit": number["unit"],
             }

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -50,7 +50,7 @@ class Interval:
         """
         if low > high:
             raise ValueError(f"The range from low {low} to high {high} has no order: give the lower first.")
-        return Interval(self.value, max(self.low, low), min(self.high, high), self.n)
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
@@ -104,17 +104,31 @@ def upper_end(hits: int, n: int, error: float) -> float:
 
 
 @public
-def over_runs(values: Sequence[float | int]) -> Runs:
+def over_runs(values: Sequence[float | int], rows: Count | None = None) -> Runs:
     """The mean over at least 3 runs (seeds) of a number, with Student's t interval.
 
-    A minimum, such as the worst group's accuracy, is to be taken within each run before. Raises ValueError for fewer
-    runs and for NaN.
+    A minimum, such as the worst group's accuracy, is to be taken within each run before. Where the values are shares of
+    right or wrong, give `rows`, of how many different images all runs together are: the interval then holds the exact
+    one of so many (`proportion`). Near 0 and 1 runs agree more often than they are sure, and t alone covers 72 % (three
+    runs of 40 at a share of 0.01) to 90 %. Other runs that are all equal have the interval of a handful of equal values
+    in `bootstrap_mean`.
+    Raises ValueError for fewer runs, for NaN, and where `rows` are given for what is no share.
+
+    >>> from xaikit import over_runs
+    >>> print(over_runs([0.90, 0.94, 0.92]), over_runs([1.0, 1.0, 1.0], rows=120))
+    0.92 [0.87, 0.97] 1.00 [0.97, 1.00]
     """
     if len(values) < 3 or not np.isfinite(values).all():
         raise ValueError(f"The {len(values)} runs are too few, or one is NaN: give 3 finite values or more.")
+    if rows is not None and not 0 <= min(values) <= max(values) <= 1:
+        raise ValueError(f"Runs between {min(values)} and {max(values)} are no shares: leave rows out.")
     value, sd = float(np.mean(values)), float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * sd / len(values) ** 0.5
-    return Runs(value, value - half, value + half, len(values), sd)
+    low, high = value - half, value + half
+    if rows is not None or min(values) == max(values):
+        least = proportion(round(value * rows), rows) if rows else _of_few(np.asarray(values, np.float64))
+        low, high = min(low, least.low), max(high, least.high)
+    return Runs(value, low, high, len(values), sd)
 
 
 @public
@@ -147,11 +161,17 @@ def bootstrap_mean(values: Numbers, seed: Seed, resamples: Count = RESAMPLES) ->
         half = error * float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
         low, high = min(value - half, value - above * error), max(value + half, value - below * error)
     if len(np.unique(rows)) <= FEW:
-        largest = float(np.abs(rows).max()) or 1.0
-        rows = np.append(rows, [-largest if (rows < 0).any() else 0.0, largest])
-        half = float(rows.std(ddof=1)) / (n + 2) ** 0.5 * float(stats.t.ppf((1 + LEVEL) / 2, n + 1))
-        low, high = min(low, float(rows.mean()) - half), max(high, float(rows.mean()) + half)
+        few = _of_few(rows)
+        low, high = min(low, few.low), max(high, few.high)
     return _finite(value, low, high, n)
+
+
+def _of_few(rows: np.ndarray) -> Interval:
+    """Student's t of the rows and two more, at either end of what is there and 0: resamples miss what is rare."""
+    n, value, largest = len(rows), float(rows.mean()), float(np.abs(rows).max()) or 1.0
+    more = np.append(rows, [-largest if (rows < 0).any() else 0.0, largest])
+    half = float(more.std(ddof=1)) / (n + 2) ** 0.5 * float(stats.t.ppf((1 + LEVEL) / 2, n + 1))
+    return Interval(value, min(value, float(more.mean()) - half), max(value, float(more.mean()) + half), n)
 
 
 def _studentised(rows: np.ndarray, seed: int, resamples: int) -> np.ndarray:
@@ -274,6 +294,8 @@ def cluster_bootstrap(
     bootstrap's over groups, times groups / (groups - 1), plus if crossed the one over rows; t has
     Satterthwaite's degrees of freedom. Plain percentiles would be far too narrow here: where groups differ as
     much as rows, they cover the truth about 75 % of the time from 3 groups and 85 % from 5, instead of 95 %.
+    Of a mean where all groups are equal, and if crossed all rows, no spread is seen, and yet it is not sure: then it is
+    Student's t with two more rows, as in `bootstrap_mean`.
     `n` counts the rows: of all groups together if nested, once if crossed.
     Raises ValueError on fewer than 2 groups, no rows, NaN, unlike groups if crossed, a statistic not finite.
     Source: Davison and Hinkley (1997), section 3.8 (groups are drawn, their rows kept); Owen (2007), the
@@ -304,6 +326,8 @@ def cluster_bootstrap(
     if not np.isfinite([value, between, within]).all():
         raise ValueError("The statistic is not finite on the groups or on a resample: is a denominator zero?")
     variance = between + within
+    if variance == 0 and statistic is np.mean:
+        return _of_few(table.mean(axis=0).reshape(n, -1).mean(axis=1) if crossed else table.reshape(n, -1).mean(axis=1))
     freedom = variance**2 / (between**2 / (count - 1) + within**2 / max(n - 1, 1)) if variance else np.inf
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
     return _finite(value, value - half, value + half, n)

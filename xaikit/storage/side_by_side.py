@@ -39,13 +39,15 @@ def side_by_side(
 
     `function` is one at the top of a module; jobs and results are sent by pickle. A job's result does not depend on
     the others, nor on how many run at once: each has one thread, and draws from generators of its own. There are as
-    many processes as cores, fewer where memory is short; on a GPU, and where there is one job, it runs in this process.
+    many processes as cores, fewer where memory is short. On a GPU, for one job, and where the working folder was
+    deleted, in which no process can start, all is done in this one.
     Raises what a job raises, with the job's name before its message, and RuntimeError for a process that was killed;
     the others are then stopped.
     """
     asked = min(len(jobs), cores())
     processes = min(asked, max(1, int((psutil.virtual_memory().available + _Workers.held()) / MEMORY)))
-    if device != "cpu" or processes <= 1 or multiprocessing.parent_process() is not None:
+    alone = processes <= 1 or multiprocessing.parent_process() is not None or _folder() is None
+    if device != "cpu" or alone:
         for name, job in jobs.items():
             with _named(name), _one_thread(device):
                 result = function(**job)
@@ -120,7 +122,15 @@ def _started_with() -> object:
         if file := getattr(module, "__file__", None):
             with suppress(OSError):
                 code = max(code, os.stat(file).st_mtime_ns)
-    return dict(os.environ), tuple(sys.path), os.getcwd(), code
+    return dict(os.environ), tuple(sys.path), _folder(), code
+
+
+def _folder() -> str | None:
+    """The working folder; None where it was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def in_parts(count: int, most: int) -> dict[str, "Tensor"]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -547,11 +547,6 @@ class _Rolled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images.roll(1, 0)
-
-
-def over_folds(values: Sequence[float], seed: int) -> Interval:
-    """The mean of one accuracy a fold, with its interval over folds."""
-    return cluster_bootstrap([np.array([value]) for value in values], seed=seed).within(0.0, 1.0)
 
 
 def over_models(values: list[Float[np.ndarray, " images"]], seed: int) -> Interval:

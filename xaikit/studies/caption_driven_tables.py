@@ -86,13 +86,13 @@ def note_matching(note: Notes, name: str, case: Matched) -> None:
         unit="share of maps", item="matching", protocol="exact",
     )  # fmt: skip
     score = bootstrap_mean(choice.score.numpy(), note.record.seed)
-    note(f"matching.median-score.{name}", score, "matching", unit="score")
+    note(f"matching.median-score.{name}", score, "matching", unit="score", over="maps")
 
 
 def note_distinct(note: Notes, id: str, choice: Choice, item: str, protocol: str) -> None:
     """Record how many different maps of the standalone model a choice carries over, of as many as CLIP has."""
     count = choice.distinct()
-    note(id, Interval(count, count, count, len(choice.source)), item, protocol, "count")
+    note(id, Interval(count, count, count, len(choice.source)), item, protocol, "count", over="maps")
 
 
 def influence(
@@ -112,7 +112,7 @@ def influence(
             for cell in ("correct shape", "wrong shape", *colours):
                 id = f"influence.{set_name}.{name}.{setting}.{cell.replace(' ', '-')}"
                 share = study.published_share(values, data, cell, note.record.seed)
-                note(id, share, "Table influence", "as-published", published=f"{note.paper}.{id}")
+                note(id, share, "Table influence", "as-published", published=f"{note.paper}.{id}", over="batches")
                 rows.append(
                     {"model": name, "set": set_name, "column": setting, "caption": cell, **vars(share)}
                     | {"published": published(f"{note.paper}.{id}", "fraction")}
@@ -132,7 +132,7 @@ def note_scores(note: Notes, shares: Mapping[tuple[str, str, str], Interval]) ->
     for (measure, name, cue), share in shares.items():
         if measure == "as published":
             id = f"fig4.test.{name}.{cue}"
-            note(id, share, "Figure 4", "as-published", published=f"{note.paper}.{id}")
+            note(id, share, "Figure 4", "as-published", published=f"{note.paper}.{id}", over="batches")
         elif measure == "indexing mended":
             note(f"fig4.mended.{name}.{cue}", share, "Figure 4", "control")
         else:
@@ -197,7 +197,7 @@ def note_controls(
             note(f"instruments.{instrument}.{control}", interval, "Instruments", "control", unit)
         if len(set(means)) > 1 and len(set(truth)) > 1:
             rank = spearman(truth, means)
-            note(f"instruments.{instrument}.rank", rank, "Instruments", "control", "rank correlation")
+            note(f"instruments.{instrument}.rank", rank, "Instruments", "control", "rank correlation", over="networks")
             ranked[instrument] = rank
         alarms[instrument] = false_alarms(values, networks)
         note.record.number(

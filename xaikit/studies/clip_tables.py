@@ -145,7 +145,7 @@ def described_heads(note: Notes, model: Backbone, labels: Mapping[str, Labels]) 
         )  # fmt: skip
     for kind, protocol in KINDS.items():
         share = proportion(len(agreed[kind]), len(heads))
-        note(f"heads.with-role.{kind}", share, "heads", protocol, "fraction of heads")
+        note(f"heads.with-role.{kind}", share, "heads", protocol, "fraction of heads", over="heads")
     return rows
 
 
@@ -173,7 +173,7 @@ def role_controls(
         "untrained.place": proportion(nothing.count("place"), len(untrained.heads)),
     } | ({"planted.place": proportion(int(places.sum()), len(places))} if len(places) else {})
     for name, interval in controls.items():
-        note(f"instruments.roles.{name}.{kind}", interval, "instrument", "control")
+        note(f"instruments.roles.{name}.{kind}", interval, "instrument", "control", over="heads")
 
 
 def by_pool(

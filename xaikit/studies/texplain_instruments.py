@@ -30,6 +30,7 @@ from xaikit.world.scene_birds import Birds
 # --- the word map -----------------------------------------------------------------------------------------------------
 
 WORD_MAPS: dict[str, Callable[..., Tensor]] = {"Grad-CAM": word_grad_cam, "attention": word_attention}
+UNTRAINED = 3
 COVER = (0.1, 0.3)  # of a picture, by its birds: then a share of one half on them is no chance
 
 
@@ -37,11 +38,12 @@ COVER = (0.1, 0.3)  # of a picture, by its birds: then a share of one half on th
 class OnBirds:
     """Where the maps of one kind lie: of each picture the share of the map's mass, and of its masked pixels, on birds.
 
-    `maps` are those of the first pictures, to be looked at.
+    Where several models were looked into, there is a row for each. `maps` are those of the first pictures, to be looked
+    at.
     """
 
-    mass: np.ndarray
-    pixels: np.ndarray
+    mass: Float[np.ndarray, "*models pictures"]
+    pixels: Float[np.ndarray, "*models pictures"]
     maps: Float[Tensor, "few rows columns"]
 
 
@@ -75,7 +77,8 @@ def word_map_controls(
 
     The captioner tells its own pictures, with the identity in the translator's place: it is known that its words come
     from the picture, and the world knows where birds are. "another picture": the maps of the birds judged by the birds
-    of the next picture; "untrained": those of the same sentences through a translator that has learned nothing.
+    of the next picture; "untrained": those of the same sentences through each of `UNTRAINED` translators that have
+    learned nothing, as one of them may happen to look at birds.
     """
     grid, size, language = tuple(cfg.grid), cfg.size, captioner.language
     own = Explainer(captioner.image_encoder, nn.Identity(), language, sampling)
@@ -85,21 +88,28 @@ def word_map_controls(
     for words in (bird_words(scenes), place_words(scenes)):
         both &= first_said(sentences, words, language.tokenizer, words_of).any(2).any(1)
     scenes, features, sentences = scenes[both], features[both], sentences[both]
-    torch.manual_seed(seed_for(seed, "untrained translator"))
-    untrained = Translator(features.shape[1], features.shape[2], captioner.language.width).to(cfg.device).eval()
-    nothing = dataclasses.replace(own, translator=untrained.requires_grad_(False))
+    blank = []
+    for number in range(UNTRAINED):
+        torch.manual_seed(seed_for(seed, "untrained translator", number))
+        translator = Translator(features.shape[1], features.shape[2], captioner.language.width).to(cfg.device).eval()
+        blank.append(dataclasses.replace(own, translator=translator.requires_grad_(False)))
     birds, found = scenes.masks("birds", size), {}
     for kind, word_map in WORD_MAPS.items():
         of: dict[str, OnBirds] = {}
-        for name, who, words in (
-            ("bird", own, bird_words(scenes)),
-            ("place", own, place_words(scenes)),
-            ("untrained", nothing, bird_words(scenes)),
+        for name, speakers, words in (
+            ("bird", [own], bird_words(scenes)),
+            ("place", [own], place_words(scenes)),
+            ("untrained", blank, bird_words(scenes)),
         ):
-            maps, _ = maps_of(who, features, sentences, words, grid, word_map)
-            of[name] = on_birds(maps, birds)
+            maps = [maps_of(who, features, sentences, words, grid, word_map)[0] for who in speakers]
+            of[name], *others = [on_birds(each, birds) for each in maps]
+            if others:
+                mass, pixels = (
+                    np.stack([getattr(each, key) for each in (of[name], *others)]) for key in ("mass", "pixels")
+                )
+                of[name] = dataclasses.replace(of[name], mass=mass, pixels=pixels)
             if name == "bird":
-                of["another picture"] = on_birds(maps, birds.roll(1, 0))
+                of["another picture"] = on_birds(maps[0], birds.roll(1, 0))
         found[kind] = of
     return found, scenes
 

@@ -6,11 +6,11 @@ they share no tower with the captioner that speaks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -163,6 +163,28 @@ def heard(explainer: Explainer, model: nn.Module, cfg: Settings, seed: int, devi
         said, less, (answers[1] != answers[2]).double().numpy(), decodes(features[1], features[2]),
         (answers[0] == labels(original)).double().numpy(),
     )  # fmt: skip
+
+
+def flips_by_training(
+    kind: str, wanted: Mapping[str, Case], cfg: Settings, seed: int, device: str
+) -> dict[str, list[Bool[np.ndarray, " pictures"]]]:
+    """Whether each answer changes with the colour, of `cfg.trainings` networks of each case.
+
+    All learn from the same pictures, each from weights and in an order of its own; the first are those of `trained`.
+    """
+    numbered = {
+        f"{name}, {number}": replace(case, twin=number)
+        for name, case in wanted.items()
+        for number in range(cfg.trainings)
+    }
+    nets = trained(kind, numbered, cfg, seed, device)
+    _, there, gone = (of.images(cfg.size) for of in tested(cfg, seed))
+    said = {
+        name: [predictions(net, images, len(images), device).argmax(1) for images in (there, gone)]
+        for name, net in nets.items()
+    }
+    flipped = {name: (with_it != without).numpy() for name, (with_it, without) in said.items()}
+    return {name: [flipped[f"{name}, {number}"] for number in range(cfg.trainings)] for name in wanted}
 
 
 def explained(

@@ -126,8 +126,10 @@ def word_maps(note: Notes, where: Mapping[str, Mapping[str, OnBirds]]) -> pd.Dat
     for kind, found in where.items():
         for name, each in found.items():
             id = f"instruments.map.{kind.lower()}.{slug(name)}"
-            share = note.mean(f"{id}.pixels", each.pixels, "instruments", "control", of="covered pictures")
-            note.mean(f"{id}.mass", each.mass, "instruments", "control", of="covered pictures")
+            share, _ = (
+                note.mean(f"{id}.{key}", getattr(each, key), "instruments", "control", of="covered pictures")
+                for key in ("pixels", "mass")
+            )
             rows.append({"map": kind, "where": name, **vars(share)})
     return pd.DataFrame(rows)
 
@@ -149,13 +151,24 @@ def by_runs(
     return measured
 
 
-def table2(note: Notes, measured: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
-    """Mean and standard deviation over runs of all that is measured of each way of tuning: a row each."""
+def sizes(groups: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """On how many pictures each accuracy of `by_runs` is measured; of the worst group, the smallest that it may be."""
+    found = {name: list(groups).count(name) for name in names}
+    return {**found, WORST: min(found.values()), AVERAGE: len(groups)}
+
+
+def table2(
+    note: Notes, measured: Mapping[str, Mapping[str, Sequence[float]]], pictures: Mapping[str, int]
+) -> pd.DataFrame:
+    """Mean and standard deviation over runs of all that is measured of each way of tuning: a row each.
+
+    All are shares, of as many `pictures` as the measure has, the same ones in each run.
+    """
     rows = []
     for way, measures in measured.items():
         row = {"method": way}
         for key, values in measures.items():
-            runs = over_runs(values)
+            runs = over_runs(list(values), rows=pictures[key])
             id = f"table2.{slug(way)}.{slug(key.replace('/', '-on-'))}"
             note(id, runs.within(0, 1), "Table 2", published=published_table2(slug(way), key))
             row[key] = f"{runs.value:.3f} ± {runs.sd:.3f}"
@@ -202,13 +215,13 @@ def table1(
 
     Of the metrics that are `comparable` the published value stands beside it, where there is one.
     """
-    rows = []
+    rows, each = [], {"of": "prompts", "over": "prompts"}
     for metric, own in paired.items():
         printed, id = PUBLISHED_TABLE1.get(metric) if metric in comparable else None, f"table1.{slug(metric)}"
         unit = "cosine" if metric == "cosine" else "score"
-        value = note.mean(id, own, "Table 1", "as-published", unit, printed, of="prompts")
-        base = note.mean(f"{id}.shuffled", shuffled[metric], "Table 1", "control", unit, of="prompts")
-        gain = note.mean(f"{id}.gain", own - shuffled[metric], "Table 1", unit=f"difference of {unit}s", of="prompts")
+        value = note.mean(id, own, "Table 1", "as-published", unit, printed, **each)
+        base = note.mean(f"{id}.shuffled", shuffled[metric], "Table 1", "control", unit, **each)
+        gain = note.mean(f"{id}.gain", own - shuffled[metric], "Table 1", unit=f"difference of {unit}s", **each)
         rows.append({
             "metric": metric, "latent against its picture": str(value), "against another picture": str(base),
             "difference": str(gain), "published": published(printed) if printed else np.nan,

@@ -72,12 +72,14 @@ def search(note: Notes, found: Mapping[Key, Found]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def planted(note: Notes, read: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """What `vlm_planted.read` found of each reader, trained and not: means over trainings."""
+def planted(note: Notes, read: Mapping[str, np.ndarray], pictures: int) -> pd.DataFrame:
+    """What `vlm_planted.read` found of each reader, trained and not: means over trainings, each of some `pictures`."""
     units = {"lift": "ratio", "rank": "fraction", "more": "difference of ratios", "smaller": "difference"}
     for id, values in read.items():
         unit = units.get(id.rpartition(".")[2].partition("-than-")[0], "fraction")
-        interval: Interval = over_runs(values.tolist())
+        # Sizes and ranks are no verdicts, but where every map of all trainings is empty, that is one of each.
+        verdicts = unit == "fraction" and (id.rpartition(".")[2] not in ("size", "rank") or not values.any())
+        interval: Interval = over_runs(values.tolist(), rows=len(values) * pictures if verdicts else None)
         if unit == "fraction":
             interval = interval.within(0, 1)
         note(f"instruments.planted.{id}", interval, "Instruments", "control", unit, values=values, of="trainings")
