@@ -100,6 +100,18 @@ def test_every_number_is_there_and_the_papers_beside_it(page: Page, text: str, r
     assert words.count("same data and size") + words.count("other data or size") == beside > 100
 
 
+def test_every_control_says_what_its_interval_is_over(text: str, records: list) -> None:
+    rows = re.findall(r"<tr><td>(?:positive|negative)</td><td><code>([^<]+)</code></td>(.*?)</tr>", text)
+    numbers = {number["id"]: number for record in records for number in record["numbers"]}
+    assert {id for id, _ in rows} == {
+        control["number"] for record in records for each in record["instruments"] for control in each["controls"]
+    }
+    assert any(f"<td>{numbers[id]['n']} runs</td>" in row for id, row in rows)
+    for id, row in rows:
+        if numbers[id]["n"]:
+            assert f"<td>{numbers[id]['n']:,} {numbers[id]['of']}</td>" in row
+
+
 def test_every_picture_is_there_with_an_alt_text(page: Page, records: list) -> None:
     shown = [(record, name) for record in records for name in record["shown"]]
     drawn = [each for record, name in shown if "alt" in (each := record["shown"][name])]

@@ -260,7 +260,11 @@ def _claim(claim: Mapping[str, Any], tried: Mapping[str, Mapping[str, Any]]) -> 
 
 def _instrument(each: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {number["id"]: number for number in record["numbers"]}
-    controls = [{**control, "found": _found(numbers.get(control["number"]))} for control in each["controls"]]
+    found = [numbers.get(control["number"]) for control in each["controls"]]
+    controls = [
+        {**control, "found": _found(number), "over": _over(number)}
+        for control, number in zip(each["controls"], found, strict=True)
+    ]
     used = sum(each["id"] in claim["instruments"] for claim in record["claims"])
     return {**each, "controls": controls, "why": each.get("why", ""), "claims": used}
 
@@ -270,3 +274,8 @@ def _found(number: Mapping[str, Any] | None) -> str:
         return "not measured"
     interval = "" if number["low"] is None else f" [{_four(number['low'])}, {_four(number['high'])}]"
     return f"{_four(number['value'])}{interval}"
+
+
+def _over(number: Mapping[str, Any] | None) -> str:
+    """What the interval is over; records that were made before it was kept do not say it."""
+    return f"{number['n']:,} {number['of']}" if number and number["n"] and "of" in number else ""
