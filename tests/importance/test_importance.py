@@ -1,9 +1,12 @@
 """Methods behind one interface: each finds what is planted, and says little where nothing is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from sklearn.linear_model import Ridge
 from torch import nn
 
@@ -173,8 +176,62 @@ def test_what_a_method_gives_is_looked_at(given) -> None:
         importance(of, *asked(0))
 
 
+def curved(reads: int = 1) -> tuple[Classifier, torch.Tensor, Concepts]:
+    """The same pictures for a network that is no straight line, so that the path and its baseline matter."""
+    classifier, images, concepts = asked(reads)
+    torch.manual_seed(reads)
+    layers = [nn.Conv2d(3, 6, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 2)]
+    model = nn.Sequential(*layers).eval().requires_grad_(False)
+    with torch.no_grad():
+        margins = model(images).diff(dim=1)[:, 0]
+        model[-1].bias[1] -= margins.median()  # so that both answers occur
+    return replace(classifier, model=model), images, concepts
+
+
+def test_integrated_gradients_are_captums() -> None:
+    """By its path from the pictures' mean colour, for the answer that each picture has."""
+    classifier, images, concepts = curved()
+    few = images[: interface.FEW]
+    grey = images.mean((0, 2, 3))[None, :, None, None].expand(1, -1, SIDE, SIDE)
+    answers = classifier.margins(few).sign()
+    assert len(answers.unique()) == 2
+    theirs = IntegratedGradients(lambda seen, sign: classifier.margin(seen) * sign).attribute(
+        few, grey, additional_forward_args=answers, n_steps=8, method="gausslegendre"
+    )
+    maps = theirs.sum(1).clamp_min(0)
+    expected = [np.mean([float(own[where].sum() / own.sum()) for own, where in zip(maps, masks, strict=False)])
+                for masks in concepts.masks]  # fmt: skip
+    found = importance(METHODS["integrated gradients"], classifier, images, concepts)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+@pytest.mark.parametrize("explainer", [Saliency, InputXGradient, IntegratedGradients])
+def test_an_explainer_of_captum_becomes_a_method(explainer, arrays) -> None:
+    """As it is called by itself, of one picture after the other; in `arrays`, as Quantus hands captum's on."""
+    classifier, images, concepts = curved()
+    before, answers = images.clone(), (classifier.margins(images) > 0).long()
+    expected = torch.zeros(len(NAMES), dtype=torch.float64)
+    for row, answer in enumerate(answers.tolist()):
+        own = images[row : row + 1].clone().requires_grad_()
+        size = explainer(classifier.model).attribute(own, target=answer).detach().abs().sum(1)[0]
+        expected += torch.stack([size[where[row]].sum() / size.sum() for where in concepts.masks]) / len(images)
+
+    def explain(model: nn.Module, seen: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | np.ndarray:
+        maps = explainer(model).attribute(seen, target=targets)
+        return maps.detach().numpy() if arrays else maps
+
+    try:
+        adapters.from_maps("captum's", explain, batch=7)
+        found = importance(METHODS["captum's"], classifier, images, concepts)
+    finally:
+        METHODS.pop("captum's", None)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    assert torch.equal(images, before) and not images.requires_grad
+
+
 def test_an_explainer_of_another_library_becomes_a_method() -> None:
-    """As captum's and Quantus' are called: maps of three channels, or of one."""
+    """Maps of three channels, or of one."""
 
     def gradient_times_input(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         seen = images.clone().requires_grad_()
