@@ -179,7 +179,8 @@ display(by_hand.round(2))
 # %%
 said = study.asked(cfg, members)
 board = study.Board(said, known, specs, cfg.uses, cfg.ignores, cfg.apart)
-record.table("said", board.rows[["method", "classifier", "factor", "importance", "flips"]], item="leaderboard")
+record.table("said", board.table(), item="leaderboard")
+record.table("said_pictures", study.in_words(said), item="leaderboard")
 display(pd.DataFrame([{"method": name, "form": METHODS[name].form, "its number": METHODS[name].what}
                       for name in board.methods]))  # fmt: skip
 

@@ -21,6 +21,7 @@ from xaikit.studies import which_explanation as study
 from xaikit.studies import which_explanation_figures as figures
 from xaikit.studies.zoo import PLACEBO, Spec, Truth
 from xaikit.studies.zoo_tasks import TASKS
+from xaikit.texplain.words import words_of
 
 TASK_NAMES = ("birds", "nine", "cars")
 
@@ -197,9 +198,42 @@ def test_of_twins_the_picture_of_the_truth_has_the_mean() -> None:
     assert ax.images[0].get_array()[:, 0].tolist() == [0.5, 1.0]
 
 
+def test_the_table_has_what_every_method_says_beside_the_truth() -> None:
+    table = BOARD.table()
+    assert list(table) == ["classifier", "factor", "flips", *BOARD.methods]
+    assert list(dict.fromkeys(table.classifier)) == list(dict.fromkeys(BOARD.said.classifier))
+    assert len(table) == len(BOARD.said) / len(BOARD.methods)
+    np.testing.assert_array_equal(table["intervention"], table.flips)
+    one = table[(table.classifier == "cars, resnet, text 1, late") & (table.factor == "model")]
+    rows = BOARD.said[(BOARD.said.classifier == one.classifier.item()) & (BOARD.said.factor == "model")]
+    assert one[BOARD.methods].iloc[0].to_dict() == dict(zip(rows.method, rows.importance, strict=True))
+
+
+@pytest.mark.slow
+def test_what_methods_in_words_say_of_each_picture_is_kept() -> None:
+    cfg = tiny()
+    members = zoo.zoo(cfg, [Spec("birds", "resnet"), Spec("birds", "resnet", make="untrained")])
+    said = study.asked(cfg, members, {name: METHODS[name] for name in (*study.IN_WORDS, "co-occurrence", "size")},
+                       kept=False)  # fmt: skip
+    one_thing = [each is None for each in said.by_picture]
+    assert set(said.method[one_thing]) == {"co-occurrence"} == set(said.method) - set(said.method[~np.array(one_thing)])
+    means = [row.importance if row.by_picture is None else np.mean(row.by_picture) for row in said.itertuples()]
+    np.testing.assert_allclose(said.importance, means, rtol=1e-12)
+    table = study.in_words(said)
+    factors = [factor for factor in TASKS["birds"].factors if factor.name != "tag"]  # for which there is no word
+    assert table.method.value_counts().to_dict() == {"words of TExplain": 8, "captions of the pictures": 4}
+    assert list(table)[:3] == ["method", "classifier", "factor"] and list(table)[3:] == list(range(cfg.explained))
+    captions = table[table.method == "captions of the pictures"].set_index("factor")[list(range(cfg.explained))]
+    texts = study._captions_of(cfg, "birds")
+    expected = [[sum(bool(words_of(text) & words) for text in own for words in factor.words) / len(own)
+                 for own in texts] for factor in factors]  # fmt: skip
+    assert list(captions.index) == [factor.name for factor in factors] and captions.to_numpy().any()
+    np.testing.assert_allclose(captions, expected, atol=5e-3)
+
+
 def tiny() -> Settings:
     own = {"tasks": ["birds"], "kinds": ["resnet"], "controls": [], "learned_from": 24, "tested": 10, "explained": 8,
-           "captions": 1, "device": "cpu"}  # fmt: skip
+           "captions": 1, "pairs": 20, "sentences": 2, "device": "cpu"}  # fmt: skip
     table = profiles.load("mini", score_method.NOTEBOOK, 0).as_dict()
     return Settings({**table, **own, "resnet": {**table["resnet"], "epochs": 1}}, "tiny")
 

@@ -151,18 +151,23 @@ def method(
     return register
 
 
-def importance(of: Method, classifier: Classifier, images: Images, concepts: Concepts) -> Float[Tensor, " factors"]:
-    """One number a factor, on the CPU: the mean over pictures where the method gives one each.
+def scores_of(of: Method, classifier: Classifier, images: Images, concepts: Concepts) -> Scores:
+    """What a method gives, on the CPU: one number a factor, or one for each picture and factor.
 
     Raises ValueError for a method that gives another shape, or a number that is not finite.
     """
     scores = torch.as_tensor(of.importance(classifier, images, concepts)).detach().double().cpu()
     if scores.shape not in ((len(concepts.names),), (len(images), len(concepts.names))):
         raise ValueError(f"{of.name} gives {tuple(scores.shape)}: give one number for each of {len(concepts.names)}.")
-    scores = scores if scores.ndim == 1 else scores.mean(0)
     if not scores.isfinite().all():
-        raise ValueError(f"{of.name} gives a number that is not finite: {scores.tolist()}.")
+        raise ValueError(f"{of.name} gives a number that is not finite: {scores[~scores.isfinite()].tolist()[:5]}.")
     return scores
+
+
+def importance(of: Method, classifier: Classifier, images: Images, concepts: Concepts) -> Float[Tensor, " factors"]:
+    """One number a factor: the mean over pictures where the method gives one each. Raises as `scores_of`."""
+    scores = scores_of(of, classifier, images, concepts)
+    return scores if scores.ndim == 1 else scores.mean(0)
 
 
 def correlation(x: Float[Tensor, "rows columns"], y: Float[Tensor, "rows others"]) -> Float[Tensor, "columns others"]:

@@ -17,8 +17,8 @@ from xaikit.importance.interface import (
 @method("captions of the pictures", "null", applies=with_captions)
 def captions(_classifier: Classifier, _images: Images, concepts: Concepts) -> Scores:
     """Share of captions of the same pictures that have a word of the factor."""
-    said = [names_it(concepts.tools["captions"], words).sum(1).mean() for words in concepts.words]
-    return torch.stack(said)
+    said = [names_it(concepts.tools["captions"], words).sum(1) for words in concepts.words]
+    return torch.stack(said, 1)
 
 
 @method("co-occurrence", "null")

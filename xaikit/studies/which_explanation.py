@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xaikit.companion.profiles import Settings
-from xaikit.importance.interface import METHODS, Classifier, Concepts, Method, importance
+from xaikit.importance.interface import METHODS, Classifier, Concepts, Method, scores_of
 from xaikit.metrics.intervals import Interval, over_runs
 from xaikit.metrics.ranking import auc
 from xaikit.models import clip_vit_mini
@@ -36,6 +36,8 @@ from xaikit.studies.zoo_tasks import TASKS, Pictures, deal
 from xaikit.texplain.translator import Features, Translator
 
 LEARNED = ("trained", "unlearned", "late", "head")  # of the makes, those that have learned their answers
+# Methods in words that say something of each picture; the words of a class direction and B2T say one thing of them all.
+IN_WORDS = ("words of TExplain", "captions of the pictures")
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -46,6 +48,7 @@ def asked(
 ) -> pd.DataFrame:
     """What each method says: a row a method, classifier and factor, with its `importance`, `seconds` and `queries`.
 
+    `by_picture` has what it says of each picture, whose mean the importance is; None where it says one thing of all.
     Methods are asked side by side, each about the classifiers of one task and kind; what was asked before is read from
     the cache, unless it is not to be `kept`: a method that is in no module is asked in this process. `seconds` and
     `queries`, the images that the classifier was shown, are those of one classifier.
@@ -77,9 +80,10 @@ def asked(
     for (name, result), job in zip(found.items(), jobs.values(), strict=True):
         for which, said in zip(result["which"], result["said"], strict=True):
             spec = job["specs"][which]
-            for factor, value in zip(TASKS[spec.task].names, said, strict=True):
+            for factor, values in zip(TASKS[spec.task].names, said.T, strict=True):
                 rows.append({"method": name.partition(":")[0], "classifier": spec.name, "task": spec.task,
-                             "kind": spec.kind, "made": spec.make, "factor": factor, "importance": value,
+                             "kind": spec.kind, "made": spec.make, "factor": factor, "importance": values.mean(),
+                             "by_picture": values if values.ndim else None,
                              "seconds": result["seconds"], "queries": result["queries"]})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -113,7 +117,7 @@ def _asked(
         handle = classifier.model.register_forward_pre_hook(lambda _, inputs, seen=shown: seen.append(len(inputs[0])))
         start = time.perf_counter()
         try:
-            said.append(importance(of, classifier, images, own))
+            said.append(scores_of(of, classifier, images, own))
         finally:
             handle.remove()
         seconds.append(time.perf_counter() - start)
@@ -236,6 +240,12 @@ class Board:
         rows["flips"] = [flips[pair] for pair in zip(rows.classifier, rows.factor, strict=True)]
         rows["is_class"] = [TASKS[task].names[0] == factor for task, factor in zip(rows.task, rows.factor, strict=True)]
         return rows
+
+    def table(self) -> pd.DataFrame:
+        """The share of answers that each factor of each classifier flips, and what every method says, a column each."""
+        names = ["classifier", "factor", "flips"]
+        table = self.rows.pivot(index=names, columns="method", values="importance")[self.methods]
+        return table.loc[list(self.rows[names].drop_duplicates().itertuples(index=False, name=None))].reset_index()
 
     @cached_property
     def methods(self) -> list[str]:
@@ -394,6 +404,21 @@ class Board:
         ranked = wide.groupby("classifier").rank()
         ranked = ranked - ranked.groupby("classifier").transform("mean")
         return ranked.corr().reindex(index=self.methods, columns=self.methods)
+
+
+def in_words(said: pd.DataFrame) -> pd.DataFrame:
+    """What the methods `IN_WORDS` say of each picture (of `asked`): a row a method, classifier and factor.
+
+    The columns behind these are the pictures; their mean is the importance, but for two decimals. Factors that have
+    no words are left out, and of a null, which says the same of all classifiers of a task, all but the first of these.
+    """
+    worded = {(task.name, each.name) for task in TASKS.values() for each in task.factors if any(each.words)}
+    rows = said[said.method.isin(IN_WORDS)]
+    rows = rows[[pair in worded for pair in zip(rows.task, rows.factor, strict=True)]]
+    null = rows.method.map(lambda name: METHODS[name].form == "null")
+    rows = rows[~(null & rows.duplicated(["method", "task", "factor"]))]
+    names, pictures = ["method", "classifier", "factor"], np.stack(list(rows.by_picture)).round(2)
+    return pd.concat([rows[names].reset_index(drop=True), pd.DataFrame(pictures)], axis=1)
 
 
 def over_tasks(by_task: Mapping[str, float]) -> Interval | None:
