@@ -43,7 +43,7 @@ help: ## this list
 	  /^[$$].NOTEBOOKS.:.*## / { for (i = 1; i <= split(notebooks, name, " "); i++) printf "  make %-21s %s\n", name[i], $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "PROFILE=mini (default: a laptop, no download), full (notebook 05 in large: under three hours) or paper (the papers' models"
+	@echo "PROFILE=mini (default: a laptop, no download), full (notebook 05 in large: an hour or two) or paper (the papers' models"
 	@echo "and data, a GPU)."
 	@echo "PYTHON=python3.12, say, names the Python that .venv is made with, TORCH_INDEX=... an index with other builds of torch."
 

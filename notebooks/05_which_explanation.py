@@ -20,8 +20,7 @@
 # Four papers say that their words explain a classifier. Do they? Where nobody knows what a classifier uses, a
 # convincing explanation and a right one look alike. So here the question is put where the answer is known: to a **zoo**
 # of small classifiers of drawn scenes and real digits, some with a shortcut of a known strength, some with two of which
-# they learned one, some with one that lies in the data and that they ignore, or that came when they knew the class,
-# some that learned nothing at all.
+# they learned one, some with one that lies in the data and that they ignore, some that learned nothing at all.
 #
 # Every method has to say the same thing: **one number for each factor** of the pictures, the class itself, the
 # background, a colour, a tag in the corner, and so on. And beside the methods stand **nulls** that say it *without a
@@ -122,16 +121,14 @@ cards = pd.DataFrame([zoo.card(specs[name], truth, seed) for name, truth in know
 record.table("zoo", cards, item="zoo")
 record.figure(
     "fig_truth", figures.truth(known, specs), item="zoo",
-    alt="Heat maps, one a task: a row for every classifier, twins in one, a column for every factor and the placebo; "
-    "bright where redrawing the factor changes many answers.",
+    alt="Heat maps, one a task: a row for every classifier, a column for every factor and the placebo; bright where "
+    "redrawing the factor changes many answers.",
 )  # fmt: skip
 
 # %% [markdown]
 # **Notice.** The same shortcut at the same strength is used by one classifier and ignored by another; and of two
 # perfect shortcuts (in the profile `full`) mostly one is learned. So *that a cue is in the data* is not *that it is
-# used*: this is what an explanation has to tell. The order counts, too: `full` has networks that learned the class from
-# pictures without a shortcut, and then went on with others in which it always holds (`late`). By how much less do they
-# use it than those that had it from the start?
+# used*: this is what an explanation has to tell.
 #
 # **Instrument.** Does redrawing find what is there? Several heads on *one* backbone, each told to tell another factor,
 # must be flipped by that factor more than the others are. And the placebo must flip nothing.
@@ -140,7 +137,6 @@ record.figure(
 placebo = {task: [known[name].share(zoo.PLACEBO) for name in specs if specs[name].task == task] for task in cfg.tasks}
 note("which.truth.placebo", {task: float(np.mean(each)) for task, each in placebo.items()}, "fraction", "zoo")
 note("which.truth.heads", study.apart_by_heads(known, specs), "difference", "zoo")
-note("which.truth.late", study.late_beside_first(known, specs), "difference", "zoo")
 display(record.instrument("which.truth"))
 
 # %% [markdown]
@@ -279,7 +275,7 @@ record.figure(
 #
 # Is a factor *used*, yes or no? The threshold is the best one for the classifiers of all *other* tasks. Hits are used
 # factors; alarms are ignored ones, counted also by kind: networks that were not trained, that had labels at random,
-# that had no shortcut, and those whose cue was broken in training or came late.
+# that had no shortcut, and those that ignore a cue which lies in their data.
 #
 # **Predict.** Which methods will name a cue of a network that has learned nothing?
 
@@ -380,7 +376,7 @@ print(importance(mine, members[example].classifier, images, concepts).round(deci
 # %% [markdown]
 # ## What was found
 #
-# Three tasks, as mini has them, decide nothing: the verdicts are those of the profile `full`, with five tasks and 455
+# Three tasks, as mini has them, decide nothing: the verdicts are those of the profile `full`, with five tasks and 210
 # classifiers (`make 05_which_explanation PROFILE=full`; its figures are in `figures/full/`).
 
 # %%

@@ -18,7 +18,6 @@ from xaikit.importance import METHODS
 from xaikit.storage.paths import ROOT
 from xaikit.studies import score_method, zoo
 from xaikit.studies import which_explanation as study
-from xaikit.studies import which_explanation_figures as figures
 from xaikit.studies.zoo import PLACEBO, Spec, Truth
 from xaikit.studies.zoo_tasks import TASKS
 from xaikit.texplain.words import words_of
@@ -34,7 +33,6 @@ def a_board(seed: int = 0) -> study.Board:
         first, second = TASKS[task].shortcuts
         made = [Spec(task, "resnet"), *(Spec(task, "resnet", ((first, share),)) for share in (0.7, 0.9, 1.0)),
                 Spec(task, "resnet", ((second, 1.0),), make="unlearned"), Spec(task, "resnet", make="untrained"),
-                Spec(task, "resnet", ((first, 1.0),), make="late"),
                 Spec(task, "resnet", make="head", reads=TASKS[task].names[0]),
                 Spec(task, "resnet", make="head", reads=first)]  # fmt: skip
         for spec in made:
@@ -124,9 +122,7 @@ def test_alarms_are_counted_at_a_threshold_of_other_tasks() -> None:
     found = BOARD.alarms("intervention")
     assert all(each["hits"] == 1 and each["all"] == 0 for each in found.values())
     assert all(
-        each[f"alarms, {made}"] == 0
-        for each in found.values()
-        for made in ("untrained", "unlearned", "late", "unbiased")
+        each[f"alarms, {made}"] == 0 for each in found.values() for made in ("untrained", "unlearned", "unbiased")
     )
     rates = study.alarm_rates({name: BOARD.alarms(name) for name in BOARD.methods})
     assert rates.index[0] == "intervention"
@@ -168,43 +164,13 @@ def test_heads_are_flipped_by_what_they_tell() -> None:
         assert value > 0.7
 
 
-def test_a_cue_that_came_late_is_held_against_one_from_the_start() -> None:
-    late = {task: 0.01 * (5 - TASKS[task].names.index(TASKS[task].shortcuts[0])) for task in TASK_NAMES}
-    found = study.late_beside_first(BOARD.known, BOARD.specs)
-    assert found == pytest.approx({task: share - 0.8 for task, share in late.items()})
-    without = {name: spec for name, spec in BOARD.specs.items() if spec.make != "late"}
-    assert study.late_beside_first(BOARD.known, without) == {}
-
-
-def test_every_kind_of_false_alarm_has_its_mark() -> None:
-    kinds = [f"alarms, {made}" for made in ("untrained", "shuffled", "unlearned", "late", "unbiased")]
-    rates = pd.DataFrame(0.5, index=["TCAV", "RISE"], columns=["hits", "all", *kinds])
-    (ax,) = figures.false_alarms(rates).axes
-    assert {text.get_text() for text in ax.get_legend().get_texts()} >= set(kinds)
-
-
-def test_of_twins_the_picture_of_the_truth_has_the_mean() -> None:
-    specs = [Spec("birds", "resnet"), Spec("birds", "resnet", twin=1), Spec("birds", "resnet", make="untrained")]
-    names = [*TASKS["birds"].names, PLACEBO]
-    known = {
-        spec.name: Truth(dict.fromkeys(names, np.array([row % 2 == 0])), np.ones(1, bool), np.ones(1, bool))
-        for row, spec in enumerate(specs)
-    }
-    ax = figures.truth(known, {spec.name: spec for spec in specs}).axes[0]
-    assert [text.get_text() for text in ax.get_yticklabels()] == [
-        "resnet, no shortcut",
-        "resnet, no shortcut, untrained",
-    ]
-    assert ax.images[0].get_array()[:, 0].tolist() == [0.5, 1.0]
-
-
 def test_the_table_has_what_every_method_says_beside_the_truth() -> None:
     table = BOARD.table()
     assert list(table) == ["classifier", "factor", "flips", *BOARD.methods]
     assert list(dict.fromkeys(table.classifier)) == list(dict.fromkeys(BOARD.said.classifier))
     assert len(table) == len(BOARD.said) / len(BOARD.methods)
     np.testing.assert_array_equal(table["intervention"], table.flips)
-    one = table[(table.classifier == "cars, resnet, text 1, late") & (table.factor == "model")]
+    one = table[(table.classifier == "cars, resnet, text 1") & (table.factor == "model")]
     rows = BOARD.said[(BOARD.said.classifier == one.classifier.item()) & (BOARD.said.factor == "model")]
     assert one[BOARD.methods].iloc[0].to_dict() == dict(zip(rows.method, rows.importance, strict=True))
 
@@ -296,13 +262,7 @@ def test_what_a_classifier_says_is_the_same_when_its_weights_are_read_again() ->
 
 def test_classifiers_are_grouped_by_what_they_did_with_their_cues() -> None:
     groups = {BOARD.group(name) for name in BOARD.specs}
-    assert groups == {
-        "no cue",
-        "a cue, used",
-        "a cue that training broke",
-        "a cue that came late",
-        "one of several heads",
-    }
+    assert groups == {"no cue", "a cue, used", "a cue that training broke", "one of several heads"}
     table = BOARD.by_group()
     assert (table.loc["intervention"] == 1).all() and list(table.index) == BOARD.methods
 

@@ -271,20 +271,13 @@ ASKED = 5_000  # pictures that all methods show to a classifier, those with grad
 FEW = 100  # classifiers: fewer are made and asked in minutes anywhere
 
 
-def zoo_counts(tables: Tables) -> dict[str, int]:
-    """How many classifiers of each kind a zoo has, of all its tasks."""
-    controls, shortcuts = tables["controls"], tables["shortcuts"]
-    alike = tables["twins"] * (1 + shortcuts * len(tables["strengths"]) + ("competing" in controls))
-    alike += shortcuts * ("unlearned" in controls) + ("untrained" in controls) + ("shuffled" in controls)
-    counts = dict.fromkeys(tables["kinds"], alike)
-    for kind in counts:
-        counts[kind] += shortcuts * ("late" in controls and kind != "probe")
-        counts[kind] += (1 + shortcuts) * ("head" in controls and kind == "resnet")
-    return {kind: len(tables["tasks"]) * count for kind, count in counts.items()}
-
-
 def _which_explanation(tables: _Tables) -> list[Work]:
-    counts = zoo_counts(tables)
+    controls, shortcuts = tables["controls"], tables["shortcuts"]
+    alike = tables["twins"] + shortcuts * (len(tables["strengths"]) + ("unlearned" in controls))
+    alike += sum(each in controls for each in ("untrained", "shuffled", "competing"))
+    counts = dict.fromkeys(tables["kinds"], len(tables["tasks"]) * alike)
+    if "head" in controls:
+        counts["resnet"] += len(tables["tasks"]) * (1 + shortcuts)
     if sum(counts.values()) < FEW and "subset" not in tables:
         return []
     learned = {kind: tables["learned_from"] * (tables[kind]["epochs"] * 3 if kind != "probe" else 1) for kind in counts}

@@ -35,7 +35,7 @@ from xaikit.studies.zoo import Member, Spec, Truth, classifier_of, training_pict
 from xaikit.studies.zoo_tasks import TASKS, Pictures, deal
 from xaikit.texplain.translator import Features, Translator
 
-LEARNED = ("trained", "unlearned", "late", "head")  # of the makes, those that have learned their answers
+LEARNED = ("trained", "unlearned", "head")  # of the makes, those that have learned their answers
 # Methods in words that say something of each picture; the words of a class direction and B2T say one thing of them all.
 IN_WORDS = ("words of TExplain", "captions of the pictures")
 
@@ -299,8 +299,8 @@ class Board:
         """Hits and false alarms by task, at the threshold that is best for the classifiers of all other tasks.
 
         "hits": of the factors that are used; "alarms": of those that are ignored, by classifiers that were not trained
-        ("untrained"), have learned labels at random ("shuffled"), saw their cue broken ("unlearned") or when they had
-        learned the class ("late"), or had none ("unbiased").
+        ("untrained"), have learned labels at random ("shuffled"), a cue that they ignore ("unlearned") or had none
+        ("unbiased").
         """
         clear, found = self._clear(method), {}
         for task in dict.fromkeys(clear.task):
@@ -310,7 +310,7 @@ class Board:
             above = own.importance > _threshold(others.importance.to_numpy(), others.used.to_numpy())
             unbiased = own.classifier.map(lambda name: self.specs[name].make == "trained" and not
                                           self.specs[name].agreement)  # fmt: skip
-            groups = {made: own.made == made for made in ("untrained", "shuffled", "unlearned", "late")}
+            groups = {made: own.made == made for made in ("untrained", "shuffled", "unlearned")}
             groups["unbiased"] = unbiased
             ignored = ~own.used
             rates = {"hits": above[own.used], "all": above[ignored]}
@@ -378,10 +378,8 @@ class Board:
         spec, known = self.specs[name], self.known[name]
         if spec.make == "head":
             return "one of several heads"
-        if not spec.agreement:
-            return "no cue"
-        if spec.make in ("unlearned", "late"):
-            return "a cue that training broke" if spec.make == "unlearned" else "a cue that came late"
+        if spec.make == "unlearned" or not spec.agreement:
+            return "a cue that training broke" if spec.agreement else "no cue"
         if len(spec.agreement) > 1:
             return "two cues"
         share = known.share(spec.shortcut)
@@ -469,17 +467,6 @@ def apart_by_heads(known: Mapping[str, Truth], specs: Mapping[str, Spec]) -> dic
         if apart:
             found[task] = float(np.mean(apart))
     return found
-
-
-def late_beside_first(known: Mapping[str, Truth], specs: Mapping[str, Spec]) -> dict[str, float]:
-    """By task: how many more answers a cue flips where it came late than where it was there from the start."""
-    found: dict[str, list[float]] = {}
-    for name, spec in specs.items():
-        if spec.make == "late":
-            first = known[replace(spec, make="trained").name]
-            apart = known[name].share(spec.shortcut) - first.share(spec.shortcut)
-            found.setdefault(spec.task, []).append(apart)
-    return {task: float(np.mean(apart)) for task, apart in found.items()}
 
 
 def row(board: Board, name: str, best: str, beyond: Mapping[str, float]) -> dict[str, Any]:

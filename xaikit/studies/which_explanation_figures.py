@@ -1,7 +1,6 @@
 """The figures of notebook 05."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,17 +24,17 @@ COLOURS = {
 
 
 def truth(known: Mapping[str, Truth], specs: Mapping[str, Spec]) -> Figure:
-    """What the zoo uses: the share of answers that each factor flips, of every classifier; of twins, the mean."""
+    """What the zoo uses: for every classifier of a task, the share of answers that each factor flips."""
     tasks = list(dict.fromkeys(spec.task for spec in specs.values()))
-    most = max(sum(spec.task == task and not spec.twin for spec in specs.values()) for task in tasks)
+    most = max(sum(spec.task == task for spec in specs.values()) for task in tasks)
     figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 1.4 + 0.19 * most), squeeze=False)
     for ax, task in zip(axes[0], tasks, strict=True):
         names = [name for name, spec in specs.items() if spec.task == task]
         columns = [*TASKS[task].names, PLACEBO]
         table = pd.DataFrame(
             [[known[name].share(column) for column in columns] for name in names],
-            index=[replace(specs[name], twin=0).name.removeprefix(f"{task}, ") for name in names], columns=columns,
-        ).groupby(level=0, sort=False).mean()  # fmt: skip
+            index=[name.removeprefix(f"{task}, ") for name in names], columns=columns,
+        )  # fmt: skip
         image = _heat(ax, table)
         ax.set_title(task)
         ax.tick_params(axis="y", labelsize=8)
@@ -128,7 +127,7 @@ def false_alarms(rates: pd.DataFrame) -> Figure:
     for column, (marker, colour) in markers.items():
         label = "hits: used, and said so" if column == "hits" else "alarms: ignored, and said to be used"
         ax.plot(rates[column], rows, marker, color=colour, label=label)
-    for column, marker in zip(others, "^v<>D", strict=False):
+    for column, marker in zip(others, "^v<>", strict=False):
         ax.plot(rates[column], rows, marker, color=plots.ORANGE, markersize=4, mfc="none", label=column)
     ax.set(yticks=rows, yticklabels=rates.index, xlim=(-0.02, 1.02), xlabel="share of factors (other than the class)")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1))

@@ -2,9 +2,8 @@
 
 Each is made by a `Spec`: a task, an architecture, and what agreed with the class in its training. Some have a shortcut
 of a known strength, some two of which they may learn one, some one that is in the data and that they cannot have
-learned, or that came into the data when they had learned the class; some have another head on the same backbone; some
-were trained on shuffled labels or not at all. What each uses is measured by `truths`: the share of its answers that
-change when one factor alone is redrawn.
+learned; some have another head on the same backbone; some were trained on shuffled labels or not at all. What each uses
+is measured by `truths`: the share of its answers that change when one factor alone is redrawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +32,7 @@ from xaikit.texplain.mitigation import Recipe, fine_tune
 
 MEAN, STD = (0.5,) * 3, (0.5,) * 3
 PLACEBO = "placebo"
-Make = Literal["trained", "untrained", "shuffled", "unlearned", "late", "head"]
-LATER = 0.1  # of the learning rate, as one fine-tunes: at the whole of it some networks turn to a cue that comes late
+Make = Literal["trained", "untrained", "shuffled", "unlearned", "head"]
 # Where each kind has its last maps or tokens before the head, those for Grad-CAM, and an earlier layer for TCAV.
 _LAYERS = {
     "resnet": ("model.layer4", "model.layer4", "model.layer2"),
@@ -48,9 +46,8 @@ class Spec:
     """How one classifier is made.
 
     `agreement` is the share of training pictures in which a factor's value is the class's. "unlearned": it is so in the
-    data, but training saw each picture with the other value as well. "late": it is so in the pictures that came later,
-    and a network that had learned from others without a shortcut went on with them. "head": the backbone is trained
-    without a shortcut, and a head of its own tells `reads`.
+    data, but training saw each picture with the other value as well. "head": the backbone is trained without a
+    shortcut, and a head of its own tells `reads`.
     """
 
     task: str
@@ -77,29 +74,21 @@ class Spec:
 
 
 def specs(cfg: Settings) -> list[Spec]:
-    """All classifiers of a profile: `tasks`, `kinds` and `strengths`, and the controls that `controls` names.
-
-    Which cues a network takes up is partly chance, so those that are free to choose have `twins`: the same of other
-    pictures and, trained from nothing, other first weights.
-    """
+    """All classifiers of a profile: `tasks`, `kinds` and `strengths`, and the controls that `controls` names."""
     found = []
     for task, kind in product(cfg.tasks, cfg.kinds):
         shortcuts = TASKS[task].shortcuts[: cfg.shortcuts]
-        twins = [Spec(task, kind, twin=twin) for twin in range(cfg.twins)]
-        plain = twins[0]
-        cues = [((name, share),) for name, share in product(shortcuts, cfg.strengths)]
-        found += [*twins, *(replace(twin, agreement=cue) for cue, twin in product(cues, twins))]
+        plain = Spec(task, kind)
+        found += [replace(plain, twin=twin) for twin in range(cfg.twins)]
+        found += [replace(plain, agreement=((name, share),)) for name, share in product(shortcuts, cfg.strengths)]
         if "untrained" in cfg.controls:
             found.append(replace(plain, make="untrained"))
         if "shuffled" in cfg.controls:
             found.append(replace(plain, agreement=((shortcuts[0], 1.0),), make="shuffled"))
         if "competing" in cfg.controls:
-            both = tuple((name, 1.0) for name in TASKS[task].shortcuts)
-            found += [replace(twin, agreement=both) for twin in twins]
+            found.append(replace(plain, agreement=tuple((name, 1.0) for name in TASKS[task].shortcuts)))
         if "unlearned" in cfg.controls:
             found += [replace(plain, agreement=((name, 1.0),), make="unlearned") for name in shortcuts]
-        if "late" in cfg.controls and kind != "probe":  # a logistic regression keeps nothing of where it started
-            found += [replace(plain, agreement=((name, 1.0),), make="late") for name in shortcuts]
         if "head" in cfg.controls and kind == "resnet":
             found += [replace(plain, make="head", reads=name) for name in (TASKS[task].names[0], *shortcuts)]
     return found
@@ -169,20 +158,11 @@ def training_pictures(
 ) -> tuple[Int64[Tensor, " pictures"], Int64[Tensor, "pictures factors"]]:
     """The answers that training took for right, and the value of every factor, in the training pictures."""
     pictures = _training_pictures(spec.task, dict(spec.agreement), n, seed, spec.twin)
-    right, codes = _right(spec.make, spec.reads, pictures, seed), torch.from_numpy(pictures.codes.copy())
-    if spec.make != "late":
-        return right, codes
-    before = _pictures_before(spec.task, n, seed, spec.twin)
-    return torch.cat([before.labels, right]), torch.cat([torch.from_numpy(before.codes), codes])
+    return _right(spec.make, spec.reads, pictures, seed), torch.from_numpy(pictures.codes.copy())
 
 
 def _training_pictures(task: str, agreement: Mapping[str, float], n: int, seed: int, twin: int) -> Pictures:
     return deal(TASKS[task], n, seed_for(seed, "zoo", "twin", twin), "train", agreement)
-
-
-def _pictures_before(task: str, n: int, seed: int, twin: int) -> Pictures:
-    """What a network learns from before the cue comes: other pictures, without a shortcut."""
-    return _training_pictures(task, {}, n, seed_for(seed, "zoo", "before"), twin)
 
 
 def _right(make: str, reads: str, pictures: Pictures, seed: int) -> Int64[Tensor, " pictures"]:
@@ -232,10 +212,6 @@ def _made(
         return dict(model.state_dict())
     if make == "unlearned":
         recipe = replace(recipe, epochs=max(1, recipe.epochs // 2))  # of twice as many pictures
-    if make == "late":
-        before = _pictures_before(task, n, seed, twin)
-        model = fine_tune(model, before.pixels(), before.labels, recipe, own, device=device)
-        recipe = replace(recipe, learning_rate=LATER * recipe.learning_rate)
     model = fine_tune(model, images, pictures.labels if make == "head" else right, recipe, own, device=device)
     state = dict(model.state_dict())
     if make == "head":
