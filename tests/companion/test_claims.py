@@ -78,7 +78,7 @@ def test_no_negative_control_is_one_value_whatever_was_measured(notebook: str) -
             assert len(found) > 1 or found[0] <= 0, f"{id} is {found[0]} in all rows of {file.name}"
 
 
-# Instruments whose controls are of one model each, and why that is enough: nothing of it is trained in the run.
+# Instruments with controls that are of one model, and why that is enough: it is not one that the run trains.
 SHIPPED = {
     "taghanaki.category": "the shipped captioner",
     "taghanaki.raters": "the shipped captioner",
@@ -93,6 +93,13 @@ SHIPPED = {
     "agarwal.deletion.occupation.corrected": "known orders of pixels",
     "agarwal.deletion.masked.as-published": "known orders of pixels",
     "agarwal.deletion.masked.corrected": "known orders of pixels",
+    "agarwal.text": "planted readers over trainings, and the maps that are compared, of the shipped CLIP",
+    "agarwal.text.attack": "planted readers over trainings, and the maps that are compared, of the shipped CLIP",
+    **{
+        f"agarwal.size.{task}.{score}": "the shipped CLIP beside itself, and planted readers over trainings"
+        for task in ("cars", "occupation")
+        for score in ("own", "softmax", "matched")
+    },
     "gandelsman.ablation": "the shipped CLIP, into which terms are planted",
     "gandelsman.silencing": "the shipped CLIP",
     "gandelsman.silencing.recipe": "the shipped CLIP",
