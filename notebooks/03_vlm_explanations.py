@@ -280,11 +280,11 @@ for instrument in ("search.cars", "search.occupation", "text", "face.energy", "f
 # **Notice.** Untrained networks have empty maps, as they should: of such a map neither *lift* nor *rank* says anything,
 # and it hits nothing. All readers have, area for area, more of their maps on the part that they read than on that of
 # the task's other reader; but look at by how much. Who reads the writing or the face, a small part, has one to three
-# times its area more there. Who reads the body or the clothing has a seventh to a quarter more, and under another seed
-# not surely any: headwear is above the face and a coat below, the writing stands on the body, and a smooth mask that
-# covers the one may well cover the other. For people the search fails besides, as it may leave more than a fifth of the
-# maps empty; and what would have to pass beside it, deletion, size and attention to faces, mostly does not. So of maps
-# next to nothing can be decided below but where they find writing, and that not in every run.
+# times its area more there. Who reads the body or the clothing has a tenth to a fifth more: headwear is above the face
+# and a coat below, the writing stands on the body, and a smooth mask that covers the one may well cover the other. One
+# training does not show that much, and five do not surely. For people the search fails all the same, as it may leave
+# more than a fifth of the maps empty; and what would have to pass beside it, deletion and attention to faces, mostly
+# does not. So of maps next to nothing can be decided below but where they find writing.
 #
 # ## Figure 4: deletion
 #
