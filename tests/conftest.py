@@ -22,7 +22,7 @@ from small_notebook import CLAIMS, NOTEBOOK  # noqa: E402
 from xaikit.companion import plots, report, run  # noqa: E402
 from xaikit.companion.notes import Notes  # noqa: E402
 from xaikit.companion.record import Record  # noqa: E402
-from xaikit.storage import arithmetic, paths  # noqa: E402
+from xaikit.storage import arithmetic, paths, side_by_side  # noqa: E402
 
 SECONDS = paths.BUILD / "seconds_of_tests.json"
 BEGAN = pytest.StashKey[float | None]()
@@ -42,6 +42,13 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("captioner", "clip_vit_mini", "generator"):
         if module := sys.modules.get(f"xaikit.models.{name}"):
             monkeypatch.setattr(module, "training_precision", arithmetic.training_precision)
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done side by side is done here: other processes take seconds to start, for each test anew, and check no
+    shapes and types. Tests of such processes ask for two cores."""
+    monkeypatch.setattr(side_by_side, "cores", lambda: 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,6 @@ from torch import nn
 from xaikit import world
 from xaikit.companion import profiles
 from xaikit.models import captioner, vit_classifier
-from xaikit.storage import side_by_side
 from xaikit.storage.paths import WEIGHTS
 from xaikit.storage.seeding import rng
 from xaikit.studies import texplain as study
@@ -363,7 +362,6 @@ def test_a_sampled_padding_ends_a_sentence(monkeypatch) -> None:
 
 def test_in_parts_a_feature_has_the_sentences_that_it_has_in_the_whole(language, monkeypatch) -> None:
     """One by one they differ in rounding alone, which may decide for another token once in many."""
-    monkeypatch.setattr(side_by_side, "cores", lambda: 1)
     given = torch.randn(5, 9, language.width, generator=torch.Generator().manual_seed(0))
     sampling = {"top_p": 0.95, "min_new_tokens": 2, "max_new_tokens": 8}
     explainer = study.Explainer(nn.Identity(), nn.Identity(), language, sampling)
