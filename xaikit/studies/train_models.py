@@ -16,7 +16,6 @@ from xaikit.studies.lexicon import named_factors, words_for
 from xaikit.texplain.sampling import sample
 from xaikit.texplain.words import words_of
 from xaikit.world import SceneSet, nine
-from xaikit.world.language import article
 
 
 def train_clip_resnet() -> None:
@@ -84,19 +83,17 @@ def write_clip_vit_card(folder: Path, clip: Clip) -> dict[str, dict[str, float]]
             name: scene_accuracy(clip, name, clip_vit_mini.BIASES[name]) for name in clip_vit_mini.MAKERS
         },
         zero_shot_accuracy_of_groups=waterbird_groups(clip),
-        told_apart=told_apart(clip),
     )
     return accuracy
 
 
-# Half of the birds are away from home, the things are anywhere, the people are in any place with any looks, three of
-# four names on cars are those of other makes, and signs say what is there no more often than anything else.
+# Half of the birds are away from home, the things are anywhere, the people are in any place with any looks, and three
+# of four names on cars are those of other makes.
 UNBIASED = {
     "birds": {"alignment": 0.5},
     "nine": {"alignment": 1 / 9},
     "people": {"alignment": 0.5, "workplace": 0.1, "masked": 0.5},
     "cars": {"written": 0.5, "alignment": 0.25},
-    "several": {"written": 0.5, "alignment": 0.05},
 }
 
 
@@ -123,37 +120,6 @@ def waterbird_groups(clip: Clip, n: int = 2_000) -> dict[str, float]:
     right = [list(prompts)[answer] == kind for answer, kind in zip(answers, kinds, strict=True)]
     groups = [f"{kind} on {scene.background}" for kind, scene in zip(kinds, scenes, strict=True)]
     return {str(name): round(interval.value, 4) for name, interval in group_accuracy(right, groups).groups.items()}
-
-
-def told_apart(clip: Clip, n: int = 1_000) -> dict[str, float]:
-    """How often, of a true and a false caption, the true one is nearer to its picture, on new scenes of several things.
-
-    Of which of two things is left, which has which colour, which is there, and what a sign says. Chance is a half,
-    also for a model that knows what stands where but reads captions as bags of words, or only for their first thing.
-    """
-    scenes = clip_vit_mini.MAKERS["several"](n, seed=1, split="test", written=1.0)
-    features = torch.cat(list(_embedded(clip, scenes)))
-    pairs: dict[str, list[tuple[str, str]]] = {"left": [], "colours": [], "thing": [], "sign": []}
-    for scene in scenes:
-        random = scene.stream("told apart")
-        slots = random.sample(scene.slots, 2)
-        (one, other), (colour, another) = ([scene._of(name, slot) for slot in slots] for name in ("kind", "colour"))
-        absent, word = (
-            random.choice([kind for kind in scene.values("kind1") if kind not in without])
-            for without in ([scene._of("kind", slot) for slot in scene.slots], [scene.sign])
-        )
-        side = "left of" if scene.slots.index(slots[0]) < scene.slots.index(slots[1]) else "right of"
-        pairs["left"].append((f"{article(one)} {side} {article(other)}", f"{article(other)} {side} {article(one)}"))
-        pairs["colours"].append(
-            (f"a {colour} {one} and a {another} {other}", f"a {another} {one} and a {colour} {other}")
-        )
-        pairs["thing"].append((article(one), article(absent)))
-        pairs["sign"].append((f"a sign that says {scene.sign}", f"a sign that says {word}"))
-    right = {}
-    for name, told in pairs.items():
-        true, false = (clip.encode_texts([f"a photo of {text}" for text in texts]) for texts in zip(*told, strict=True))
-        right[name] = round(((features * (true - false)).sum(1) > 0).double().mean().item(), 4)
-    return right
 
 
 def _embedded(clip: Clip, scenes: SceneSet) -> Iterator[Tensor]:
