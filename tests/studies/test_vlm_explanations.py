@@ -272,7 +272,7 @@ def test_maps_come_from_the_cache_and_depend_on_the_score(settings, cars) -> Non
     assert cosine.size == pytest.approx(cosine.maps.mean((1, 2)).numpy()) and not cosine.saturated.any()
 
 
-def test_in_parts_images_are_what_they_are_together(settings, cars) -> None:
+def test_in_parts_images_are_what_they_are_together(settings, cars, monkeypatch) -> None:
     images, targets = cars[1].stack(range(7)), cars[1].labels[:7]
     recipe = dataclasses.replace(AGARWAL_2023.at(64), steps=3, start="uniform")
     given = settings[0].model, images, targets, recipe
