@@ -62,7 +62,7 @@ record = Record("06_audit", profile, seed)
 
 # %%
 specs = {"shortcut": Spec("birds", "resnet", (("background", 1.0),)), "twin": Spec("birds", "resnet")}
-# For the end: one training says little about what is trained, so there are more of each, from other weights.
+# For the end: one training says little about what is trained, so there are more, from other pictures and weights.
 trainings = {name: [replace(spec, twin=number) for number in range(cfg.trainings)] for name, spec in specs.items()}
 members = zoo(cfg, [spec for some in trainings.values() for spec in some])
 names = TASKS["birds"].factors[0].values
@@ -146,7 +146,7 @@ print(*(f"{name}: {each.summary()[0]}" for name, each in found.items()), sep="\n
 #
 # In the drawn world that is known: redraw one cause of a picture, and nothing else. If the audit is right, redrawing
 # the background turns the first classifier's answers, and not the twin's. Of each there are three trainings, from other
-# weights, as one network may be an odd one: the same question is put to all, and intervals are over trainings.
+# pictures and weights, as one network may be an odd one: all are asked the same, and intervals are over trainings.
 
 # %%
 known, shown, note = truths(cfg, members), {}, Notes(record, "audit")
